@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import difflib
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -21,6 +22,7 @@ from pydantic import (
 )
 
 from shallower.errors import UserError
+from shallower.models.variants import HEADS
 
 
 class Strict(BaseModel):
@@ -148,6 +150,10 @@ class Architecture(Strict):
 class PaperScale(Architecture):
     """Table 1's own sizes, for parameter counts and latency with untrained weights."""
 
+    width: int = 1024
+    heads: int = 8
+    ffn_hidden: int = 2752
+    context: int = 512
     vocabulary: int = 32_000
     depths: list[int] = [5, 6, 7, 8]
 
@@ -186,9 +192,17 @@ class TrainingDefaults(Training):
 
 # --- experiments ----------------------------------------------------------------
 
-# Named here and not imported from models.heads, which needs torch: the Snakefile
-# reads this module at every start. A test keeps the two lists equal.
-Variant = Literal["baseline", "proposed", "silu", "value_bias_silu"]
+
+def _known_variant(name: str) -> str:
+    if name not in HEADS:
+        raise ValueError(
+            f"no such head variant{_suggestion(name, list(HEADS))}; there are "
+            f"{', '.join(HEADS)}"
+        )
+    return name
+
+
+Variant = Annotated[str, AfterValidator(_known_variant)]
 
 
 class Grid(Strict):
@@ -285,6 +299,11 @@ class Study(Strict):
         return self.experiments.depth[0].seeds
 
     @property
+    def depths(self) -> list[int]:
+        """The depths of the depth experiment, ascending."""
+        return sorted(self.experiments.depth[0].depths)
+
+    @property
     def runs(self) -> list[tuple[str, int]]:
         """Every (model, seed) that is trained."""
         return [(model, seed) for model in self.models for seed in self.seeds]
@@ -319,17 +338,6 @@ class ModelName:
 
     def __str__(self) -> str:
         return f"{self.variant}-{self.depth}"
-
-    @classmethod
-    def parse(cls, text: str) -> ModelName:
-        """Inverse of `str`. Raises UserError if `text` is no model's name."""
-        variant, _, depth = text.partition("__")[0].rpartition("-")
-        if variant not in get_args(Variant) or not depth.isdigit():
-            raise UserError(
-                f"model {text!r}: expected <variant>-<depth> with a variant out of "
-                f"{', '.join(get_args(Variant))}"
-            )
-        return cls(variant, int(depth))
 
 
 def load_study(config: dict[str, Any]) -> Study:

@@ -1,0 +1,1 @@
+"""Raw rows to summaries; never imports torch."""

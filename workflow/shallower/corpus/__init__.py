@@ -1,0 +1,9 @@
+"""Documents and evaluation sets: from packages and files to checked Parquet.
+
+`build.build` does all of it. The parts, in the order data pass through them:
+`readers` (file formats), `packages` (data inside installed packages), `sources` (any
+source as a `datasets.Dataset`), `cleaning`, `splits`, `items` (evaluation sets, with
+`sentences`), `overlap` (contamination), `build`.
+"""
+
+EVALUATION_SETS = ("completion", "chat", "qa")  # prompts with references

@@ -1,0 +1,1 @@
+"""Architecture: knows nothing of files, configuration or Snakemake."""

@@ -1,0 +1,1 @@
+"""Figures, tables and numbers of the paper; never imports torch."""

@@ -1,0 +1,1 @@
+"""Tokenizer and memory-mapped token shards."""

@@ -1,0 +1,31 @@
+# The whole public face. Each target sets up what it needs, or uses what is there.
+#   make paper                        the default study -> report/paper.pdf
+#   make paper CONFIG=config/smoke.yaml   another study
+#   make paper TORCH="torch==2.13.0 ..."  another build of torch, as pip would take it
+.PHONY: paper test lint clean setup
+
+SHELL := /bin/bash
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+CONFIG ?=
+SNAKEMAKE = snakemake $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+
+paper: setup
+	$(SNAKEMAKE)
+
+test: setup
+	pytest $(ARGS)
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+# Ends at once if everything is there.
+setup:
+	@TORCH="$(TORCH)" envs/setup.sh
+
+# Everything computed; the environment stays.
+clean:
+	rm -rf results report/paper.pdf report.html report.zip .snakemake

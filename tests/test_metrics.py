@@ -1,0 +1,576 @@
+"""Text metrics: worked by hand, against the packages, and against TRACE's own."""
+
+import difflib
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU
+from thefuzz import fuzz
+
+import trace_metrics
+from shallower.errors import UserError
+from shallower.evaluation.metrics import (
+    METRICS,
+    UNITS,
+    corpus_bleu,
+    is_empty,
+    score_pair,
+    score_pairs,
+    signature,
+)
+
+BLEUS = METRICS[:4]
+ROUGES = METRICS[4:7]
+ZERO = dict.fromkeys(METRICS, 0.0)
+WORDLESS = [
+    "",
+    " ",
+    "\n",
+    "\t \r\n",
+    ".",
+    "...",
+    " . , !",
+    "—«»…",
+    "⁇",
+    "\ufffd",
+    "+ $",
+]
+DOCS = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text("utf-8")
+PROSE = " ".join(DOCS.split())
+
+# Includes lone surrogates, which no decoder yields but a test of "any text" should.
+any_text = st.text(st.characters(), max_size=60)
+words = st.lists(
+    st.sampled_from(["a", "the", "city", "of", "Ulm", "1879", "no."]), min_size=1
+)
+wordy_text = words.map(" ".join)
+text = st.one_of(any_text, wordy_text)
+few = settings(max_examples=100, deadline=None)
+
+
+def test_names_and_units() -> None:
+    assert METRICS == (
+        "bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL", "fuzzy",
+    )  # fmt: skip
+    assert tuple(UNITS) == METRICS
+    assert {name for name in METRICS if UNITS[name] == "percent"} == {"fuzzy"}
+    assert {UNITS[name] for name in METRICS if name != "fuzzy"} == {"ratio"}
+    assert tuple(score_pair("a b", "a c")) == METRICS
+    assert tuple(score_pair("", "")) == METRICS
+
+
+# Worked by hand
+
+
+def test_bleu_by_hand() -> None:
+    # prediction: the cat the dog          4 tokens
+    # reference:  the cat sat on a mat     6 tokens
+    # 1-grams: the (once: clipped to the reference's one), cat     2 of 4
+    # 2-grams: the cat; not cat the, the dog                       1 of 3
+    # 3-grams: none of 2, smoothed to 1 / 2  matches               1/2 of 2 = 1/4
+    # 4-grams: none of 1, smoothed to 1 / 4  matches               1/4 of 1 = 1/4
+    # brevity penalty: 4 < 6, exp(1 - 6/4) = exp(-1/2) = 0.60653
+    scores = score_pair("the cat the dog", "the cat sat on a mat")
+    brevity = math.exp(-1 / 2)
+    assert scores["bleu1"] == pytest.approx(brevity * 2 / 4)
+    assert scores["bleu1"] == pytest.approx(0.30327, abs=5e-6)
+    assert scores["bleu2"] == pytest.approx(brevity * (2 / 4 * 1 / 3) ** (1 / 2))
+    assert scores["bleu2"] == pytest.approx(0.24762, abs=5e-6)
+    assert scores["bleu3"] == pytest.approx(brevity * (1 / 6 * 1 / 4) ** (1 / 3))
+    assert scores["bleu4"] == pytest.approx(brevity * (1 / 6 * 1 / 16) ** (1 / 4))
+
+
+def test_bleu_has_no_penalty_for_length_but_loses_precision() -> None:
+    # prediction: sat on and on a mat; reference: sat on a mat
+    # 1-grams: sat, on (clipped to one), a, mat, 4 of 6
+    # 2-grams: sat on, on a, a mat, 3 of 5
+    scores = score_pair("sat on and on a mat", "sat on a mat")
+    assert scores["bleu1"] == pytest.approx(4 / 6)
+    assert scores["bleu2"] == pytest.approx(math.sqrt(4 / 6 * 3 / 5))
+    # The other way round every word matches, and brevity costs exp(1 - 6/4).
+    turned = score_pair("sat on a mat", "sat on and on a mat")
+    assert turned["bleu1"] == pytest.approx(math.exp(-1 / 2))
+
+
+def test_bleu_leaves_out_orders_that_a_short_prediction_cannot_have() -> None:
+    # One token of two: precision 1, brevity exp(1 - 2/1); no 2-, 3-, 4-grams exist.
+    scores = score_pair("yes", "yes sir")
+    assert [scores[name] for name in BLEUS] == pytest.approx([math.exp(-1)] * 4)
+
+
+def test_bleu_keeps_case_and_splits_punctuation() -> None:
+    # "Cat" is not "cat"; the comma is a token of its own: the , cat against the cat
+    assert score_pair("the Cat", "the cat")["bleu1"] == pytest.approx(1 / 2)
+    assert score_pair("the, cat", "the cat")["bleu1"] == pytest.approx(2 / 3)
+
+
+def test_rouge_by_hand() -> None:
+    # Lin (2004), section 3.1, reference: police killed the gunman
+    #   police kill the gunman   common subsequence: police the gunman   3 of 4 and 4
+    #   the gunman kill police   common subsequence: the gunman          2 of 4 and 4
+    reference = "police killed the gunman"
+    first = score_pair("police kill the gunman", reference)
+    assert first["rougeL"] == pytest.approx(3 / 4)
+    assert first["rouge1"] == pytest.approx(3 / 4)  # kill is not killed: no stemming
+    assert first["rouge2"] == pytest.approx(1 / 3)  # the gunman, of 3 and 3
+    second = score_pair("the gunman kill police", reference)
+    assert second["rougeL"] == pytest.approx(2 / 4)
+    assert second["rouge1"] == pytest.approx(3 / 4)  # order does not matter here
+
+
+def test_rouge_is_f1_and_counts_repeats() -> None:
+    # the the the cat: 2 of its 4 words are among the 3 of: the cat sat
+    # precision 2/4, recall 2/3, F1 = 2 x 1/3 / (7/6) = 4/7
+    scores = score_pair("the the the cat", "the cat sat")
+    assert scores["rouge1"] == pytest.approx(4 / 7)
+    assert scores["rougeL"] == pytest.approx(4 / 7)
+
+
+def test_rouge_ignores_case_and_punctuation() -> None:
+    assert score_pair("The CAT!", "the, cat")["rouge2"] == 1
+
+
+def test_rouge_knows_only_latin_letters_without_accents() -> None:
+    # As docs/metrics.md says: Zürich is "z" and "rich".
+    assert score_pair("rich", "Zürich")["rouge1"] == pytest.approx(2 / 3)
+    cyrillic = score_pair("Привет мир", "Привет мир")
+    assert [cyrillic[name] for name in METRICS] == [1] * 4 + [0] * 3 + [100]
+
+
+def test_fuzzy_by_hand() -> None:
+    # kitten (6), sitting (7): the longest common subsequence i t t n has 4 letters, so
+    # d = 6 + 7 - 2 x 4 = 5 and 100 x (1 - 5/13) = 61.5, rounded to 62. Levenshtein's
+    # distance with replacements, 3, would give 57 (of 7) or 77 (of 13).
+    assert score_pair("kitten", "sitting")["fuzzy"] == 62
+    assert score_pair("yes", "YES")["fuzzy"] == 0  # raw strings: case counts
+    assert score_pair(" yes ", "yes")["fuzzy"] == 75  # and so does space: 6 of 8
+
+
+def test_fuzzy_is_not_difflibs() -> None:
+    # The longest common subsequence is i e, 2 x 2 of 8 letters. difflib takes the first
+    # of the longest blocks, t, and finds nothing to the left or right of it.
+    assert score_pair("tide", "diet")["fuzzy"] == 50
+    assert difflib.SequenceMatcher(None, "tide", "diet").ratio() == 0.25
+
+
+@pytest.mark.parametrize("same", ["Ulm is a city on the Danube.", "Yes, sir. No."])
+def test_identical_texts_are_perfect(same: str) -> None:
+    # Exactly 1: sacrebleu itself gives 100.00000000000004.
+    assert score_pair(same, same) == {**dict.fromkeys(METRICS, 1.0), "fuzzy": 100.0}
+    assert corpus_bleu([same], [same]) == 1
+
+
+def test_identical_single_words_have_no_pairs_of_words() -> None:
+    perfect = {**dict.fromkeys(METRICS, 1.0), "fuzzy": 100.0}
+    assert score_pair("Yes.", "Yes.") == {**perfect, "rouge2": 0.0}
+
+
+def test_nothing_in_common_is_zero() -> None:
+    assert score_pair("aa bb cc dd", "xx-yy-zz") == ZERO
+    assert corpus_bleu(["aa bb cc dd"], ["xx yy zz"]) == 0
+
+
+# Texts without words
+
+
+@pytest.mark.parametrize("wordless", WORDLESS)
+def test_wordless_texts_score_zero_on_everything(wordless: str) -> None:
+    assert is_empty(wordless)
+    assert score_pair(wordless, "Yes. No.") == ZERO
+    assert score_pair("Yes. No.", wordless) == ZERO
+    assert score_pair(wordless, wordless) == ZERO
+
+
+@pytest.mark.parametrize("wordy", ["a", "0", "...a", "é", "мир", "½", "Ⅷ", "_1_"])
+def test_a_letter_or_digit_of_any_script_is_a_word(wordy: str) -> None:
+    assert not is_empty(wordy)
+    assert score_pair(wordy, wordy)["fuzzy"] == 100
+
+
+def test_lists_keep_order_and_count_empty_predictions() -> None:
+    predictions = ["yes sir", ".", "no", "", "yes"]
+    references = ["yes", "no.", "...", "yes", "yes"]
+    scores, empty = score_pairs(predictions, references)
+    assert empty == 2  # the wordless reference is not the model's doing
+    assert scores == [
+        score_pair(prediction, reference)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    assert [row["bleu1"] > 0 for row in scores] == [True, False, False, False, True]
+    assert score_pairs([], []) == ([], 0)
+
+
+# Corpus BLEU
+
+
+def test_corpus_bleu_by_hand() -> None:
+    # a b c d of a b c d e; x y z of a y z
+    # 1-grams 4 + 2 of 4 + 3, 2-grams 3 + 1 of 3 + 2, 3-grams 2 + 0 of 2 + 1,
+    # 4-grams 1 + 0 of 1 + 0; lengths 7 < 8: exp(1 - 8/7)
+    found = corpus_bleu(["a b c d", "x y z"], ["a b c d e", "a y z"])
+    product = 6 / 7 * 4 / 5 * 2 / 3 * 1 / 1
+    assert found == pytest.approx(math.exp(-1 / 7) * product ** (1 / 4))
+
+
+def test_corpus_bleu_is_smoothed() -> None:
+    # 4 tokens, 2 in place: 2/4, 1/3, then 1/2 of 2 and 1/4 of 1
+    found = corpus_bleu(["a b x y"], ["a b c d"])
+    assert found == pytest.approx((2 / 4 * 1 / 3 * 1 / 4 * 1 / 4) ** (1 / 4))
+
+
+def test_corpus_bleu_without_four_tokens_anywhere_is_zero() -> None:
+    assert corpus_bleu(["yes", "no"], ["yes", "no"]) == 0
+
+
+@pytest.mark.parametrize("wordless", WORDLESS)
+def test_corpus_bleu_counts_an_empty_prediction_as_missing_length(
+    wordless: str,
+) -> None:
+    # Every n-gram matches; 5 tokens for 5 + 3: exp(1 - 8/5). The full stop of the
+    # second reference must not match either, so it is no token of the prediction.
+    found = corpus_bleu(["a b c d e", wordless], ["a b c d e", "x y."])
+    assert found == pytest.approx(math.exp(-3 / 5))
+    assert corpus_bleu([wordless], ["a b c d e"]) == 0
+
+
+def test_corpus_bleu_gives_nothing_for_an_empty_reference() -> None:
+    # The prediction's 2 words are 2 misses: 4/6, 3/4, 2/2, 1/1, longer than 4.
+    found = corpus_bleu(["a b c d", "x ."], ["a b c d", "."])
+    assert found == pytest.approx((4 / 6 * 3 / 4) ** (1 / 4))
+
+
+def test_scoring_is_silent() -> None:
+    # In a process of its own, because sacrebleu warns when a metric is first used.
+    script = """
+from shallower.evaluation.metrics import corpus_bleu, score_pair, signature
+assert signature()  # also before anything was scored
+texts = ["many lines that end in a full stop ."] * 120
+corpus_bleu(texts, texts), score_pair("yes", "no")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+# Against the packages, used directly
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference"),
+    [
+        *list(trace_metrics.PAIRS.values())[:-1],
+        ("He said: 1,000.5 &quot;x&quot; <skipped> well-\nknown", "1,000.5 well-known"),
+        ("Zürich liegt am See", "Zürich lies on a lake"),
+        ("<skipped>", "<skipped>"),
+    ],
+)
+def test_equal_to_the_packages(prediction: str, reference: str) -> None:
+    scores = score_pair(prediction, reference)
+    for order, name in enumerate(BLEUS, start=1):
+        metric = BLEU(max_ngram_order=order, effective_order=True)
+        expected = metric.sentence_score(prediction, [reference]).score / 100
+        assert scores[name] == pytest.approx(expected, abs=1e-15)
+    rouge = RougeScorer(list(ROUGES)).score(reference, prediction)
+    for name in ROUGES:
+        assert scores[name] == rouge[name].fmeasure
+    assert scores["fuzzy"] == fuzz.ratio(prediction, reference)
+
+
+def test_corpus_bleu_equal_to_the_package() -> None:
+    pairs = list(trace_metrics.PAIRS.values())[:-1]
+    predictions, references = map(list, zip(*pairs, strict=True))
+    expected = BLEU().corpus_score(predictions, [references]).score / 100
+    assert corpus_bleu(predictions, references) == pytest.approx(expected)
+
+
+def test_signature_names_options_and_versions() -> None:
+    sentence = BLEU(effective_order=True)
+    sentence.corpus_score(["a"], [["a"]])
+    corpus = BLEU()
+    corpus.corpus_score(["a"], [["a"]])
+    found = signature()
+    assert str(sentence.get_signature()) in found
+    assert str(corpus.get_signature()) in found
+    assert f"version:{version('sacrebleu')}" in found
+    assert "no stemming" in found
+    for package in ("rouge-score", "thefuzz", "rapidfuzz"):
+        assert f"{package} {version(package)}" in found
+    assert "\n" not in found
+
+
+# Properties
+
+
+@few
+@given(text, text)
+def test_any_text_is_scored_within_range(prediction: str, reference: str) -> None:
+    scores = score_pair(prediction, reference)
+    for name in METRICS:
+        assert type(scores[name]) is float
+        assert 0 <= scores[name] <= (1 if UNITS[name] == "ratio" else 100)
+    assert 0 <= corpus_bleu([prediction], [reference]) <= 1
+
+
+@few
+@given(text, text)
+def test_rouge_and_fuzzy_are_symmetric(left: str, right: str) -> None:
+    # BLEU is not: precision and brevity look at the prediction only.
+    there, back = score_pair(left, right), score_pair(right, left)
+    for name in (*ROUGES, "fuzzy"):
+        assert there[name] == pytest.approx(back[name])
+
+
+@few
+@given(wordy_text)
+def test_any_wordy_text_is_perfect_against_itself(same: str) -> None:
+    scores = score_pair(same, same)
+    del scores["rouge2"]  # 0 for one word, see above
+    assert scores.pop("fuzzy") == 100
+    assert set(scores.values()) == {1.0}
+
+
+@few
+@given(st.lists(st.tuples(text, text), min_size=1, max_size=5))
+def test_lists_are_pairs(pairs: list[tuple[str, str]]) -> None:
+    predictions, references = map(list, zip(*pairs, strict=True))
+    found = score_pairs(predictions, references)
+    assert found.scores == [score_pair(*pair) for pair in pairs]
+    assert found.empty_predictions == sum(
+        all(not character.isalnum() for character in prediction)
+        for prediction in predictions
+    )
+
+
+# Bad input
+
+
+def both(predictions: Any, references: Any) -> Iterator[str]:
+    for function in (score_pairs, corpus_bleu):
+        with pytest.raises(UserError) as error:
+            function(predictions, references)
+        yield str(error.value)
+
+
+def test_lists_of_different_length_are_refused() -> None:
+    for message in both(["a", "b"], ["a"]):
+        assert "found 2 and 1" in message
+
+
+@pytest.mark.parametrize("wrong", [None, float("nan"), b"a", 3])
+def test_what_is_not_text_is_refused(wrong: Any) -> None:
+    for message in both(["a", "b"], ["a", wrong]):
+        assert message.startswith("references[1]: found ")
+        assert type(wrong).__name__ in message
+    for message in both([wrong], ["a"]):
+        assert message.startswith("predictions[0]: ")
+    with pytest.raises(UserError, match="prediction: found"):
+        score_pair(wrong, "a")
+    with pytest.raises(UserError, match="reference: found"):
+        score_pair("a", wrong)
+
+
+def test_a_single_text_is_not_a_list_of_texts() -> None:
+    for message in both("ab", ["a", "b"]):
+        assert message.startswith("predictions: found one text")
+    for message in both(["a", "b"], "ab"):
+        assert message.startswith("references: found one text")
+
+
+def test_corpus_bleu_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="no pairs"):
+        corpus_bleu([], [])
+
+
+# Cost
+
+
+def test_imports_are_late_and_never_torch() -> None:
+    script = """
+import sys
+from shallower.evaluation import metrics
+slow = {"sacrebleu", "rouge_score", "nltk", "thefuzz", "rapidfuzz", "numpy"}
+assert not slow & set(sys.modules), slow & set(sys.modules)
+metrics.score_pair("", "a")
+assert not slow & set(sys.modules), "scoring an empty text needs no package"
+metrics.score_pair("a", "a"), metrics.corpus_bleu(["a"], ["a"]), metrics.signature()
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_metric_objects_are_built_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    score_pair("a", "a")
+    corpus_bleu(["a"], ["a"])
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(BLEU, "__init__", refuse)
+    monkeypatch.setattr(RougeScorer, "__init__", refuse)
+    score_pairs(["a b", "c"], ["a", "c"])
+    corpus_bleu(["a b"], ["a"])
+    signature()
+
+
+# TRACE's own definitions, and what docs/metrics.md says about them
+
+
+def test_trace_splits_at_space_and_full_stop_only() -> None:
+    assert trace_metrics.tokenize("U.S. Bank,\n3.5 %") == [
+        "U",
+        "S",
+        "Bank,",
+        "3",
+        "5",
+        "%",
+    ]
+    # One comma: TRACE loses the word, we lose the comma.
+    assert trace_metrics.bleu("the, cat", "the cat", 1) == pytest.approx(1 / 2)
+    assert score_pair("the, cat", "the cat")["bleu1"] == pytest.approx(2 / 3)
+    # Full stops vanish for TRACE and are tokens for us.
+    assert trace_metrics.bleu("the cat.", "the cat", 1) == 1
+    assert score_pair("the cat.", "the cat")["bleu1"] == pytest.approx(2 / 3)
+
+
+def test_trace_bleu_agrees_where_tokens_agree_and_every_order_matches() -> None:
+    prediction, reference = "a b c d e x", "a b c d e f g"
+    for order, name in enumerate(BLEUS, start=1):
+        assert trace_metrics.bleu(prediction, reference, order) == pytest.approx(
+            score_pair(prediction, reference)[name]
+        )
+
+
+def test_trace_bleu_is_not_smoothed() -> None:
+    # Only 4-grams miss: the fourth root of the smallest float, times the rest.
+    assert 0 < trace_metrics.bleu("a b c x", "a b c d", 4) < 2e-77
+    assert score_pair("a b c x", "a b c d")["bleu4"] > 0.4
+    assert 0 < trace_metrics.bleu("Yes.", "Yes.", 4) < 1e-77
+    assert 0 < trace_metrics.bleu("Yes sir now", "Yes sir now", 4) < 2e-77
+    assert trace_metrics.bleu("a b", "x y", 4) == 0
+
+
+def test_trace_rouge_keeps_case_and_punctuation() -> None:
+    assert trace_metrics.rouge_l("The cat", "the cat") == pytest.approx(1 / 2)
+    assert trace_metrics.rouge_l("the, cat", "the cat") == pytest.approx(1 / 2)
+    assert trace_metrics.rouge_l("the.cat", "the cat") == pytest.approx(1)
+    assert score_pair("The, cat", "the cat")["rougeL"] == 1
+
+
+def test_trace_rouge_counts_each_word_once() -> None:
+    # a a a b has two different words, both in a b. For us: 2 of 4 and 2 of 2.
+    assert trace_metrics.rouge_l("a a a b", "a b") == pytest.approx(1)
+    assert score_pair("a a a b", "a b")["rougeL"] == pytest.approx(2 / 3)
+
+
+def test_trace_rouge_unites_matches_over_sentences() -> None:
+    # Sentences in the other order: all words match; as one text only one of them.
+    assert trace_metrics.rouge_l("b b. a a", "a a. b b") == pytest.approx(1)
+    assert score_pair("b b. a a", "a a. b b")["rougeL"] == pytest.approx(1 / 2)
+
+
+def test_trace_rouge_of_equal_texts_is_a_little_less_than_one() -> None:
+    assert trace_metrics.rouge_l("a b c", "a b c") == pytest.approx(
+        0.999999995, abs=1e-12
+    )
+    assert "Equal texts give 0.999999995." in PROSE
+
+
+def test_trace_similarity_is_difflibs() -> None:
+    assert trace_metrics.fuzz.SequenceMatcher is difflib.SequenceMatcher, (
+        "python-Levenshtein is installed, which changes what fuzzywuzzy computes"
+    )
+    assert trace_metrics.fuzzy("tide", "diet") == 25
+    assert trace_metrics.fuzzy("diet", "tide") == 50  # depends on the order
+    assert score_pair("tide", "diet") == score_pair("diet", "tide")
+
+
+def test_trace_similarity_breaks_down_at_200_characters() -> None:
+    prediction, reference = trace_metrics.PAIRS["F"]
+    assert len(reference) > 200
+    assert trace_metrics.fuzzy(prediction, reference) < 10
+    shorter = trace_metrics.fuzzy(prediction, reference[:199])
+    assert shorter >= 30  # where 200 characters would give less than 10
+    whole = score_pair(prediction, reference)["fuzzy"]
+    cut = score_pair(prediction, reference[:199])["fuzzy"]
+    assert abs(whole - cut) <= 2
+
+
+def test_trace_without_words() -> None:
+    assert trace_metrics.mean(trace_metrics.fuzzy, ["", "yes"], ["x", "yes"]) == 50
+    # rouge would raise at "", so 0 shows that the pair was left out.
+    assert trace_metrics.mean(trace_metrics.rouge_l, ["yes"], [""]) == 0
+    # Only "" is left out: a space is one of the three letters of a b.
+    assert trace_metrics.mean(trace_metrics.fuzzy, [" "], ["a b"]) == 50
+    found = score_pairs(["", "yes"], ["x", "yes"])
+    assert mean(row["fuzzy"] for row in found.scores) == 50
+    for full_stops in (".", "..."):
+        with pytest.raises(ValueError, match="at least 1 sentence"):
+            trace_metrics.rouge_l(full_stops, "a")
+        assert trace_metrics.fuzzy(full_stops, "I do not know...") > 0
+        assert trace_metrics.bleu(full_stops, "a.", 1) == 0
+
+
+@pytest.mark.parametrize(
+    "table", [trace_metrics.pairs_table, trace_metrics.comparison_table]
+)
+def test_tables_in_the_docs_are_what_the_code_gives(table: Callable[[], str]) -> None:
+    assert f"\n\n{table()}\n" in DOCS, (
+        "docs/metrics.md: run `python tests/trace_metrics.py` and paste its tables"
+    )
+
+
+def test_worked_numbers_in_the_docs() -> None:
+    nats = 3.5
+    bits = nats / math.log(2)
+    assert f"perplexity is exp(3.5) = 2^{bits:.2f} = {math.exp(nats):.1f}" in PROSE
+    assert f"3.5 nats are {bits:.2f} bits" in PROSE
+    assert f"while 2^3.5 = {2**nats:.1f}" in PROSE
+    assert f"2^nats = perplexity^{math.log(2):.3f}" in PROSE
+    assert 2**nats == pytest.approx(math.exp(nats) ** math.log(2))
+    assert f"3.5 nats per token at 4 bytes per token is {bits / 4:.2f}" in PROSE
+
+    example = score_pair("the cat the dog", "the cat sat on a mat")
+    assert (
+        f"hence BLEU-1 {example['bleu1']:.3f}, BLEU-2 {example['bleu2']:.3f}" in PROSE
+    )
+    assert f"hence BLEU-4 {example['bleu4']:.3f}" in PROSE
+
+
+def test_what_the_docs_say_about_tiny_models() -> None:
+    scores = {name: score_pair(*pair) for name, pair in trace_metrics.PAIRS.items()}
+    c, d, e, f = (scores[name] for name in "CDEF")
+    assert c["fuzzy"] == e["fuzzy"] == 45
+    assert all(c[name] > e[name] for name in BLEUS)
+    assert {c["fuzzy"], f["fuzzy"]} == {44, 45}
+    for name in ("bleu1", "rougeL"):
+        assert 0.2 <= c[name] <= 0.3
+        assert 0.2 <= f[name] <= 0.3
+    assert all(d[name] > c[name] for name in ("bleu1", "rougeL", "fuzzy"))
+
+    pairs = [trace_metrics.PAIRS[name] for name in "CDEF"]
+    for prediction, reference in pairs:
+        counts = BLEU(effective_order=True).sentence_score(prediction, [reference])
+        assert counts.counts[2:] == [0, 0]
+    together = corpus_bleu(*map(list, zip(*pairs, strict=True)))
+    average = mean(row["bleu4"] for row in (c, d, e, f))
+    assert f"mean is {average:.3f}, their corpus BLEU-4 {together:.3f}" in PROSE
+
+
+@pytest.mark.parametrize(
+    "package", ["sacrebleu", "rouge-score", "thefuzz", "rapidfuzz"]
+)
+def test_versions_in_the_docs_are_the_installed_ones(package: str) -> None:
+    found = set(re.findall(rf"{package} (\d+(?:\.\d+)+)", DOCS))
+    assert found == {version(package)}

@@ -1,0 +1,32 @@
+# one CSV per data set, one of all, and the paired differences
+rule summary:
+    input:
+        losses=of_every_run(rules.train.output.losses),
+        facts=of_every_run(rules.train.output.facts),
+        scores=of_every_run(rules.evaluate.output.scores),
+        latency=rules.latency.output.latency,
+        step_time=rules.latency.output.step_time,
+    output:
+        summary=report(
+            "<results>/summary.csv",
+            category="Tables",
+            labels={"table": "summary of everything"},
+            caption="../../report/captions/summary.rst",
+        ),
+        sets=expand("<results>/summaries/{set}.csv", set=SUMMARISED_SETS),
+        by_seed="<results>/by_seed.csv",
+        comparisons="<results>/comparisons.csv",
+    log:
+        "<logs>/summary.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.summary, parent=True),
+        models=list(study.models),
+        seeds=study.seeds,
+        sets=SUMMARISED_SETS,
+        code=code_digest("analysis.summary", "analysis.comparisons"),
+    shell:
+        "python -m shallower summary --results {params.results}"
+        " --models {params.models} --seeds {params.seeds} --sets {params.sets}"
+        " > {log} 2>&1"

@@ -1,0 +1,74 @@
+import json
+
+from snakemake.exceptions import WorkflowError
+
+from shallower.config import load_study
+from shallower.corpus import EVALUATION_SETS
+from shallower.digest import code_digest
+from shallower.errors import UserError
+from shallower.reporting.contents import FIGURES, TABLES
+
+try:
+    study = load_study(config)
+except UserError as error:
+    raise WorkflowError(str(error)) from None
+
+SUMMARISED_SETS = ["train", "text", *EVALUATION_SETS, "fixed", "step"]
+
+
+pathvars:
+    results=f"results/{study.study}",
+    logs=f"results/{study.study}/logs",
+
+
+wildcard_constraints:
+    model="|".join(study.models),
+    seed=r"\d+",
+    split="train|validation|test",
+    part=r"\d+",
+
+
+def as_json(value):
+    """Settings as they travel on the command line; Snakemake reruns when they change."""
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, separators=(",", ":"))
+
+
+def run_spec(wildcards):
+    """The complete specification of one run."""
+    return as_json(study.run(wildcards.model, int(wildcards.seed)))
+
+
+def all_specs():
+    """The specification of every model, for its first seed."""
+    return {model: study.run(model, study.seeds[0]) for model in study.models}
+
+
+def all_cores(wildcards):
+    """As many threads as the run has: a job that is to have the machine to itself."""
+    return workflow.cores or 1
+
+
+def shard_parts(split):
+    """The training text is scattered over jobs; the held-out splits are small."""
+    return study.shards.parts if split == "train" else 1
+
+
+def shards_of(wildcards):
+    """Every shard of a split."""
+    return expand(
+        "<results>/tokens/text/{split}/shard-{part}.bin",
+        split=wildcards.split,
+        part=range(shard_parts(wildcards.split)),
+    )
+
+
+def parts_of(wildcards):
+    """Into how many shards a split is cut."""
+    return shard_parts(wildcards.split)
+
+
+def of_every_run(pattern):
+    """The pattern's file of every model and seed of the study."""
+    return [pattern.format(model=model, seed=seed) for model, seed in study.runs]

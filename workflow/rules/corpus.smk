@@ -1,0 +1,20 @@
+# read the sources, split them by document, build the evaluation sets
+rule corpus:
+    output:
+        text=expand(
+            "<results>/corpus/text/{split}.parquet",
+            split=["train", "validation", "test", "questions"],
+        ),
+        sets=expand("<results>/corpus/{set}/test.parquet", set=EVALUATION_SETS),
+        manifest="<results>/corpus/manifest.json",
+    log:
+        "<logs>/corpus.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        directory=subpath(output.manifest, parent=True),
+        settings=as_json(study.corpus),
+        code=code_digest("corpus.build"),
+    shell:
+        "python -m shallower corpus --settings {params.settings:q}"
+        " --output {params.directory} > {log} 2>&1"

@@ -1,0 +1,76 @@
+# quality of one run: test text and all evaluation sets in one process
+rule evaluate:
+    input:
+        weights=rules.train.output.weights,
+        sets=rules.corpus.output.sets,
+        text="<results>/corpus/text/test.parquet",
+        tokens="<results>/tokens/text/test/manifest.json",
+        tokenizer=rules.tokenizer.output.model,
+    output:
+        scores="<results>/evaluations/{model}/seed{seed}.parquet",
+        samples="<results>/evaluations/{model}/seed{seed}.samples.jsonl",
+    log:
+        "<logs>/evaluate/{model}-seed{seed}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: 1
+    params:
+        run=subpath(input.weights, parent=True),
+        corpus=subpath(input.text, ancestor=2),
+        tokens=subpath(input.tokens, parent=True),
+        settings=as_json(study.evaluation),
+        code=code_digest("evaluation.evaluate"),
+    shell:
+        "python -m shallower evaluate --folder {params.run} --corpus {params.corpus}"
+        " --tokens {params.tokens} --tokenizer {input.tokenizer}"
+        " --settings {params.settings:q} --output {output.scores}"
+        " --samples {output.samples} --threads {threads} > {log} 2>&1"
+
+
+# speed of all models, interleaved; takes every core so that nothing runs beside it
+rule latency:
+    input:
+        weights=of_every_run(rules.train.output.weights),
+        sets=rules.corpus.output.sets,
+        text="<results>/corpus/text/test.parquet",
+        tokenizer=rules.tokenizer.output.model,
+    output:
+        latency="<results>/latency.parquet",
+        step_time="<results>/step_time.parquet",
+    log:
+        "<logs>/latency.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: all_cores
+    params:
+        specs=as_json(all_specs()),
+        seeds=study.seeds,
+        runs=f"results/{study.study}/runs",
+        corpus=subpath(input.text, ancestor=2),
+        settings=as_json(study.latency),
+        new_tokens=study.evaluation.new_tokens,
+        paper=as_json(study.paper_scale),
+        code=code_digest("evaluation.latency"),
+    shell:
+        "python -m shallower latency --specs {params.specs:q} --seeds {params.seeds}"
+        " --runs {params.runs} --corpus {params.corpus} --tokenizer {input.tokenizer}"
+        " --settings {params.settings:q} --new-tokens {params.new_tokens}"
+        " --paper {params.paper:q} --output {output.latency}"
+        " --step-time {output.step_time} > {log} 2>&1"
+
+
+# sizes of all models, on the meta device
+rule parameters:
+    output:
+        table="<results>/parameters.csv",
+    log:
+        "<logs>/parameters.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        specs=as_json(all_specs()),
+        paper=as_json(study.paper_scale),
+        code=code_digest("evaluation.parameters"),
+    shell:
+        "python -m shallower parameters --specs {params.specs:q}"
+        " --paper {params.paper:q} --output {output.table} 2>&1 | tee {log}"

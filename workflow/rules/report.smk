@@ -1,0 +1,168 @@
+# every figure of the paper, as PDF for print and SVG for screens
+rule figures:
+    input:
+        summary=rules.summary.output.summary,
+        by_seed=rules.summary.output.by_seed,
+        parameters=rules.parameters.output.table,
+        losses=of_every_run(rules.train.output.losses),
+    output:
+        pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
+        svg=[
+            report(
+                f"<results>/figures/{figure}.svg",
+                category="Figures",
+                labels={"figure": label},
+                caption=f"../../report/captions/{figure}.rst",
+            )
+            for figure, label in FIGURES.items()
+        ],
+    log:
+        "<logs>/figures.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.summary, parent=True),
+        settings=as_json(study),
+        code=code_digest("reporting.figures"),
+    shell:
+        "python -m shallower figures --results {params.results}"
+        " --settings {params.settings:q} > {log} 2>&1"
+
+
+# the paper's tables, and every number its text mentions
+rule tables:
+    input:
+        summary=rules.summary.output.summary,
+        comparisons=rules.summary.output.comparisons,
+        parameters=rules.parameters.output.table,
+        manifest=rules.corpus.output.manifest,
+        tokens=expand(
+            "<results>/tokens/text/{split}/manifest.json", split=["train", "test"]
+        ),
+        facts=of_every_run(rules.train.output.facts),
+        samples=of_every_run(rules.evaluate.output.samples),
+        latency=rules.latency.output.latency,
+    output:
+        tables=expand("<results>/tables/{table}.tex", table=TABLES),
+        numbers="<results>/numbers.tex",
+    log:
+        "<logs>/tables.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.numbers, parent=True),
+        settings=as_json(study),
+        code=code_digest("reporting.tables", "reporting.numbers"),
+    shell:
+        "python -m shallower report --results {params.results}"
+        " --settings {params.settings:q} > {log} 2>&1"
+
+
+# typeset the paper; no shell escape, and a fixed date so that the same input gives
+# the same bytes
+rule typeset:
+    input:
+        source="report/paper.tex",
+        parts=sorted(map(str, Path("report").glob("s*/*.tex"))),
+        style="report/shallower.sty",
+        references="report/references.bib",
+        figures=rules.figures.output.pdf,
+        tables=rules.tables.output.tables,
+        numbers=rules.tables.output.numbers,
+    output:
+        pdf="<results>/paper.pdf",
+    log:
+        "<logs>/typeset.log",
+    conda:
+        "../../envs/paper.yaml"
+    params:
+        results=subpath(output.pdf, parent=True),
+    shell:
+        "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
+        " TEXINPUTS=report:{params.results}: ;"
+        " latexmk -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
+        " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
+        " || {{ grep -A3 -E '^[^ ]+:[0-9]+:' {log} >&2; exit 1; }};"
+        " cp {params.results}/typeset/paper.pdf {output.pdf}"
+
+
+# the copy for the study that was asked for
+rule paper:
+    input:
+        pdf=rules.typeset.output.pdf,
+    output:
+        pdf=report(
+            "report/paper.pdf",
+            category="Paper",
+            caption="../../report/captions/paper.rst",
+        ),
+    log:
+        "<logs>/paper.log",
+    conda:
+        "../../envs/paper.yaml"
+    shell:
+        "cp {input.pdf} {output.pdf} 2> {log}"
+
+
+# the training curves of one run
+rule notebook_training:
+    input:
+        notebook="notebooks/training.ipynb",
+        losses=of_every_run(rules.train.output.losses),
+    output:
+        notebook="<results>/notebooks/training.ipynb",
+        html=report(
+            "<results>/notebooks/training.html",
+            category="Notebooks",
+            labels={"notebook": "training curves of a run"},
+            caption="../../report/captions/notebook_training.rst",
+        ),
+    log:
+        "<logs>/notebooks/training.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.notebook, ancestor=2),
+        model=list(study.models)[-1],
+        seed=study.seeds[0],
+    shell:
+        "(papermill {input.notebook} {output.notebook} --kernel python3"
+        " --no-progress-bar -p results {params.results} -p model {params.model}"
+        " -p seed {params.seed} && jupyter nbconvert --to html --embed-images"
+        " {output.notebook}) > {log} 2>&1"
+
+
+# two models side by side, with what they generate
+rule notebook_comparison:
+    input:
+        notebook="notebooks/comparison.ipynb",
+        summary=rules.summary.output.summary,
+        samples=of_every_run(rules.evaluate.output.samples),
+    output:
+        notebook="<results>/notebooks/comparison.ipynb",
+        html=report(
+            "<results>/notebooks/comparison.html",
+            category="Notebooks",
+            labels={"notebook": "two models compared"},
+            caption="../../report/captions/notebook_comparison.rst",
+        ),
+    log:
+        "<logs>/notebooks/comparison.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.notebook, ancestor=2),
+        left=f"baseline-{study.depths[-1]}",
+        right=f"proposed-{study.depths[0]}",
+        seed=study.seeds[0],
+    shell:
+        "(papermill {input.notebook} {output.notebook} --kernel python3"
+        " --no-progress-bar -p results {params.results} -p left {params.left}"
+        " -p right {params.right} -p seed {params.seed} && jupyter nbconvert --to html"
+        " --embed-images {output.notebook}) > {log} 2>&1"
+
+
+rule notebooks:
+    input:
+        rules.notebook_training.output.html,
+        rules.notebook_comparison.output.html,

@@ -1,0 +1,55 @@
+# train the tokenizer on the training split, or adopt a given one
+rule tokenizer:
+    input:
+        text="<results>/corpus/text/train.parquet",
+    output:
+        model="<results>/tokens/tokenizer.model",
+    log:
+        "<logs>/tokenizer.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        settings=as_json(study.tokenizer),
+        code=code_digest("tokens.tokenizer"),
+    shell:
+        "python -m shallower tokenizer --text {input.text}"
+        " --settings {params.settings:q} --output {output.model} > {log} 2>&1"
+
+
+# tokenize one part of a split
+rule shard:
+    input:
+        text="<results>/corpus/text/{split}.parquet",
+        tokenizer=rules.tokenizer.output.model,
+    output:
+        tokens="<results>/tokens/text/{split}/shard-{part}.bin",
+        offsets="<results>/tokens/text/{split}/shard-{part}.offsets.npy",
+    log:
+        "<logs>/shard/{split}-{part}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        parts=parts_of,
+        code=code_digest("tokens.shards"),
+    shell:
+        "python -m shallower shard --text {input.text} --tokenizer {input.tokenizer}"
+        " --part {wildcards.part} --parts {params.parts} --output {output.tokens}"
+        " > {log} 2>&1"
+
+
+# describe a split's shards, with checksums
+rule shards:
+    input:
+        shards=shards_of,
+        tokenizer=rules.tokenizer.output.model,
+    output:
+        manifest="<results>/tokens/text/{split}/manifest.json",
+    log:
+        "<logs>/shard/{split}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        code=code_digest("tokens.shards"),
+    shell:
+        "python -m shallower manifest --tokenizer {input.tokenizer}"
+        " --output {output.manifest} --shards {input.shards} > {log} 2>&1"

@@ -1,0 +1,25 @@
+# train one model with one seed; checkpoints are no outputs, so that a kill loses nothing
+rule train:
+    input:
+        tokens="<results>/tokens/text/train/manifest.json",
+    output:
+        spec="<results>/runs/{model}/seed{seed}/spec.yaml",
+        losses="<results>/runs/{model}/seed{seed}/losses.csv",
+        facts="<results>/runs/{model}/seed{seed}/training.json",
+        half="<results>/runs/{model}/seed{seed}/model-half.safetensors",
+        weights="<results>/runs/{model}/seed{seed}/model.safetensors",
+    log:
+        "<logs>/train/{model}-seed{seed}.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    threads: 1
+    params:
+        spec=run_spec,
+        tokens=subpath(input.tokens, parent=True),
+        directory=subpath(output.weights, parent=True),
+        checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
+        code=code_digest("training.loop"),
+    shell:
+        "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
+        " --output {params.directory} --checkpoints {params.checkpoints}"
+        " --threads {threads} 2> >(tee {log} >&2)"

@@ -1,0 +1,100 @@
+"""Summaries: one row per model and metric, one file per data set and one of all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from shallower.analysis.raw import (
+    latency_rows,
+    quality_rows,
+    step_rows,
+    training_rows,
+)
+from shallower.analysis.statistics import describe
+from shallower.files import write_text
+
+KEYS = ["model", "scale", "form", "mode", "dataset", "metric", "unit"]
+COLUMNS = [
+    "model",
+    "system",
+    "scale",
+    "form",
+    "mode",
+    "depth",
+    "variant",
+    "dataset",
+    "metric",
+    "unit",
+    "n_seeds",
+    "n",
+    "mean",
+    "median",
+    "p5",
+    "p95",
+    "std",
+    "ci_low",
+    "ci_high",
+]
+
+
+def raw_rows(results: Path, models: list[str], seeds: list[int]) -> pd.DataFrame:
+    """Every sample of a study, quality and times, as the rows of `raw`."""
+    return pd.concat(
+        [
+            training_rows(results / "runs", models, seeds),
+            quality_rows(results / "evaluations", models, seeds),
+            latency_rows(pd.read_parquet(results / "latency.parquet")),
+            step_rows(pd.read_parquet(results / "step_time.parquet")),
+        ],
+        ignore_index=True,
+    )
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model, form, mode, data set and metric, over seeds and samples."""
+    summary = []
+    for key, group in rows.groupby(KEYS, sort=False):
+        values = group["value"].to_numpy(float)
+        weights = group["weight"].to_numpy(float)
+        described = describe(values, weights, group["unit_id"].to_numpy())
+        summary.append(
+            dict(zip(KEYS, key, strict=True))
+            | described
+            | {"n_seeds": group["seed"].nunique()}
+        )
+    table = pd.DataFrame(summary)
+    names = table["model"].str.partition("__")[0].str.rpartition("-")
+    table = table.assign(system="S1", variant=names[0], depth=names[2].astype(int))
+    return table[COLUMNS]
+
+
+def write_summaries(
+    results: Path, models: list[str], seeds: list[int], sets: list[str]
+) -> None:
+    """Write `summary.csv`, `summaries/<dataset>.csv` for `sets`, and `by_seed.csv`."""
+    rows = raw_rows(results, models, seeds)
+    table = summarise(rows)
+    for name in sets:
+        _write(table[table["dataset"] == name], results / "summaries" / f"{name}.csv")
+    _write(table, results / "summary.csv")
+    _write(by_unit(rows), results / "by_seed.csv")
+
+
+def by_unit(rows: pd.DataFrame) -> pd.DataFrame:
+    """Weighted mean per model, metric and independent unit: every seed is listed.
+
+    `unit_id` is the seed, or for times the session (a process).
+    """
+    keys = [*KEYS, "unit_id"]
+    total = (rows["value"] * rows["weight"]).groupby(
+        [rows[k] for k in keys], sort=False
+    )
+    weight = rows.groupby(keys, sort=False)["weight"].sum()
+    return (total.sum() / weight).rename("value").reset_index()
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    # Ten significant digits: more would differ between machines for no one's benefit.
+    write_text(path, table.to_csv(index=False, float_format="%.10g"))

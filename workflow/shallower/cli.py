@@ -1,0 +1,233 @@
+"""The command line: one subcommand a stage.
+
+The workflow's rules call these commands, and a person can repeat one step by copying
+what Snakemake prints. Settings arrive as JSON, the resolved part of the configuration
+that the stage depends on; paths and machine resources as options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shallower.errors import UserError
+
+Arguments = argparse.Namespace
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; a user's error is one line on standard error and status 2."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        if arguments.debug:
+            raise
+        print(f"shallower {arguments.command}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    parser = argparse.ArgumentParser(prog="shallower", description=__doc__)
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(run: Callable[[Arguments], None], *options: str) -> None:
+        name = run.__name__.removeprefix("run_").replace("_", "-")
+        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        sub.set_defaults(run=run)
+        for option in options:
+            OPTIONS[option](sub, option)
+
+    command(run_corpus, "--settings", "--output")
+    command(run_tokenizer, "--text", "--settings", "--output")
+    command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
+    command(run_manifest, "--tokenizer", "--output", "--shards")
+    command(run_train, "--spec", "--tokens", "--output", "--checkpoints", *MACHINE)
+    command(
+        run_evaluate,
+        *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
+        *("--output", "--samples", *MACHINE),
+    )
+    command(
+        run_latency,
+        *("--specs", "--seeds", "--runs", "--corpus", "--tokenizer", "--settings"),
+        *("--new-tokens", "--paper", "--output", "--step-time", *MACHINE),
+    )
+    command(run_parameters, "--specs?", "--paper?", "--output?")
+    command(run_summary, "--results", "--models", "--seeds", "--sets")
+    command(run_figures, "--results", "--settings")
+    command(run_report, "--results", "--settings")
+    return parser
+
+
+# --- options ----------------------------------------------------------------------
+
+Adder = Callable[[argparse.ArgumentParser, str], None]
+MACHINE = ("--threads", "--device")
+
+
+def _option(**settings: Any) -> Adder:
+    def add(parser: argparse.ArgumentParser, option: str) -> None:
+        required = not option.endswith("?") and "default" not in settings
+        parser.add_argument(option.rstrip("?"), required=required, **settings)
+
+    return add
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
+
+
+PATHS = (
+    *(
+        "--output",
+        "--text",
+        "--tokenizer",
+        "--tokens",
+        "--corpus",
+        "--folder",
+        "--runs",
+    ),
+    *("--samples", "--checkpoints", "--step-time", "--results", "--output?"),
+)
+JSONS = ("--settings", "--spec", "--specs", "--paper", "--specs?", "--paper?")
+OPTIONS: dict[str, Adder] = {
+    **{name: _option(type=Path) for name in PATHS},
+    **{name: _option(type=_json, metavar="JSON") for name in JSONS},
+    "--part": _option(type=int, help="counted from 0"),
+    "--parts": _option(type=int),
+    "--new-tokens": _option(type=int),
+    "--shards": _option(type=Path, nargs="+"),
+    "--models": _option(nargs="+"),
+    "--seeds": _option(type=int, nargs="+"),
+    "--sets": _option(nargs="+"),
+    "--threads": _option(type=int, default=1),
+    "--device": _option(default="auto", help="auto, cpu, cuda"),
+}
+
+
+# --- commands ---------------------------------------------------------------------
+# Imports stand inside: torch takes seconds to load, and most commands do without.
+
+
+def run_corpus(a: Arguments) -> None:
+    """Read the sources, split and clean them, and build the evaluation sets."""
+    from shallower.config import Corpus
+    from shallower.corpus.build import build
+
+    build(Corpus.model_validate(a.settings), a.output)
+
+
+def run_tokenizer(a: Arguments) -> None:
+    """Train the tokenizer on the training split, or adopt a given one."""
+    import pyarrow.parquet
+
+    from shallower.tokens import tokenizer
+
+    vocabulary = a.settings["vocabulary"]
+    if a.settings["model"]:
+        tokenizer.adopt(a.settings["model"], vocabulary, a.output)
+    else:
+        table = pyarrow.parquet.read_table(a.text, columns=["text"])
+        tokenizer.train(table["text"].to_pylist(), vocabulary, a.output)
+
+
+def run_shard(a: Arguments) -> None:
+    """Tokenize one part of a split into one shard."""
+    from shallower.tokens.shards import write_shard
+    from shallower.tokens.tokenizer import Tokenizer
+
+    write_shard(a.text, Tokenizer(a.tokenizer), a.part, a.parts, a.output)
+
+
+def run_manifest(a: Arguments) -> None:
+    """Describe a split's finished shards, with checksums."""
+    from shallower.tokens.shards import write_manifest
+
+    write_manifest(a.shards, a.tokenizer, a.output)
+
+
+def run_train(a: Arguments) -> None:
+    """Train one model with one seed; continues where a killed run stopped."""
+    from shallower.training.loop import train
+
+    train(a.spec, a.tokens, a.output, a.checkpoints, a.threads, a.device)
+
+
+def run_evaluate(a: Arguments) -> None:
+    """Score one trained run on the test text and the evaluation sets."""
+    from shallower.evaluation.evaluate import evaluate
+
+    evaluate(
+        *(a.folder, a.corpus, a.tokens, a.tokenizer, a.settings, a.output, a.samples),
+        threads=a.threads,
+        device=a.device,
+    )
+
+
+def run_latency(a: Arguments) -> None:
+    """Time all models, interleaved, in several processes; wants the machine alone."""
+    from shallower.evaluation.latency import Job, measure
+
+    job = Job(
+        models=list(a.specs),
+        seeds=a.seeds,
+        specs=a.specs,
+        runs=str(a.runs),
+        corpus=str(a.corpus),
+        tokenizer=str(a.tokenizer),
+        settings=a.settings,
+        new_tokens=a.new_tokens,
+        paper=a.paper,
+        threads=a.threads,
+        device=a.device,
+    )
+    measure(job, a.output, a.step_time)
+
+
+def run_parameters(a: Arguments) -> None:
+    """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
+    from shallower.config import PaperScale
+    from shallower.evaluation.parameters import count, table_1
+
+    paper = a.paper or PaperScale().model_dump(mode="json")
+    table = count(a.specs or {}, paper)
+    print(table_1(table))
+    if a.output:
+        from shallower.files import write_text
+
+        write_text(a.output, table.to_csv(index=False))
+
+
+def run_summary(a: Arguments) -> None:
+    """Summarise raw results: one CSV a data set, and one of all."""
+    from shallower.analysis.comparisons import write_comparisons
+    from shallower.analysis.summary import write_summaries
+
+    write_summaries(a.results, a.models, a.seeds, a.sets)
+    write_comparisons(a.results, a.models, a.seeds)
+
+
+def run_figures(a: Arguments) -> None:
+    """Draw every figure from the summaries and the training logs."""
+    from shallower.reporting.figures import draw_all
+
+    draw_all(a.results, a.settings)
+
+
+def run_report(a: Arguments) -> None:
+    """Write the paper's tables and numbers."""
+    from shallower.reporting.numbers import write_numbers
+    from shallower.reporting.tables import write_tables
+
+    write_tables(a.results, a.settings)
+    write_numbers(a.results, a.settings)

@@ -1,0 +1,121 @@
+"""All quality measurements of one run, in one process."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from shallower import machine
+from shallower.corpus import EVALUATION_SETS
+from shallower.errors import UserError
+from shallower.evaluation.generation import encode_prompt, generate_all
+from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pair
+from shallower.evaluation.perplexity import document_losses
+from shallower.files import replacing, write_text
+from shallower.models.llama import LlamaLM
+from shallower.tokens.shards import TokenStream
+from shallower.tokens.tokenizer import Tokenizer
+from shallower.training.loop import load_run
+
+COLUMNS = ["dataset", "group", "sample", "metric", "value", "weight"]
+Row = tuple[str, str, str, str, float, float]
+
+
+def evaluate(
+    run: str | Path,
+    corpus: str | Path,
+    tokens: str | Path,
+    tokenizer: str | Path,
+    settings: dict[str, Any],
+    output: str | Path,
+    samples: str | Path,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Score a trained run on the test text and the three evaluation sets.
+
+    Writes `output` (Parquet, one row a sample and metric) and `samples` (JSON lines:
+    some generated texts). `settings` is the configuration's `evaluation` section.
+    """
+    torch.set_num_threads(threads)
+    model = load_run(run).to(machine.choose_device(device))
+    pieces, corpus = Tokenizer(tokenizer), Path(corpus)
+    rows = list(text_rows(model, corpus, Path(tokens), settings["batch_size"]))
+    kept: list[dict[str, Any]] = []
+    for name in EVALUATION_SETS:
+        table = pd.read_parquet(corpus / name / "test.parquet")
+        answers = continuations(model, pieces, list(table["prompt"]), settings)
+        texts = [pieces.decode(ids) for ids in answers]
+        rows += generation_rows(name, table, texts, [len(ids) for ids in answers])
+        for item, text in zip(table.to_dict("records"), texts, strict=True):
+            kept.append(item | {"dataset": name, "prediction": text})
+    write_samples(kept, settings["samples_kept"], samples)
+    with replacing(output) as temporary:
+        pd.DataFrame(rows, columns=COLUMNS).to_parquet(temporary, index=False)
+
+
+def text_rows(
+    model: LlamaLM, corpus: Path, tokens: Path, batch_size: int
+) -> Iterator[Row]:
+    """Cross-entropy (nats a token) and bits per byte of every test document."""
+    table = pd.read_parquet(corpus / "text" / "test.parquet")
+    documents = TokenStream.open(tokens).documents()
+    if len(documents) != len(table):
+        raise UserError(
+            f"{tokens}: {len(documents)} documents, but the corpus has {len(table)}"
+        )
+    losses, counts = document_losses(model, documents, batch_size)
+    for item, nats, count in zip(
+        table.to_dict("records"), losses.tolist(), counts.tolist(), strict=True
+    ):
+        place = ("text", item["domain"], item["id"])
+        size = len(item["text"].encode())
+        yield (*place, "cross_entropy", nats / count, float(count))
+        yield (*place, "bits_per_byte", nats / math.log(2) / size, float(size))
+
+
+def continuations(
+    model: LlamaLM, pieces: Tokenizer, prompts: list[str], settings: dict[str, Any]
+) -> list[list[int]]:
+    """Greedy continuations of the prompts, as piece ids."""
+    new = settings["new_tokens"]
+    room = model.config.context - new
+    if room < 2:
+        raise UserError(
+            f"evaluation.new_tokens: {new} leave no room for a prompt in a context "
+            f"of {model.config.context}"
+        )
+    ids = [encode_prompt(pieces, prompt, room) for prompt in prompts]
+    return generate_all(model, ids, new, pieces.eos, settings["batch_size"])
+
+
+def generation_rows(
+    name: str, table: pd.DataFrame, texts: list[str], lengths: list[int]
+) -> Iterator[Row]:
+    """Every text metric of every sample; empty outputs score 0 and are counted."""
+    items = table.to_dict("records")
+    for item, text, length in zip(items, texts, lengths, strict=True):
+        place = (name, item["group"], item["id"])
+        for metric, value in score_pair(text, item["reference"]).items():
+            yield (*place, metric, value, 1.0)
+        yield (*place, "empty", float(is_empty(text)), 1.0)
+        yield (*place, "generated_tokens", float(length), 1.0)
+    whole = corpus_bleu(texts, list(table["reference"]))
+    yield (name, "", "corpus", "corpus_bleu", whole, 1.0)
+
+
+def write_samples(kept: list[dict[str, Any]], count: int, path: str | Path) -> None:
+    """The first `count` samples of each set, one JSON object a line."""
+    taken: dict[str, int] = {}
+    lines = []
+    for item in kept:
+        taken[item["dataset"]] = taken.get(item["dataset"], 0) + 1
+        if taken[item["dataset"]] <= count:
+            lines.append(json.dumps(item, ensure_ascii=False))
+    write_text(path, "\n".join(lines) + "\n" if lines else "")

@@ -1,0 +1,286 @@
+"""Latency of all models, measured together: interleaved, in several processes.
+
+A session is one process, the unit of replication. In each repeat the order of the
+models is shuffled, so that drift of the machine is not confounded with a model, and
+one model is present twice under two names (an A/A pair) to show what the noise does.
+Every token's time is kept; nothing is averaged here.
+
+Time to the first token (TTFT, `token_index` 0) is prefill of the prompt and choice
+of the first token. Batch 1, greedy.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from shallower import machine
+from shallower.corpus import EVALUATION_SETS
+from shallower.evaluation.generation import encode_prompt
+from shallower.evaluation.neighbours import Neighbours
+from shallower.evaluation.step_time import time_training_steps
+from shallower.files import replacing
+from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM, initialise
+from shallower.models.transforms import first_blocks, fold
+from shallower.models.variants import TWIN
+from shallower.randomness import derive
+from shallower.tokens.tokenizer import Tokenizer
+from shallower.training.loop import load_run
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model as it is timed."""
+
+    model: str
+    seed: int
+    form: str  # trained | folded
+    scale: str  # study | paper
+    network: LlamaLM
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a subject is asked to do, and under which labels it is recorded."""
+
+    workload: str
+    mode: str  # eager | uncached
+    prompt: list[int]
+    new_tokens: int
+    stop: int | None
+    repeat: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a session needs; plain values, since it crosses processes."""
+
+    models: list[str]
+    seeds: list[int]
+    specs: dict[str, dict[str, Any]]  # model -> specification of a run
+    runs: str
+    corpus: str
+    tokenizer: str
+    settings: dict[str, Any]  # the configuration's `latency` section
+    new_tokens: int  # of the evaluation sets
+    paper: dict[str, Any]  # the configuration's `paper_scale` section
+    threads: int
+    device: str
+
+
+def measure(job: Job, latency: str | Path, step_time: str | Path) -> None:
+    """Run the sessions one after another, each in a fresh process; write both files."""
+    context = multiprocessing.get_context("spawn")
+    results = []
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for session in range(job.settings["sessions"]):
+            results.append(pool.submit(run_session, job, session).result())
+    for path, frames in zip(
+        (latency, step_time), zip(*results, strict=True), strict=True
+    ):
+        with replacing(path) as temporary:
+            pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+
+
+def run_session(job: Job, session: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All measurements of one process: rows of the two files."""
+    torch.set_num_threads(job.threads)
+    device = machine.choose_device(job.device)
+    order = random.Random(derive(session, "latency order"))
+    common: dict[str, Any] = {
+        "batch": 1,
+        "dtype": "float32",
+        "device": machine.device_name(device),
+        "threads": job.threads,
+        "session": session,
+    }
+    neighbours = Neighbours()
+    rows = time_study_scale(job, session, order, device)
+    rows += time_paper_scale(job, order, device)
+    steps = time_training_steps(job.specs, job.settings["step_repeats"], order, device)
+    common["neighbours"] = neighbours.cores_used_by_others()
+    return pd.DataFrame(rows).assign(**common), pd.DataFrame(steps).assign(**common)
+
+
+# --- who is timed, and with what --------------------------------------------------
+
+
+def time_study_scale(
+    job: Job, session: int, order: random.Random, device: torch.device
+) -> list[dict[str, Any]]:
+    """Trained models as trained and folded: fixed lengths and the evaluation sets."""
+    seed = job.seeds[session % len(job.seeds)]
+    subjects = [
+        Subject(name, seed, form, "study", network)
+        for name in job.models
+        for form, network in forms(load_run(f"{job.runs}/{name}/seed{seed}").to(device))
+    ]
+    # The twin is loaded again, and so has its own memory, as any two models have.
+    deepest = max(job.models, key=_depth_of_baseline)
+    copy = load_run(f"{job.runs}/{deepest}/seed{seed}").to(device)
+    subjects.append(Subject(deepest + TWIN, seed, "trained", "study", copy))
+    fixed = job.settings["study"]
+    rows = interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+    uncached = fixed | {"repeats": job.settings["uncached_repeats"], "warmups": 1}
+    trained = [subject for subject in subjects if subject.form == "trained"]
+    requests = fixed_requests(job, uncached, "uncached")
+    rows += interleave(trained, requests, uncached, order)
+    for name in EVALUATION_SETS:
+        rows += interleave(trained, set_requests(job, name), fixed, order)
+    return rows
+
+
+def time_paper_scale(
+    job: Job, order: random.Random, device: torch.device
+) -> list[dict[str, Any]]:
+    """Untrained models of Table 1's size, sharing blocks: a prefix of the deepest.
+
+    Speed does not depend on what the weights are, and models of 500 MB and more
+    leave nothing in a cache for the next one.
+    """
+    sizes = {k: v for k, v in job.paper.items() if k != "depths"}
+    deepest = max(job.paper["depths"])
+    config = LlamaConfig(**sizes, depth=deepest, head="proposed")
+    whole = initialise(LlamaLM(config), seed=0).eval().to(device)
+    subjects = []
+    for depth in job.paper["depths"]:
+        baseline = first_blocks(whole, depth, "baseline")
+        subjects.append(Subject(f"baseline-{depth}", 0, "trained", "paper", baseline))
+        if depth == deepest:
+            twin = replace(subjects[-1], model=f"baseline-{depth}{TWIN}")
+            subjects.append(twin)
+    folded = fold(whole)
+    for depth in job.paper["depths"]:
+        for form, network in (("trained", whole), ("folded", folded)):
+            part = first_blocks(network, depth, network.config.head)
+            subjects.append(Subject(f"proposed-{depth}", 0, form, "paper", part))
+    fixed = job.settings["paper"]
+    return interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+
+
+def forms(network: LlamaLM) -> list[tuple[str, LlamaLM]]:
+    """A model as trained and, if that is another model, folded."""
+    folded = fold(network)
+    trained = [("trained", network)]
+    return trained if folded is network else [*trained, ("folded", folded)]
+
+
+def fixed_requests(job: Job, fixed: dict[str, Any], mode: str) -> list[Request]:
+    """Fixed prompt and output lengths; EOS does not stop the loop.
+
+    The prompt's ids are drawn below the smallest vocabulary, the same for all models.
+    """
+    draw = random.Random(derive(0, "latency prompt"))
+    prompt = [draw.randrange(3, 256) for _ in range(fixed["prompt_tokens"])]
+    return [
+        Request("fixed", mode, prompt, fixed["new_tokens"], None, repeat)
+        for repeat in range(fixed["repeats"])
+    ]
+
+
+def set_requests(job: Job, name: str) -> list[Request]:
+    """The generation loop on an evaluation set's prompts, ended by EOS."""
+    pieces = Tokenizer(job.tokenizer)
+    table = pd.read_parquet(Path(job.corpus) / name / "test.parquet")
+    prompts = table["prompt"].iloc[: job.settings["prompts"]]
+    room = next(iter(job.specs.values()))["model"]["context"] - job.new_tokens
+    return [
+        Request(
+            name,
+            "eager",
+            encode_prompt(pieces, prompt, room),
+            job.new_tokens,
+            pieces.eos,
+            repeat,
+        )
+        for repeat, prompt in enumerate(prompts)
+    ]
+
+
+# --- the harness ------------------------------------------------------------------
+
+
+def interleave(
+    subjects: list[Subject],
+    requests: list[Request],
+    settings: dict[str, Any],
+    order: random.Random,
+) -> list[dict[str, Any]]:
+    """Every request to every subject, subjects in a new random order each time."""
+    rows: list[dict[str, Any]] = []
+    if not requests:
+        return rows
+    for subject in subjects:
+        for _ in range(settings["warmups"]):
+            time_request(subject.network, requests[0])
+    gc.collect()
+    gc.disable()  # a collection inside a token would be charged to the model
+    try:
+        for request in requests:
+            for subject in order.sample(subjects, len(subjects)):
+                times = time_request(subject.network, request)
+                rows += _rows(subject, request, times)
+    finally:
+        gc.enable()
+    return rows
+
+
+@torch.inference_mode()
+def time_request(network: LlamaLM, request: Request) -> list[int]:
+    """Nanoseconds of each generated token, the first including the prefill."""
+    tokens = torch.tensor([request.prompt], device=network.embedding.weight.device)
+    synchronise = torch.cuda.synchronize if tokens.is_cuda else _nothing
+    capacity = len(request.prompt) + request.new_tokens
+    cached = request.mode != "uncached"
+    cache = KeyValueCache(network, 1, capacity) if cached else None
+    times = []
+    synchronise()
+    before = time.perf_counter_ns()
+    for _ in range(request.new_tokens):
+        logits = network(tokens, cache, last_only=True)
+        chosen = logits[:, -1].argmax(-1, keepdim=True)
+        tokens = chosen if cached else torch.cat((tokens, chosen), dim=1)
+        finished = request.stop is not None and int(chosen) == request.stop
+        synchronise()
+        after = time.perf_counter_ns()
+        times.append(after - before)
+        before = after
+        if finished:
+            break
+    return times
+
+
+def _rows(subject: Subject, request: Request, times: list[int]) -> list[dict[str, Any]]:
+    labels = {k: v for k, v in vars(subject).items() if k != "network"}
+    return [
+        labels
+        | {
+            "mode": request.mode,
+            "workload": request.workload,
+            "repeat": request.repeat,
+            "prompt_tokens": len(request.prompt),
+            "generated_tokens": len(times),
+            "token_index": index,
+            "nanoseconds": nanoseconds,
+        }
+        for index, nanoseconds in enumerate(times)
+    ]
+
+
+def _depth_of_baseline(name: str) -> int:
+    """Sort key: the deepest baseline is the A/A pair."""
+    variant, _, depth = name.rpartition("-")
+    return int(depth) if variant == "baseline" else -1
+
+
+def _nothing() -> None:
+    """The CPU is always in step."""

@@ -1,0 +1,41 @@
+"""How much of the machine others used while something was measured."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+STAT = Path("/proc/stat")
+
+
+class Neighbours:
+    """Counts from its creation on; Linux only, elsewhere the answer is NaN."""
+
+    def __init__(self) -> None:
+        self.wall, self.busy, self.own = time.monotonic(), machine_busy(), own_busy()
+
+    def cores_used_by_others(self) -> float:
+        """Mean number of cores kept busy by anything but this process."""
+        wall = time.monotonic() - self.wall
+        others = (machine_busy() - self.busy) - (own_busy() - self.own)
+        return max(0.0, others / wall)
+
+
+def machine_busy() -> float:
+    """Seconds in which cores were not idle, since boot, summed over cores.
+
+    Time stolen by the hypervisor counts: a virtual machine's neighbour is one too.
+    """
+    if not STAT.is_file():
+        return float("nan")
+    fields = STAT.read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def own_busy() -> float:
+    """CPU seconds of this process."""
+    times = os.times()
+    return times.user + times.system

@@ -1,0 +1,56 @@
+"""`parameters.csv` and Table 1: sizes of all models, without allocating any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from shallower.models.counting import (
+    count_deployed,
+    count_flops_per_token,
+    count_parameters,
+    on_meta,
+)
+from shallower.models.llama import LlamaConfig
+
+
+def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFrame:
+    """One row per model at the study's scale, and at the paper's (Table 1).
+
+    `specs` are run specifications by model, `paper` the `paper_scale` section.
+    """
+    models = [("study", name, LlamaConfig(**s["model"])) for name, s in specs.items()]
+    sizes = {k: v for k, v in paper.items() if k != "depths"}
+    models += [
+        ("paper", f"{head}-{depth}", LlamaConfig(**sizes, depth=depth, head=head))
+        for head in ("baseline", "proposed")
+        for depth in paper["depths"]
+    ]
+    rows = []
+    for scale, name, config in models:
+        network = on_meta(config)
+        rows.append(
+            {
+                "model": name,
+                "system": "S1",
+                "scale": scale,
+                "depth": config.depth,
+                "variant": config.head,
+                "parameters_trained": count_parameters(network),
+                "parameters_deployed": count_deployed(network),
+                "flops_per_token": count_flops_per_token(network),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def table_1(table: pd.DataFrame) -> str:
+    """The paper's Table 1 as text: baseline, proposed and the difference by depth."""
+    rows = table[table["scale"] == "paper"]
+    wide = rows.pivot(index="variant", columns="depth", values="parameters_trained")
+    wide.loc["added"] = wide.loc["proposed"] - wide.loc["baseline"]
+    lines = [" " * 10 + "".join(f"{depth:>7} blocks" for depth in wide.columns)]
+    for name, counts in wide.iterrows():
+        lines.append(f"{name:<10}" + "".join(f"{n:>14,}" for n in counts))
+    return "\n".join(lines)

@@ -1,0 +1,38 @@
+"""Parameters and FLOPs, counted on the model's own tensors on the meta device."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.transforms import fold
+
+
+def on_meta(config: LlamaConfig) -> LlamaLM:
+    """A model without storage: every shape, no memory."""
+    with torch.device("meta"):
+        return LlamaLM(config)
+
+
+def count_parameters(model: LlamaLM) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def count_deployed(model: LlamaLM) -> int:
+    """Parameters left after `fold`: what is read for every generated token."""
+    return count_parameters(fold(model))
+
+
+def count_flops_per_token(model: LlamaLM) -> int:
+    """FLOPs of one forward pass over a full context, per token.
+
+    Two per multiply-accumulate, matrix products only; attention counts all pairs of
+    tokens, masked or not, as is usual.
+    """
+    context = model.config.context
+    tokens = torch.zeros(1, context, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(tokens)
+    return counter.get_total_flops() // context

@@ -1,0 +1,95 @@
+"""Baseline weights to and from Hugging Face's Llama: the architecture's oracle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from shallower.errors import UserError
+from shallower.models.llama import LlamaConfig, LlamaLM
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Ours on the left; {i} is the block.
+NAMES = {
+    "embedding.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "head.weight": "lm_head.weight",
+}
+BLOCK_NAMES = {
+    "attention_norm.weight": "input_layernorm.weight",
+    "attention.query.weight": "self_attn.q_proj.weight",
+    "attention.key.weight": "self_attn.k_proj.weight",
+    "attention.value.weight": "self_attn.v_proj.weight",
+    "attention.output.weight": "self_attn.o_proj.weight",
+    "ffn_norm.weight": "post_attention_layernorm.weight",
+    "ffn.gate.weight": "mlp.gate_proj.weight",
+    "ffn.up.weight": "mlp.up_proj.weight",
+    "ffn.down.weight": "mlp.down_proj.weight",
+}
+
+
+def name_map(depth: int) -> dict[str, str]:
+    """Our parameter name -> Hugging Face's, for a model of `depth` blocks."""
+    blocks = {
+        f"blocks.{i}.{ours}": f"model.layers.{i}.{theirs}"
+        for i in range(depth)
+        for ours, theirs in BLOCK_NAMES.items()
+    }
+    return NAMES | blocks
+
+
+def to_hugging_face(model: LlamaLM) -> Any:
+    """A transformers LlamaForCausalLM with the same weights.
+
+    Raises UserError for variants that Hugging Face's Llama does not have.
+    """
+    from transformers import LlamaConfig as TheirConfig
+    from transformers import LlamaForCausalLM
+
+    config = model.config
+    if config.head != "baseline":
+        raise UserError(f"variant {config.head!r}: Hugging Face's Llama has no such")
+    theirs: Any = LlamaForCausalLM(
+        TheirConfig(
+            vocab_size=config.vocabulary,
+            hidden_size=config.width,
+            intermediate_size=config.ffn_hidden,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            rms_norm_eps=config.norm_eps,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": config.rope_theta,
+            },
+            tie_word_embeddings=False,
+        )
+    )
+    theirs = theirs.to(model.embedding.weight.dtype)
+    state = model.state_dict()
+    names = name_map(config.depth)
+    theirs.load_state_dict({names[key]: value for key, value in state.items()})
+    return theirs.eval()
+
+
+def from_hugging_face(theirs: Any) -> LlamaLM:
+    """The inverse: our model with a transformers LlamaForCausalLM's weights."""
+    c = theirs.config
+    if c.tie_word_embeddings or c.num_key_value_heads != c.num_attention_heads:
+        raise UserError("tied embeddings and grouped-query attention are not supported")
+    config = LlamaConfig(
+        vocabulary=c.vocab_size,
+        width=c.hidden_size,
+        depth=c.num_hidden_layers,
+        heads=c.num_attention_heads,
+        ffn_hidden=c.intermediate_size,
+        context=c.max_position_embeddings,
+        norm_eps=c.rms_norm_eps,
+        rope_theta=c.rope_parameters["rope_theta"],
+    )
+    state: dict[str, Tensor] = theirs.state_dict()
+    model = LlamaLM(config).to(next(theirs.parameters()).dtype)
+    names = name_map(config.depth)
+    model.load_state_dict({ours: state[their] for ours, their in names.items()})
+    return model.eval()

@@ -1,0 +1,258 @@
+"""A small Llama: one decoder-only language model for every arm of the study.
+
+Pre-norm blocks of causal self-attention (rotary positions) and SwiGLU, RMSNorm, no
+dropout, untied output head, as in Llama 2 (arXiv 2307.09288) scaled down as in
+"Shallower LLMs for Faster Inference", section 3.4. `head` names what is added
+between attention and concatenation (`variants.py`). Rotary embeddings use the
+half-split convention, so weights move to and from Hugging Face's Llama unchanged.
+
+There are two paths through the same code: training (whole sequences, no cache) and
+inference (a preallocated key-value cache: prefill, then one token a step).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from shallower.models.heads import Heads, PerHeadLinear
+from shallower.models.variants import HEADS
+from shallower.randomness import derive
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of one model; the paper's letters in the comments."""
+
+    vocabulary: int  # V
+    width: int  # d
+    depth: int  # L, number of blocks
+    heads: int  # n
+    ffn_hidden: int  # H
+    context: int  # T, longest sequence
+    head: str = "baseline"  # a key of variants.HEADS
+    norm_eps: float = 1e-5
+    rope_theta: float = 1e4
+
+    @property
+    def head_dim(self) -> int:
+        """d/n."""
+        return self.width // self.heads
+
+
+class KeyValueCache:
+    """Keys and values of the tokens seen so far, preallocated for `capacity` tokens."""
+
+    def __init__(self, model: LlamaLM, batch: int, capacity: int) -> None:
+        config, weight = model.config, model.embedding.weight
+        shape = (config.depth, 2, batch, config.heads, capacity, config.head_dim)
+        self.store = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        self.length = 0  # tokens held
+
+    def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (batch, heads, tokens, head_dim) and return all keys and values."""
+        end = self.length + keys.shape[2]
+        self.store[block, 0, :, :, self.length : end] = keys
+        self.store[block, 1, :, :, self.length : end] = values
+        return self.store[block, 0, :, :, :end], self.store[block, 1, :, :, :end]
+
+
+def rotary_table(config: LlamaConfig, device: torch.device | None = None) -> Tensor:
+    """Cosines and sines of position x frequency: (2, context, head_dim / 2)."""
+    # In fp64 and cast once: at large positions fp32 angles would lose digits.
+    pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=device)
+    frequencies = config.rope_theta ** (-pairs / config.head_dim)
+    positions = torch.arange(config.context, dtype=torch.float64, device=device)
+    angles = torch.outer(positions, frequencies)
+    return torch.stack((angles.cos(), angles.sin())).to(torch.get_default_dtype())
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """Turn queries or keys (batch, heads, tokens, head_dim) by their positions."""
+    cosine, sine = rotary
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat(
+        (first * cosine - second * sine, second * cosine + first * sine), dim=-1
+    )
+
+
+class Attention(nn.Module):
+    """Causal self-attention, with the variant's layer on the heads' outputs."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim = config.heads, config.head_dim
+        variant, d = HEADS[config.head], config.width
+        self.query = nn.Linear(d, d, bias=False)
+        self.key = nn.Linear(d, d, bias=False)
+        self.value = nn.Linear(d, d, bias=variant.value_bias)
+        self.mix = Heads(variant, config.heads, config.head_dim)
+        self.output = nn.Linear(d, d, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        block: int,
+    ) -> Tensor:
+        """(batch, tokens, width) to the same shape."""
+        batch, tokens, width = x.shape
+        split = (batch, tokens, self.heads, self.head_dim)
+        q = rotate(self.query(x).view(split).transpose(1, 2), rotary)
+        k = rotate(self.key(x).view(split).transpose(1, 2), rotary)
+        v = self.value(x).view(split).transpose(1, 2)
+        if cache is not None:
+            k, v = cache.append(block, k, v)
+        # Without a mask the queries are either all tokens so far, which is causal
+        # attention, or the last token alone, which may look at everything.
+        causal = mask is None and tokens > 1
+        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.output(self.mix(o).transpose(1, 2).reshape(batch, tokens, width))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(SiLU(gate x) * up x)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.width, config.ffn_hidden, bias=False)
+        self.up = nn.Linear(config.width, config.ffn_hidden, bias=False)
+        self.down = nn.Linear(config.ffn_hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same shape."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.ffn = FeedForward(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        block: int,
+    ) -> Tensor:
+        """(batch, tokens, width) to the same shape."""
+        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class LlamaLM(nn.Module):
+    """Token ids to next-token logits."""
+
+    rotary: Tensor
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.register_buffer("rotary", rotary_table(config), persistent=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache | None = None,
+        padding: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits (batch, tokens, vocabulary) for token ids (batch, tokens).
+
+        With a cache, `tokens` continue what it holds. `padding` (batch,) counts
+        meaningless tokens at the left of each sequence, which no other token sees.
+        `last_only` computes the output head for the last token alone.
+        """
+        start = cache.length if cache is not None else 0
+        end = start + tokens.shape[1]
+        rotary, mask = self._positions(start, end, padding)
+        x = self.embedding(tokens)
+        for index, block in enumerate(self.blocks):
+            x = block(x, rotary, mask, cache, index)
+        if cache is not None:
+            cache.length = end
+        if last_only:
+            x = x[:, -1:]
+        return self.head(self.norm(x))
+
+    def _positions(
+        self, start: int, end: int, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Rotary factors and, where plain causal attention is not it, a mask."""
+        if padding is None:
+            # A chunk of several tokens behind a filled cache needs the offset mask.
+            chunk = start > 0 and end - start > 1
+            mask = self._mask(start, end, None) if chunk else None
+            return self.rotary[:, start:end], mask
+        index = torch.arange(start, end, device=padding.device)
+        positions = (index - padding[:, None]).clamp(min=0)
+        return self.rotary[:, positions, None, :].transpose(2, 3), self._mask(
+            start, end, padding
+        )
+
+    def _mask(self, start: int, end: int, padding: Tensor | None) -> Tensor:
+        """True where query may see key: (tokens, end) or (batch, 1, tokens, end)."""
+        device = self.rotary.device
+        queries = torch.arange(start, end, device=device)[:, None]
+        keys = torch.arange(end, device=device)
+        causal = keys <= queries
+        if padding is None:
+            return causal
+        real = keys >= padding[:, None, None, None]
+        # A padded query sees itself: an empty softmax would yield NaN.
+        return (causal & real) | (keys == queries)
+
+
+def initialise(model: LlamaLM, seed: int) -> LlamaLM:
+    """Fill every parameter from a stream named by (seed, parameter name), in place.
+
+    Matrices N(0, 0.02), those that write to the residual stream (attention output,
+    FFN down) divided by sqrt(2 depth), gains 1, value bias 0, per-head layers as
+    nn.Linear. The original does not state its initialisation; this one is ours.
+    """
+    residual = 0.02 / math.sqrt(2 * model.config.depth)
+    for name, parameter in model.named_parameters():
+        if ".mix.linear." in name:
+            continue
+        if parameter.ndim == 1:
+            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
+            continue
+        writes = name.endswith(("attention.output.weight", "ffn.down.weight"))
+        generator = _generator(seed, name, parameter)
+        nn.init.normal_(
+            parameter, std=residual if writes else 0.02, generator=generator
+        )
+    for name, module in model.named_modules():
+        if isinstance(module, PerHeadLinear):
+            _initialise_per_head(module, name, seed)
+    return model
+
+
+def _initialise_per_head(module: PerHeadLinear, name: str, seed: int) -> None:
+    def uniform(parameter: Tensor, suffix: str, bound: float) -> None:
+        generator = _generator(seed, f"{name}.{suffix}", parameter)
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    module.initialise(uniform)
+
+
+def _generator(seed: int, name: str, parameter: Tensor) -> torch.Generator:
+    generator = torch.Generator(device=parameter.device)
+    return generator.manual_seed(derive(seed, f"parameter {name}"))

@@ -1,0 +1,64 @@
+"""Pure functions model -> model that change its form and not what it computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from shallower.models.llama import Attention, LlamaLM
+from shallower.models.variants import HEADS
+
+
+def fold(model: LlamaLM) -> LlamaLM:
+    """Fold each per-head linear layer into the value projection, exactly.
+
+    The rows of causal softmax attention p sum to one, hence
+    (sum_s p_s v_s) A + b = sum_s p_s (v_s A + b): the layer may as well act on the
+    values, where it merges with W_V and leaves a bias. The cache then holds the
+    folded values, and the deployed block has d instead of d^2/n + d added parameters.
+
+    Returns a new model that shares every other tensor with `model`; a model whose
+    variant has nothing to fold is returned unchanged. The products are taken in
+    fp64 and cast once.
+    """
+    target = HEADS[model.config.head].folds_to
+    if target is None:
+        return model
+    weight = model.embedding.weight
+    with torch.device("meta"):
+        folded = LlamaLM(replace(model.config, head=target))
+    state = {k: v for k, v in model.state_dict().items() if ".mix.linear." not in k}
+    for index, block in enumerate(model.blocks):
+        attention = block.attention
+        assert isinstance(attention, Attention)
+        assert attention.mix.linear is not None
+        name = f"blocks.{index}.attention.value"
+        per_head = attention.value.weight.detach().double()
+        per_head = per_head.view(model.config.heads, model.config.head_dim, -1)
+        matrix = attention.mix.linear.weight.detach().double()  # heads x in x out
+        product = matrix.transpose(1, 2) @ per_head
+        state[f"{name}.weight"] = product.reshape(model.config.width, -1).to(weight)
+        state[f"{name}.bias"] = attention.mix.linear.bias.detach().reshape(-1)
+    return _adopt(folded, state, model)
+
+
+def first_blocks(model: LlamaLM, depth: int, head: str) -> LlamaLM:
+    """The first `depth` blocks of `model` under the head variant `head`.
+
+    Shares every tensor with `model`, which must hold all that the variant needs:
+    'baseline' can be had from any. Not the same function as `model`, but the same
+    cost as a model of that depth and variant.
+    """
+    with torch.device("meta"):
+        part = LlamaLM(replace(model.config, depth=depth, head=head))
+    state = model.state_dict()
+    return _adopt(part, {name: state[name] for name in part.state_dict()}, model)
+
+
+def _adopt(empty: LlamaLM, state: dict[str, Tensor], source: LlamaLM) -> LlamaLM:
+    """Give a model without storage its tensors, without copying them."""
+    empty.load_state_dict(state, strict=True, assign=True)
+    empty.rotary = source.rotary
+    return empty.train(source.training)

@@ -1,0 +1,293 @@
+"""`numbers.tex`: every number that the paper's text mentions, by key.
+
+Each line is `\\setresult{key}{text}`; the text asks for it by `\\result{key}`, and an
+unknown key stops the build. A role such as `proposed.shallow` stands for the model of
+that variant at the study's smallest depth, so that the text fits any study.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from shallower.config import Study
+from shallower.corpus import EVALUATION_SETS
+from shallower.digest import commit
+from shallower.files import write_text
+from shallower.models.variants import TWIN
+from shallower.reporting.contents import INFERENCE_TIME
+from shallower.reporting.latex import escape, number, significant
+from shallower.reporting.results import Results
+
+Pairs = Iterator[tuple[str, str]]
+
+
+def write_numbers(directory: Path, settings: dict[str, Any]) -> None:
+    """Write `directory`/numbers.tex."""
+    numbers = collect(Results(directory, Study.model_validate(settings)))
+    lines = [rf"\setresult{{{key}}}{{{text}}}" for key, text in numbers.items()]
+    write_text(directory / "numbers.tex", "\n".join(lines) + "\n")
+
+
+def collect(results: Results) -> dict[str, str]:
+    """Every key with its text, ready for LaTeX."""
+    parts = (study, data, training, parameters, quality, speed, comparisons)
+    return {key: text for part in parts for key, text in part(results)}
+
+
+def roles(results: Results) -> dict[str, str]:
+    """Role -> model."""
+    depths = results.study.depths
+    ends = {"shallow": depths[0], "deep": depths[-1]}
+    return {
+        f"{variant}.{end}": f"{variant}-{depth}"
+        for variant in ("baseline", "proposed")
+        for end, depth in ends.items()
+    }
+
+
+def study(results: Results) -> Pairs:
+    """What was run, where, with what."""
+    facts, config = results.facts[0], results.study
+    yield "study", escape(config.study)
+    yield "commit", escape(commit())
+    yield "device", escape(facts["device"])
+    yield "cpu", escape(facts["device"])
+    yield "threads", str(facts["threads"])
+    yield "torch", escape(facts["versions"]["torch"])
+    yield "python", escape(facts["versions"]["python"])
+    yield "seeds", str(len(config.seeds))
+    yield "sessions", str(config.latency.sessions)
+    yield "depth.shallow", str(config.depths[0])
+    yield "depth.deep", str(config.depths[-1])
+    yield "depth.count", str(len(config.depths))
+    for scale, sizes in (("model", config.model), ("paper", config.paper_scale)):
+        for key in ("width", "heads", "ffn_hidden", "context"):
+            yield f"{scale}.{key}", number(getattr(sizes, key), 0)
+    yield "paper.vocabulary", number(config.paper_scale.vocabulary, 0)
+    yield "samples.new_tokens", str(config.evaluation.new_tokens)
+    for scale, fixed in (
+        ("study", config.latency.study),
+        ("paper", config.latency.paper),
+    ):
+        yield f"fixed.{scale}.prompt", str(fixed.prompt_tokens)
+        yield f"fixed.{scale}.new", str(fixed.new_tokens)
+
+
+def data(results: Results) -> Pairs:
+    """Corpus and tokens."""
+    sets, train = results.corpus["datasets"], results.tokens("train")
+    for split in ("train", "validation", "test", "questions"):
+        yield f"corpus.{split}.documents", number(results.corpus_documents(split), 0)
+    for key in ("source", "version", "licence"):
+        yield f"corpus.text.{key}", escape(str(sets["text"].get(key) or "none"))
+    for name in EVALUATION_SETS:
+        yield f"corpus.{name}.items", number(sets[name]["counts"]["test"], 0)
+    yield "corpus.duplicates", number(_dropped(results, "text", "duplicate"), 0)
+    contaminated = sum(_dropped(results, name, "contaminat") for name in sets)
+    yield "corpus.contaminated", number(contaminated, 0)
+    yield "tokens.train", number(train["tokens"], 0)
+    yield "tokens.test", number(results.tokens("test")["tokens"], 0)
+    yield "tokens.vocabulary", number(train["vocabulary"], 0)
+    yield "tokens.per_document", number(train["tokens"] / train["documents"], 0)
+
+
+def _dropped(results: Results, name: str, reason: str) -> int:
+    """Items of a data set dropped for a reason that contains the word."""
+    dropped = results.corpus["datasets"][name]["dropped"]
+    return sum(count for key, count in dropped.items() if reason in key)
+
+
+def training(results: Results) -> Pairs:
+    """Settings and totals of the training runs."""
+    settings, facts = results.study.training, results.facts
+    yield "training.steps", number(settings.steps, 0)
+    yield "training.batch_size", str(settings.batch_size)
+    yield "training.tokens", number(facts[0]["tokens"], 0)
+    yield "training.epochs", significant(facts[0]["epochs"], 2)
+    yield "training.learning_rate", f"{settings.learning_rate:g}"
+    yield "training.warmup", f"{100 * settings.warmup_fraction:g}"
+    yield "training.weight_decay", f"{settings.weight_decay:g}"
+    yield "training.clip", f"{settings.clip:g}"
+    yield "training.precision", settings.precision
+    yield "training.window", str(results.smoothing_window)
+    total = sum(fact["seconds"] for fact in facts)
+    yield "time.training.total", number(total / 60, 1)
+    for role, model in roles(results).items():
+        row = results.row(model, "train", "training_loss")
+        yield f"loss.{role}", number(row["mean"], 3)
+        row = results.row(model, "step", "step_time")
+        yield f"step.{role}", number(row["mean"] / 1e3, 0)
+
+
+def parameters(results: Results) -> Pairs:
+    """Sizes, and what arithmetic alone says about speed."""
+    counts = results.parameters["parameters_trained"]
+    paper, sizes = results.study.paper_scale, results.study.paper_scale
+    shares = []
+    for depth in paper.depths:
+        base, more = (counts["paper", f"{v}-{depth}"] for v in ("baseline", "proposed"))
+        yield f"parameters.paper.baseline-{depth}", number(base, 0)
+        yield f"parameters.paper.proposed-{depth}", number(more, 0)
+        yield f"parameters.paper.added-{depth}", number(more - base, 0)
+        shares.append(100 * (more - base) / base)
+    added = sizes.width**2 // sizes.heads + sizes.width
+    yield "parameters.paper.block.added", number(added, 0)
+    yield "parameters.paper.overhead.min", number(min(shares), 2)
+    yield "parameters.paper.overhead.max", number(max(shares), 2)
+    ours = counts["study"]
+    yield "parameters.study.min", number(ours.min(), 0)
+    yield "parameters.study.max", number(ours.max(), 0)
+    for role, model in roles(results).items():
+        yield f"parameters.study.{role}", number(ours[model], 0)
+    yield "ratio.paper.bound", number(weights_bound(results, "paper"), 3)
+    yield "ratio.study.bound", number(weights_bound(results, "study"), 3)
+
+
+def weights_bound(results: Results, scale: str) -> float:
+    """Speed-up of the shallowest over the deepest baseline if weights set the pace.
+
+    Multiply-accumulates a token, embedding excluded: L (4 d^2 + 3 d H + 2 ctx d) + V d,
+    with ctx the mean number of cached tokens of the fixed workload.
+    """
+    config = results.study
+    sizes = config.model if scale == "study" else config.paper_scale
+    paper = scale == "paper"
+    fixed = config.latency.paper if paper else config.latency.study
+    depths = config.paper_scale.depths if paper else config.depths
+    vocabulary = config.paper_scale.vocabulary if paper else config.tokenizer.vocabulary
+    d, cached = sizes.width, fixed.prompt_tokens + fixed.new_tokens / 2
+    block = 4 * d**2 + 3 * d * sizes.ffn_hidden + 2 * cached * d
+    head = vocabulary * d
+    return (max(depths) * block + head) / (min(depths) * block + head)
+
+
+def quality(results: Results) -> Pairs:
+    """Test cross-entropy and perplexity, and how often nothing was generated."""
+    from shallower.evaluation.metrics import signature
+
+    for role, model in roles(results).items():
+        nats = results.row(model, "text", "cross_entropy")["mean"]
+        yield f"cross_entropy.{role}", number(nats, 3)
+        mean = results.row(model, "text", "perplexity")["mean"]
+        yield f"perplexity.{role}", number(mean, 1)
+    depths = results.study.depths
+    lower = sum(
+        results.row(f"proposed-{d}", "text", "perplexity")["mean"]
+        < results.row(f"baseline-{d}", "text", "perplexity")["mean"]
+        for d in depths
+    )
+    yield "count.lower", str(lower)
+    table = results.summary
+    for name in EVALUATION_SETS:
+        rows = table[(table["dataset"] == name) & (table["metric"] == "empty")]
+        yield f"empty.{name}", number(100 * rows["mean"].mean(), 1)
+    yield "metrics.signature", escape(signature())
+
+
+def speed(results: Results) -> Pairs:
+    """Latencies of the role models, in microseconds."""
+    config = results.study
+    ends = {"study": config.depths, "paper": config.paper_scale.depths}
+    metrics = {"token": "time_per_output_token", "first": "time_to_first_token"}
+    for scale, depths in ends.items():
+        for variant in ("baseline", "proposed"):
+            for end, depth in (("shallow", depths[0]), ("deep", depths[-1])):
+                for key, metric in metrics.items():
+                    model = f"{variant}-{depth}"
+                    row = results.row(model, "fixed", metric, scale=scale)
+                    text = number(row["mean"], 0)
+                    yield f"latency.{scale}.{variant}.{end}.{key}", text
+    for role, model in roles(results).items():
+        for name in EVALUATION_SETS:
+            row = results.row(model, name, INFERENCE_TIME)
+            yield f"latency.{name}.{role}", number(row["mean"], 0)
+    deep = roles(results)["baseline.deep"]
+    cached = results.row(deep, "fixed", "generation_loop")["mean"]
+    ratio = float("nan")
+    if results.has(deep, "fixed", "generation_loop", mode="uncached"):
+        slow = results.row(deep, "fixed", "generation_loop", mode="uncached")["mean"]
+        ratio = slow / cached
+    yield "uncached.ratio", number(ratio, 1)
+
+
+def comparisons(results: Results) -> Pairs:
+    """Paired differences and ratios with their intervals, and the words for them."""
+    depths = results.study.depths
+    base_deep = f"baseline-{depths[-1]}"
+    pairs = {
+        "shallow": (f"proposed-{depths[0]}", f"baseline-{depths[0]}"),
+        "deep": (f"proposed-{depths[-1]}", base_deep),
+        "cross": (f"proposed-{depths[0]}", base_deep),
+    }
+    for key, (left, right) in pairs.items():
+        row = _compared(results, left, right, "cross_entropy")
+        yield from _interval(f"difference.{key}", row, 3)
+        yield f"word.{key}", direction(row["ci_low"], row["ci_high"])
+    for scale in ("study", "paper"):
+        levels = depths if scale == "study" else results.study.paper_scale.depths
+        pair = (f"proposed-{levels[0]}", f"baseline-{levels[-1]}")
+        for form, suffix in (("trained", ""), ("folded", ".folded")):
+            row = _compared(results, *pair, "time_per_output_token", scale, form)
+            # The comparison is proposed over baseline; the text gives the speed-up.
+            flipped = {"effect": 1 / row["effect"]}
+            flipped |= {"ci_low": 1 / row["ci_high"], "ci_high": 1 / row["ci_low"]}
+            yield from _interval(f"ratio.{scale}{suffix}", flipped, 2)
+            layers = [
+                _compared(
+                    results,
+                    *(f"proposed-{d}", f"baseline-{d}"),
+                    *("time_per_output_token", scale, form),
+                )["effect"]
+                for d in levels
+            ]
+            percent = 100 * (float(np.mean(layers)) - 1)
+            yield f"overhead.{scale}{suffix}", number(percent, 1)
+        twin = f"baseline-{levels[-1]}"
+        row = _compared(results, twin + TWIN, twin, "time_per_output_token", scale)
+        yield from _interval(f"aa.{scale}", row, 3)
+    steps = [
+        _compared(results, f"proposed-{d}", f"baseline-{d}", "step_time")["effect"]
+        for d in depths
+    ]
+    yield "step.overhead", number(100 * (float(np.mean(steps)) - 1), 1)
+    times = [results.row(f"baseline-{d}", "step", "step_time")["mean"] for d in depths]
+    yield "step.ratio", number(times[-1] / times[0], 2)
+
+
+def _compared(
+    results: Results,
+    left: str,
+    right: str,
+    metric: str,
+    scale: str = "study",
+    form: str = "trained",
+) -> pd.Series:
+    table = results.comparisons
+    rows = table[
+        (table["left"] == left)
+        & (table["right"] == right)
+        & (table["metric"] == metric)
+        & (table["scale"] == scale)
+        & (table["form"] == form)
+    ]
+    if len(rows) != 1:
+        raise KeyError(f"{len(rows)} comparisons of {left} and {right}: {metric}")
+    return rows.iloc[0]
+
+
+def _interval(key: str, row: Any, digits: int) -> Pairs:
+    yield key, number(row["effect"], digits)
+    yield f"{key}.low", number(row["ci_low"], digits)
+    yield f"{key}.high", number(row["ci_high"], digits)
+
+
+def direction(low: float, high: float) -> str:
+    """What an interval of a difference says, in words."""
+    if high < 0:
+        return "lower than"
+    return "higher than" if low > 0 else "not distinguishable from"

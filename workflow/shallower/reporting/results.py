@@ -1,0 +1,123 @@
+"""A study's result files, read once and asked by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shallower.config import Study
+from shallower.files import read_json
+
+
+@dataclass
+class Results:
+    """A study's files, read once."""
+
+    directory: Path
+    study: Study
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Rows of summary.csv."""
+        return pd.read_csv(self.directory / "summary.csv")
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """Rows of by_seed.csv."""
+        return pd.read_csv(self.directory / "by_seed.csv")
+
+    @property
+    def variants(self) -> list[str]:
+        """Variants of the depth experiment, in the configuration's order."""
+        return self.study.experiments.depth[0].variants
+
+    @cached_property
+    def comparisons(self) -> pd.DataFrame:
+        """Rows of comparisons.csv."""
+        return pd.read_csv(self.directory / "comparisons.csv")
+
+    @cached_property
+    def parameters(self) -> pd.DataFrame:
+        """Rows of parameters.csv, by (scale, model)."""
+        table = pd.read_csv(self.directory / "parameters.csv")
+        return table.set_index(["scale", "model"])
+
+    @cached_property
+    def corpus(self) -> dict[str, Any]:
+        """The corpus' manifest."""
+        return read_json(self.directory / "corpus" / "manifest.json")
+
+    def corpus_documents(self, split: str) -> int:
+        """Documents of a split of the text."""
+        return self.corpus["datasets"]["text"]["counts"][split]
+
+    def tokens(self, split: str) -> dict[str, Any]:
+        """The manifest of a split's token shards."""
+        return read_json(self.directory / "tokens" / "text" / split / "manifest.json")
+
+    @cached_property
+    def facts(self) -> list[dict[str, Any]]:
+        """training.json of every run."""
+        return [
+            read_json(self.directory / "runs" / model / f"seed{seed}" / "training.json")
+            for model, seed in self.study.runs
+        ]
+
+    @property
+    def smoothing_window(self) -> int:
+        """Logged points in Figure 2a's moving average: a tenth of the run.
+
+        The original uses 1000 points of a run of unstated length.
+        """
+        training = self.study.training
+        return max(1, training.steps // training.log_every // 10)
+
+    def losses(self, model: str) -> pd.DataFrame:
+        """Logged training losses, one column per seed, indexed by iteration."""
+        folder = self.directory / "runs" / model
+        return pd.DataFrame(
+            {
+                seed: pd.read_csv(
+                    folder / f"seed{seed}" / "losses.csv", index_col="iteration"
+                )["loss"]
+                for seed in self.study.seeds
+            }
+        )
+
+    def row(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:
+        """The one summary row of a model and metric (study scale, as trained)."""
+        return one(self.summary, model, dataset, metric, where)
+
+    def has(self, model: str, dataset: str, metric: str, **where: str) -> bool:
+        """Whether there is such a summary row."""
+        return not select(self.summary, model, dataset, metric, where).empty
+
+    def seeds(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:
+        """The values of every seed (or session) behind that row."""
+        return select(self.units, model, dataset, metric, where)["value"]
+
+
+def select(
+    table: pd.DataFrame, model: str, dataset: str, metric: str, where: dict[str, str]
+) -> pd.DataFrame:
+    """Rows of a model and metric; `where` overrides study scale, trained, eager."""
+    wanted = {"scale": "study", "form": "trained", "mode": "eager"} | where
+    wanted |= {"model": model, "dataset": dataset, "metric": metric}
+    chosen = table
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column] == value]
+    return chosen
+
+
+def one(
+    table: pd.DataFrame, model: str, dataset: str, metric: str, where: dict[str, str]
+) -> pd.Series:
+    """The one such row. Raises KeyError if there is none or more than one."""
+    chosen = select(table, model, dataset, metric, where)
+    if len(chosen) != 1:
+        raise KeyError(f"{len(chosen)} summary rows of {model} {dataset} {metric}")
+    return chosen.iloc[0]

@@ -1,0 +1,93 @@
+"""One visual language for all figures: colour is the variant, marker the depth.
+
+Okabe-Ito colours, which colour-blind readers can tell apart and which differ in
+lightness, so that they survive a black-and-white printer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from shallower.files import replacing
+
+COLOURS = {"baseline": "#0072B2", "proposed": "#D55E00"}
+SPARE = ["#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # further variants
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1))]
+COLUMN = 3.4  # inches: one of two columns
+WIDE = 7.0  # inches: the text's width
+
+
+def use_style() -> None:
+    """Set matplotlib up for print; the same input gives the same bytes."""
+    sns.set_theme(context="paper", style="ticks", font_scale=0.85)
+    mpl.rcParams.update(
+        {
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.linewidth": 0.6,
+            "xtick.major.width": 0.6,
+            "ytick.major.width": 0.6,
+            "lines.linewidth": 1.0,
+            "legend.frameon": False,
+            "legend.handlelength": 1.4,
+            "pdf.fonttype": 42,
+            "svg.fonttype": "path",
+            "svg.hashsalt": "shallower",
+        }
+    )
+
+
+def colour(variant: str, variants: list[str]) -> str:
+    """The variant's colour; new variants take the next spare one."""
+    if variant in COLOURS:
+        return COLOURS[variant]
+    extra = [v for v in variants if v not in COLOURS]
+    return SPARE[extra.index(variant) % len(SPARE)]
+
+
+def marker(depth: int, depths: list[int]) -> str:
+    """The depth's marker."""
+    return MARKERS[depths.index(depth) % len(MARKERS)]
+
+
+def dashes(depth: int, depths: list[int]) -> Any:
+    """The depth's line style, for curves: the deepest is solid."""
+    return DASHES[(len(depths) - 1 - depths.index(depth)) % len(DASHES)]
+
+
+def legend(
+    target: Axes | Figure, variants: list[str], depths: list[int], **where: Any
+) -> None:
+    """Colours of the variants, then markers of the depths."""
+    handles = [
+        Line2D([], [], color=colour(v, variants), lw=3, label=v) for v in variants
+    ]
+    handles += [
+        Line2D(
+            [],
+            [],
+            color="0.35",
+            lw=0,
+            marker=marker(d, depths),
+            ms=4,
+            label=f"{d} block" + "s" * (d > 1),
+        )
+        for d in depths
+    ]
+    target.legend(handles=handles, **where)
+
+
+def save(figure: Figure, directory: Path, name: str) -> None:
+    """Write `name`.pdf and `name`.svg without dates."""
+    for kind, dated in (("pdf", "CreationDate"), ("svg", "Date")):
+        with replacing(directory / f"{name}.{kind}") as temporary:
+            figure.savefig(temporary, format=kind, metadata={dated: None})

@@ -1,0 +1,296 @@
+"""The paper's tables, as complete LaTeX tabulars."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shallower.config import Study
+from shallower.files import write_text
+from shallower.reporting.contents import METRICS, TABLES
+from shallower.reporting.latex import (
+    MISSING,
+    escape,
+    interval,
+    number,
+    tabular,
+)
+from shallower.reporting.results import Results
+
+# What the original states (Table 1 and section 3.4), to be set beside ours.
+PUBLISHED_TABLE_1 = {
+    "baseline": {5: 128_789_504, 6: 141_440_000, 7: 154_090_496, 8: 166_740_992},
+    "proposed": {5: 129_449_984, 6: 142_232_576, 7: 155_015_168, 8: 167_797_760},
+    "added": {5: 660_480, 6: 792_576, 7: 924_672, 8: 1_056_768},
+}
+SAMPLES_SHOWN = 2  # of each evaluation set
+
+
+def write_tables(directory: Path, settings: dict[str, Any]) -> None:
+    """Write every table of `contents.TABLES` into `directory`/tables."""
+    results = Results(directory, Study.model_validate(settings))
+    makers: dict[str, Callable[[Results], str]] = {
+        "parameters": parameters,
+        "published": published,
+        "quality": quality,
+        "latency": latency,
+        "corpus": corpus,
+        "settings": settings_table,
+        "samples": samples,
+    }
+    for name in TABLES:
+        if name in makers:
+            text = makers[name](results)
+        else:
+            text = metrics(results, name.removeprefix("metrics_"))
+        write_text(directory / "tables" / f"{name}.tex", text)
+
+
+def parameters(results: Results) -> str:
+    """Table 1: parameters of the eight models at the paper's scale."""
+    depths = results.study.paper_scale.depths
+    counts = results.parameters.loc["paper"]["parameters_trained"]
+    deployed = results.parameters.loc["paper"]["parameters_deployed"]
+    rows = []
+    for variant in ("baseline", "proposed"):
+        values = [counts[f"{variant}-{depth}"] for depth in depths]
+        rows.append([variant.capitalize(), *(number(v, 0) for v in values)])
+    added = [counts[f"proposed-{d}"] - counts[f"baseline-{d}"] for d in depths]
+    rows.append(["Added", *(number(v, 0) for v in added)])
+    folded = [deployed[f"proposed-{depth}"] for depth in depths]
+    rows.append(["Proposed, folded", *(number(v, 0) for v in folded)])
+    return tabular("lrrrr"[: 1 + len(depths)], [["", *_blocks(depths)]], rows)
+
+
+def _blocks(depths: list[int]) -> list[str]:
+    return [f"{depth} blocks" for depth in depths]
+
+
+def published(results: Results) -> str:
+    """Every value the original states, beside ours."""
+    study, paper = results.study, results.study.paper_scale
+    counts = results.parameters["parameters_trained"]
+    rows = []
+    for variant in ("baseline", "proposed"):
+        for depth, value in PUBLISHED_TABLE_1[variant].items():
+            ours = counts.get(("paper", f"{variant}-{depth}"), float("nan"))
+            label = f"Parameters, {variant}, {depth} blocks"
+            rows.append([label, number(value, 0), number(ours, 0)])
+    added = paper.width**2 // paper.heads + paper.width
+    by_depth = [
+        counts[("paper", f"proposed-{d}")] - counts[("paper", f"baseline-{d}")]
+        for d in paper.depths
+    ]
+    measured = {n / d for n, d in zip(by_depth, paper.depths, strict=True)}
+    shown = number(measured.pop(), 0) if len(measured) == 1 else "differs by depth"
+    rows.append(["Added per block, $d^2/n + d$", number(added, 0), shown])
+    facts = results.facts
+    seconds = float(np.mean([fact["seconds"] for fact in facts]))
+    train = results.corpus_documents("train")
+    rows += [
+        ["Training texts", "1.5 million", number(train, 0)],
+        ["Context (tokens)", "512", str(study.model.context)],
+        ["Training time of a model", "about 12\\,h", f"{number(seconds, 0)}\\,s"],
+        ["Loss logged every", "4 iterations", f"{study.training.log_every} iterations"],
+        [
+            "Moving average of Figure~2a",
+            "1000 logged points",
+            f"{results.smoothing_window} logged points",
+        ],
+        ["Runs of each model", "not stated", str(len(study.seeds))],
+        ["Device", "one A100 GPU", escape(facts[0]["device"])],
+    ]
+    return tabular("lrr", [["", "original", "ours"]], rows)
+
+
+def quality(results: Results) -> str:
+    """Losses and perplexities of every model, means over seeds."""
+    rows = []
+    for model in results.study.models:
+        nats = results.row(model, "text", "cross_entropy")
+        rows.append(
+            [
+                _name(model),
+                number(_size(results, model) / 1e6, 2),
+                number(results.row(model, "train", "training_loss")["mean"], 3),
+                number(nats["mean"], 3),
+                interval(nats["ci_low"], nats["ci_high"], 3),
+                number(results.row(model, "text", "perplexity")["mean"], 1),
+                number(2 ** nats["mean"], 1),
+            ]
+        )
+    header = ["model", "parameters", "training", r"\multicolumn{2}{c}{test}"]
+    header += ["perplexity", "$2^{\\mathrm{CE}}$"]
+    units = ["", "(millions)", "loss", "CE (nats)", "95\\,\\% interval"]
+    units += ["$e^{\\mathrm{CE}}$", "(as written)"]
+    return tabular("lrrrcrr", [header, units], _grouped(rows, results))
+
+
+def latency(results: Results) -> str:
+    """First-token and per-token times at both scales, trained and folded."""
+    study, paper = results.study, results.study.paper_scale
+    rows = []
+    for variant in ("baseline", "proposed"):
+        for index in range(max(len(study.depths), len(paper.depths))):
+            cells = []
+            for scale, depths in (("study", study.depths), ("paper", paper.depths)):
+                model = f"{variant}-{depths[index]}" if index < len(depths) else ""
+                cells += [_name(model), *_times(results, model, scale)]
+            rows.append(cells)
+    header = [
+        r"\multicolumn{4}{c}{study scale (trained)}",
+        r"\multicolumn{4}{c}{paper scale (untrained)}",
+    ]
+    columns = ["model", "TTFT", "token", "folded"] * 2
+    return tabular("lrrrlrrr", [header, columns], rows)
+
+
+def _times(results: Results, model: str, scale: str) -> list[str]:
+    cells = []
+    for metric, form in (
+        ("time_to_first_token", "trained"),
+        ("time_per_output_token", "trained"),
+        ("time_per_output_token", "folded"),
+    ):
+        where = {"scale": scale, "form": form}
+        if model and results.has(model, "fixed", metric, **where):
+            row = results.row(model, "fixed", metric, **where)
+            cells.append(number(row["mean"], 0))
+        else:
+            cells.append(MISSING)
+    return cells
+
+
+def metrics(results: Results, dataset: str) -> str:
+    """Text metrics on one set, 0 to 100: mean over samples (spread of the seeds)."""
+    chosen = ["bleu1", "bleu4", "rouge1", "rougeL", "fuzzy"]
+    rows = []
+    for model in results.study.models:
+        cells = [_name(model)]
+        for metric in chosen:
+            scale = 1.0 if metric == "fuzzy" else 100.0
+            values = results.seeds(model, dataset, metric) * scale
+            cells.append(f"{number(values.mean(), 1)} ({number(values.std(), 1)})")
+        rows.append(cells)
+    header = ["model", *(METRICS[metric] for metric in chosen)]
+    return tabular("l" + "r" * len(chosen), [header], _grouped(rows, results))
+
+
+def corpus(results: Results) -> str:
+    """Where the data come from, how many there are, what was dropped."""
+    rows = []
+    for name, entry in results.corpus["datasets"].items():
+        kept = ", ".join(f"{number(n, 0)} {k}" for k, n in entry["counts"].items())
+        # A surplus is not taken in the first place; everything else is dropped.
+        reasons = {k: n for k, n in entry["dropped"].items() if n and k != "surplus"}
+        dropped = ", ".join(f"{number(n, 0)} {_words(k)}" for k, n in reasons.items())
+        source = _words(entry.get("package", entry["source"]))
+        licence = escape(entry["licence"])
+        rows.append([escape(name), source, licence, kept, dropped or MISSING])
+    header = ["data set", "source", "licence", "kept", "dropped"]
+    column = r">{\raggedright\arraybackslash}p"
+    columns = f"l{column}{{0.15\\linewidth}}{column}{{0.15\\linewidth}}"
+    columns += f"{column}{{0.25\\linewidth}}{column}{{0.25\\linewidth}}"
+    return tabular(columns, [header], rows)
+
+
+def settings_table(results: Results) -> str:
+    """Hyperparameters: what the original states, and this study's."""
+    study, model, training = results.study, results.study.model, results.study.training
+    open_ = "not stated"
+    rows = [
+        ["width $d$", "1024", str(model.width)],
+        ["heads $n$", "8", str(model.heads)],
+        ["FFN hidden size $H$", "2752", str(model.ffn_hidden)],
+        ["context $T$", "512", str(model.context)],
+        ["vocabulary $V$", "32000", str(study.tokenizer.vocabulary)],
+        ["blocks $L$", "5, 6, 7, 8", ", ".join(map(str, study.depths))],
+        ["optimizer", open_, f"AdamW, betas {training.betas[0]}, {training.betas[1]}"],
+        ["peak learning rate", open_, _plain(training.learning_rate)],
+        [
+            "schedule",
+            open_,
+            f"warm-up {_percent(training.warmup_fraction)}, cosine to "
+            f"{_percent(training.final_fraction)}",
+        ],
+        ["weight decay", open_, f"{_plain(training.weight_decay)} (matrices)"],
+        ["gradient clipping", open_, _plain(training.clip)],
+        ["windows a step", open_, str(training.batch_size)],
+        ["steps", open_, number(training.steps, 0)],
+        ["precision", open_, training.precision],
+        ["initialisation", open_, r"$\mathcal{N}(0, 0.02)$, scaled residual"],
+        ["seeds", "one run shown", ", ".join(map(str, study.seeds))],
+    ]
+    return tabular("lll", [["", "original", "this study"]], rows)
+
+
+def samples(results: Results) -> str:
+    """Some generated texts of the deepest baseline and the shallowest proposed."""
+    study = results.study
+    left, right = f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}"
+    texts = {model: _samples(results, model) for model in (left, right)}
+    rows = []
+    for key, sample in texts[left].items():
+        other = texts[right].get(key)
+        if other is None:
+            continue
+        texts_ = (sample["prompt"], sample["prediction"], other["prediction"])
+        rows.append([_clip(text) for text in (*texts_, sample["reference"])])
+    header = ["prompt (its end)", left, right, "reference"]
+    return tabular(r"p{0.23\linewidth}" * 4, [header], rows)
+
+
+def _samples(results: Results, model: str) -> dict[tuple[str, str], dict[str, str]]:
+    """The first samples of each set, by (set, id), of the first seed."""
+    path = results.directory / "evaluations" / model
+    text = (path / f"seed{results.study.seeds[0]}.samples.jsonl").read_text("utf-8")
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for line in text.splitlines():
+        item = json.loads(line)
+        if sum(dataset == item["dataset"] for dataset, _ in found) < SAMPLES_SHOWN:
+            found[item["dataset"], item["id"]] = item
+    return found
+
+
+def _clip(text: str, longest: int = 160) -> str:
+    """The end of a long text, escaped, in footnote size."""
+    text = " ".join(text.split())
+    shown = escape(text if len(text) <= longest else "…" + text[-longest:])
+    return rf"\footnotesize {shown or '(empty)'}"
+
+
+def _words(key: str) -> str:
+    """An identifier as words."""
+    return escape(key.replace("_", " "))
+
+
+def _name(model: str) -> str:
+    """A model's name in a table."""
+    return escape(model)
+
+
+def _size(results: Results, model: str) -> int:
+    return results.parameters.loc[("study", model), "parameters_trained"]
+
+
+def _grouped(rows: list[list[str]], results: Results) -> list[list[str] | str]:
+    """Space between the variants."""
+    depths = len(results.study.depths)
+    spaced: list[list[str] | str] = []
+    for index, row in enumerate(rows):
+        if index and index % depths == 0:
+            spaced.append(r"\addlinespace")
+        spaced.append(row)
+    return spaced
+
+
+def _plain(value: float) -> str:
+    return f"{value:g}"
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:g}\\,\\%"

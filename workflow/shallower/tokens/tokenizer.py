@@ -1,0 +1,86 @@
+"""The tokenizer: SentencePiece BPE with byte fallback, trained or given."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from shallower.errors import UserError
+from shallower.files import replacing
+
+
+class Tokenizer:
+    """Text to piece ids and back, with BOS and EOS as the model sees them."""
+
+    def __init__(self, path: str | Path) -> None:
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such tokenizer model")
+        try:
+            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+        except RuntimeError as error:
+            raise UserError(f"{path}: not a SentencePiece model ({error})") from None
+        self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
+        if self.bos < 0 or self.eos < 0:
+            raise UserError(f"{path}: the tokenizer needs BOS and EOS pieces")
+
+    def __len__(self) -> int:
+        """Vocabulary size V."""
+        return self.pieces.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Piece ids of `text`, without BOS and EOS."""
+        return self.pieces.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of piece ids; BOS and EOS give nothing."""
+        return self.pieces.decode(list(ids))
+
+
+def train(texts: Iterable[str], vocabulary: int, path: str | Path) -> None:
+    """Train a tokenizer of `vocabulary` pieces on `texts` and write it to `path`.
+
+    Ids as in Llama: unknown 0, BOS 1, EOS 2. Text is kept as it is (no normalisation,
+    white space preserved), so that decoding gives back what was encoded.
+    Raises UserError if the text cannot yield that many pieces.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary,
+            byte_fallback=True,
+            character_coverage=0.9995,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            split_digits=True,
+            max_sentence_length=1 << 16,
+            # Pinned, since the pieces must not depend on the machine's cores.
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise UserError(
+            f"tokenizer.vocabulary: {vocabulary} pieces cannot be had from this text "
+            f"({str(error).splitlines()[-1].strip()})"
+        ) from None
+    with replacing(path) as temporary:
+        temporary.write_bytes(model.getvalue())
+
+
+def adopt(source: str | Path, vocabulary: int, path: str | Path) -> None:
+    """Copy a given tokenizer to `path`. Raises UserError unless its size is right."""
+    found = len(Tokenizer(source))
+    if found != vocabulary:
+        raise UserError(
+            f"tokenizer.vocabulary: {source} has {found} pieces, "
+            f"the configuration says {vocabulary}"
+        )
+    with replacing(path) as temporary:
+        shutil.copyfile(os.fspath(source), temporary)

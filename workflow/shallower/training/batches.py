@@ -1,0 +1,49 @@
+"""Batches as a pure function of the step, so that resuming is exact and free."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shallower.errors import UserError
+from shallower.randomness import derive
+from shallower.tokens.shards import TokenStream
+
+
+class Batches:
+    """Windows of `context` tokens, each once an epoch, in an order set by the seed.
+
+    Models with the same seed see the same batches whatever their depth or variant.
+    """
+
+    def __init__(
+        self, stream: TokenStream, context: int, batch_size: int, seed: int
+    ) -> None:
+        self.stream, self.context = stream, context
+        self.batch_size, self.seed = batch_size, seed
+        self.windows = (len(stream) - 1) // context
+        if self.windows < 1:
+            raise UserError(
+                f"training split: {len(stream)} tokens, but one window of context "
+                f"{context} needs {context + 1}"
+            )
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of a step (0-based): two (batch_size, context) int64."""
+        first = step * self.batch_size
+        rows = [
+            self.stream.read(self._window(i) * self.context, self.context + 1)
+            for i in range(first, first + self.batch_size)
+        ]
+        block = torch.from_numpy(np.stack(rows))
+        return block[:, :-1], block[:, 1:]
+
+    def _window(self, index: int) -> int:
+        """Which window is the index-th to be seen."""
+        epoch, position = divmod(index, self.windows)
+        if epoch != self._epoch:
+            generator = np.random.default_rng(derive(self.seed, f"data epoch {epoch}"))
+            self._epoch, self._order = epoch, generator.permutation(self.windows)
+        return int(self._order[position])

@@ -1,0 +1,62 @@
+"""Checkpoints that survive a kill at any moment.
+
+They are no outputs of the workflow: Snakemake deletes a failed job's outputs, and a
+killed run must not lose its work. The folder's name carries a fingerprint of
+everything the run depends on, so a checkpoint is never continued by another run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shallower.files import replacing
+
+KEPT = 2  # the newest, and one to fall back to
+
+
+def fingerprint(*parts: Any) -> str:
+    """16 hexadecimal digits over JSON-able values."""
+    text = json.dumps(parts, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` steps, then drop all but the newest two."""
+        with replacing(self._path(step)) as temporary:
+            torch.save(state, temporary)
+        for old in self._all()[:-KEPT]:
+            old.unlink()
+
+    def newest(self) -> dict[str, Any] | None:
+        """The newest state that loads; a damaged file is passed over. None if none."""
+        for path in reversed(self._all()):
+            # weights_only: a checkpoint is data and must not run code.
+            with contextlib.suppress(
+                RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError
+            ):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        return None
+
+    def remove(self) -> None:
+        """Delete the run's checkpoints: its final weights are safe."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _path(self, step: int) -> Path:
+        return self.directory / f"step-{step:08d}.pt"
+
+    def _all(self) -> list[Path]:
+        return sorted(self.directory.glob("step-*.pt"))
