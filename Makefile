@@ -1,7 +1,7 @@
 # The whole public face. Each target sets up what it needs, or uses what is there.
 #   make paper                        the default study -> report/paper.pdf
-#   make paper CONFIG=config/smoke.yaml   another study
-#   make paper TORCH="torch==2.13.0 ..."  another build of torch, as pip would take it
+#   make paper CONFIG=config/smoke.yaml    another study
+#   make paper TORCH="..."                another build of torch, in pip's words
 .PHONY: paper test lint clean setup
 
 SHELL := /bin/bash

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up what `make paper` and `make test` need, or leave what is already there:
 # .venv from envs/requirements.lock, and Debian packages if something is missing.
-# TORCH="torch==... --index-url ..." (make's variable) chooses another build of torch.
+# TORCH (make's variable, pip's arguments) chooses another build of torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -23,7 +23,7 @@ install_debian() {
     local missing packages
     missing=$(missing_tools | paste -sd, | sed 's/,/, /g')
     [ -z "$missing" ] && return
-    packages=$(grep -v '^#' envs/apt.txt | xargs)
+    packages=$(grep -v '^#' envs/apt.txt | paste -sd' ')
     if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
         echo "set-up: missing $missing. Install with: apt-get install $packages" >&2
         exit 1

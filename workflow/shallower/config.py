@@ -279,7 +279,12 @@ class Study(Strict):
                     f"training.overrides.{name}: no such model"
                     f"{_suggestion(name, list(self.models))}"
                 )
-            self.training_of(name)
+            try:
+                self.training_of(name)
+            except ValidationError as error:
+                raise ValueError(
+                    f"training.overrides.{name}.{_explain(error)}"
+                ) from None
         return self
 
     @cached_property

@@ -99,7 +99,13 @@ def latency_rows(latency: pd.DataFrame) -> pd.DataFrame:
             "generated_tokens": requests["size"].astype(float),
         }
     )
-    tidy = wide.rename_axis(columns="metric").stack().rename("value").reset_index()
+    tidy = (
+        wide.rename_axis(columns="metric")
+        .stack()
+        .rename("value")
+        .dropna()
+        .reset_index()
+    )
     tidy = tidy.rename(columns={"workload": "dataset", "session": "unit_id"})
     # The evaluation already has the length of the texts it scored.
     repeated = (tidy["metric"] == "generated_tokens") & (tidy["dataset"] != "fixed")

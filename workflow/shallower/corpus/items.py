@@ -63,18 +63,22 @@ def completions(
 def replies(rows: Iterable[Mapping[str, str]], dropped: Counter[str]) -> Iterator[Item]:
     """The last answer of each conversation, prompted by everything before it.
 
-    Conversations without an answer are dropped as `unanswered`.
+    Conversations without an answer are dropped as `unanswered`, those that do not
+    begin with the human as `malformed`.
     """
     for row in rows:
         conversation = "\n\n" + clean(row["conversation"]).lstrip()
         before, marker, answer = conversation.rpartition(ASSISTANT)
         # What the human said last has no answer; it is not part of the reference.
         answer = answer.partition(HUMAN)[0].strip()
-        if not answer or not before.startswith(HUMAN):
-            dropped["unanswered"] += 1
-            continue
         prompt = before + marker
-        yield Item(digest(prompt), prompt, answer, clean(row["group"], collapse=True))
+        if not answer:
+            dropped["unanswered"] += 1
+        elif not prompt.startswith(HUMAN):
+            dropped["malformed"] += 1
+        else:
+            group = clean(row["group"], collapse=True)
+            yield Item(digest(prompt), prompt, answer, group)
 
 
 class Answer(NamedTuple):

@@ -1,0 +1,102 @@
+"""Small, real inputs that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from shallower.models.llama import LlamaConfig, LlamaLM, initialise
+from shallower.tokens import tokenizer
+from shallower.tokens.shards import write_manifest, write_shard
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = "the a cat dog bird sat ran flew on under over mat tree house and then"
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Text with a grammar simple enough to be learnt in a hundred steps."""
+    words, draw = WORDS.split(), torch.Generator().manual_seed(seed)
+    picks = torch.randint(len(words), (count, 12), generator=draw)
+    # Each word is followed by one of two: low entropy, so that losses fall fast.
+    rows = []
+    for row in picks.tolist():
+        word, text = row[0], []
+        for pick in row:
+            text.append(words[word])
+            word = (3 * word + pick % 2) % len(words)
+        rows.append(" ".join(text) + ".")
+    return rows
+
+
+def tiny(head: str = "baseline", **changes: int) -> LlamaConfig:
+    sizes = {
+        "vocabulary": 300,
+        "width": 32,
+        "depth": 2,
+        "heads": 4,
+        "ffn_hidden": 64,
+        "context": 32,
+    }
+    return LlamaConfig(**(sizes | changes), head=head)
+
+
+def build(head: str = "baseline", seed: int = 0, **changes: int) -> LlamaLM:
+    """A model in fp64 whose weights are large enough for every part to matter."""
+    model = initialise(LlamaLM(tiny(head, **changes)), seed).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(4)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text.parquet, its tokenizer and its shards in two parts."""
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = sentences(300)
+    table = pd.DataFrame({"id": [str(i) for i in range(300)], "text": texts})
+    table.to_parquet(folder / "text.parquet")
+    tokenizer.train(texts, 300, folder / "tokenizer.model")
+    shards = [folder / "train" / f"shard-{part}.bin" for part in range(2)]
+    pieces = tokenizer.Tokenizer(folder / "tokenizer.model")
+    for part, shard in enumerate(shards):
+        write_shard(folder / "text.parquet", pieces, part, 2, shard)
+    write_manifest(
+        shards, folder / "tokenizer.model", folder / "train" / "manifest.json"
+    )
+    return folder
+
+
+@pytest.fixture
+def spec() -> dict:
+    """A run that takes a second."""
+    return {
+        "name": "proposed-2",
+        "seed": 0,
+        "model": vars(tiny("proposed")).copy(),
+        "training": {
+            "steps": 60,
+            "batch_size": 4,
+            "accumulation": 1,
+            "learning_rate": 3e-3,
+            "warmup_fraction": 0.04,
+            "final_fraction": 0.1,
+            "weight_decay": 0.1,
+            "betas": [0.9, 0.95],
+            "clip": 1.0,
+            "precision": "float32",
+            "log_every": 4,
+            "checkpoint_every": 3,
+        },
+    }
+
+
+@pytest.fixture
+def configuration() -> dict:
+    """The default study's configuration, free to change."""
+    return yaml.safe_load((ROOT / "config.yaml").read_text())

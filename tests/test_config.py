@@ -1,0 +1,102 @@
+"""The configuration: complete, strict, and clear about what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from shallower.config import load_study
+from shallower.errors import UserError
+from shallower.models.llama import LlamaConfig
+
+
+def merge(base: dict, over: dict) -> dict:
+    """As Snakemake merges configuration files: deeply, lists replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        both = isinstance(value, dict) and isinstance(old, dict)
+        merged[key] = merge(old, value) if both else value
+    return merged
+
+
+def change(configuration: dict, path: str, value: Any) -> dict:
+    *parents, last = path.split(".")
+    section = configuration
+    for key in parents:
+        section = section[key]
+    section[last] = value
+    return configuration
+
+
+def test_default_study(configuration: dict) -> None:
+    study = load_study(configuration)
+    assert len(study.runs) == 24
+    assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
+    run = study.run("proposed-7", 2)
+    config = LlamaConfig(**run["model"])  # the model takes every key, and no other
+    assert (config.depth, config.head, run["seed"]) == (7, "proposed", 2)
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")))
+def test_overlays(configuration: dict, overlay: Path) -> None:
+    study = load_study(merge(configuration, yaml.safe_load(overlay.read_text())))
+    assert study.study == overlay.stem
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.stpes", 5, r"training\.stpes: unknown key, did you mean 'steps'"),
+        ("trainig", {}, r"trainig: unknown key, did you mean 'training'"),
+        ("training.steps", "many", r"training\.steps: .*'many'"),
+        ("training.learning_rate", -1, r"training\.learning_rate: .*greater than 0"),
+        ("training.batch_size", 0, r"training\.batch_size"),
+        ("training.accumulation", 3, r"batch_size 8 must be a multiple"),
+        ("training.precision", "float8", r"training\.precision: .*float8"),
+        ("model.heads", 7, r"model: width 128 must be a multiple of 2 x heads"),
+        ("corpus.text.source", "web", r"corpus\.text: .*web"),
+        ("corpus.text.pakage", "x", r"corpus\.text\.pakage: unknown key"),
+        ("corpus.chat.items", 0, r"corpus\.chat\.items"),
+        ("study", "My Study", r"study: "),
+        ("tokenizer.vocabulary", 10, r"tokenizer\.vocabulary"),
+        ("latency.sessions", 1, r"latency\.sessions"),
+        (
+            "training.overrides",
+            {"proposed-55": {}},
+            r"training\.overrides\.proposed-55: no such model, did you mean",
+        ),
+        ("training.overrides", {"proposed-5": {"lr": 1}}, r"overrides.*proposed-5.*lr"),
+        (
+            "experiments.depth",
+            [{"variants": ["propsed"], "depths": [5], "seeds": [0]}],
+            r"variants\.0: no such head variant, did you mean 'proposed'",
+        ),
+        ("experiments.depth", [], r"depth: expected one grid"),
+    ],
+)
+def test_errors_name_the_key(
+    configuration: dict, path: str, value: Any, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_study(change(configuration, path, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_key(configuration: dict) -> None:
+    del configuration["training"]["steps"]
+    with pytest.raises(UserError, match=r"training\.steps: missing"):
+        load_study(configuration)
+
+
+def test_an_override_changes_one_model(configuration: dict) -> None:
+    plain = load_study(configuration)
+    overrides = {"proposed-5": {"learning_rate": 1e-3}}
+    changed = load_study(change(configuration, "training.overrides", overrides))
+    different = {m for m in plain.models if plain.run(m, 0) != changed.run(m, 0)}
+    assert different == {"proposed-5"}
+    assert changed.run("proposed-5", 0)["training"]["learning_rate"] == 1e-3

@@ -1,0 +1,152 @@
+"""Data inside installed packages: found, checked, read, and never imported."""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from shallower.config import PackageSource
+from shallower.corpus import packages, sources
+from shallower.errors import UserError
+
+SUMMARIES = {
+    "Fnord": {
+        "title": "Fnord",
+        "extract": "A fnord\nis\u00a0a word.",
+        "description": "Word",
+        "topic": "Arts",
+    },
+    "Quux": {"title": "Quux", "extract": "Second.", "description": "", "topic": None},
+}
+TALK = """
+categories: [talk]
+conversations:
+- [What is it?, It is a thing., And then?]
+- [When?, 1984]
+- [Lonely]
+- just a line
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """An installed package that cannot be imported."""
+    files = {
+        "fakedata/__init__.py": "raise RuntimeError('imported')",
+        "fakedata/data/pages.json": json.dumps(SUMMARIES),
+        "fakedata/talk/b.yml": TALK,
+        "fakedata/talk/trivia.yml": "conversations: [[Which?, That.]]",
+        "fakedata/talk/deeper/c.yml": TALK,
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    info = tmp_path / "fake_data-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: fake-data\nVersion: 1.2"
+    )
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def source(**changes) -> PackageSource:
+    settings = {
+        "source": "package",
+        "package": "fake-data",
+        "version": "1.2",
+        "file": "fakedata/data/pages.json",
+        "format": "wikipedia_summaries",
+        "licence": "none",
+    }
+    return PackageSource(**(settings | changes))
+
+
+TALKS = {"file": "fakedata/talk/*.yml", "format": "chatterbot"}
+
+
+def test_summaries_become_documents_without_importing(package):
+    loaded = sources.load(source(), "documents", "corpus.text", package / "cache")
+    assert loaded.dataset.to_list() == [
+        {"text": "A fnord is a word.", "domain": "Arts", "title": "Fnord"},
+        {"text": "Second.", "domain": "", "title": "Quux"},
+    ]
+    digest = hashlib.sha256((package / "fakedata/data/pages.json").read_bytes())
+    assert loaded.origin["sha256"] == digest.hexdigest()
+    assert loaded.origin["version"] == "1.2"
+    assert loaded.origin["records"] == 2
+    assert "fakedata" not in sys.modules
+
+
+def test_conversations_take_hh_rlhfs_form(package):
+    loaded = sources.load(source(**TALKS), "conversations", "k", package / "cache")
+    assert loaded.dataset.to_list() == [
+        {
+            "conversation": "\n\nHuman: What is it?\n\nAssistant: It is a thing.",
+            "group": "b",
+        },
+        {"conversation": "\n\nHuman: When?\n\nAssistant: 1984", "group": "b"},
+        {"conversation": "", "group": "b"},
+    ]
+    assert loaded.dropped == {"trivia": 1, "malformed": 1}
+    assert loaded.origin["records"] == 5
+    names = ["fakedata/talk/b.yml", "fakedata/talk/trivia.yml"]
+    assert list(loaded.origin["files"]) == names
+    digests = "".join(loaded.origin["files"].values()).encode()
+    assert loaded.origin["sha256"] == hashlib.sha256(digests).hexdigest()
+
+
+def test_limit(package):
+    loaded = sources.load(source(limit=1), "documents", "k", package / "cache")
+    assert len(loaded.dataset) == 1
+
+
+def test_pinned_checksum(package):
+    found = packages.locate(source(), "k").combined
+    assert packages.locate(source(sha256=found), "k").combined == found
+    with pytest.raises(UserError, match=f"corpus.text.sha256: .*{found}, expected 00"):
+        packages.locate(source(sha256="00"), "corpus.text")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"package": "no-such"}, "k.package: no-such is not installed, expected vers"),
+        (
+            {"version": "2"},
+            "k.version: package fake-data is installed as 1.2, expected",
+        ),
+        ({"file": "fakedata/*.json"}, "has no file fakedata/*.json"),
+        ({"file": "data/pages.json"}, "has no file data/pages.json"),
+        (
+            {"format": "chatterbot"},
+            "k.format: chatterbot holds conversations, expected",
+        ),
+        (
+            {"file": "fakedata/talk/b.yml"},
+            "b.yml of package fake-data: not in the form",
+        ),
+    ],
+)
+def test_errors_name_key_and_package(package, changes, message):
+    with pytest.raises(UserError) as error:
+        sources.load(source(**changes), "documents", "k", package / "cache")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_yaml_errors_are_one_line(package):
+    (package / "fakedata/talk/b.yml").write_text("a: [1\nb: }")
+    with pytest.raises(UserError) as error:
+        sources.load(source(**TALKS), "conversations", "k", package / "cache")
+    assert "talk/b.yml of package fake-data: not in the format" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_file_gone_since_installation(package):
+    (package / "fakedata/data/pages.json").unlink()
+    with pytest.raises(UserError, match=r"has no file fakedata/data/pages\.json"):
+        packages.locate(source(), "k")

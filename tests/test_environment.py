@@ -1,0 +1,112 @@
+"""The lock, the conda files and pyproject.toml name the same things."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+
+import yaml
+
+from conftest import ROOT
+
+
+def lock() -> dict[str, str]:
+    pins = {}
+    for line in (ROOT / "envs" / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, version = line.split("==")
+            pins[normal(name)] = version
+    return pins
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def bare(requirements: list[str]) -> dict[str, str]:
+    """name -> lower bound or ''."""
+    pairs = [re.fullmatch(r"([\w.-]+?)(?:>=([\w.]+))?", r) for r in requirements]
+    assert all(pairs)
+    return {normal(p[1]): p[2] or "" for p in pairs if p}
+
+
+def test_every_dependency_is_locked_above_its_bound() -> None:
+    pins = lock()
+    wanted = bare(project()["dependencies"])
+    wanted |= bare(project()["optional-dependencies"]["test"])
+    for name, bound in wanted.items():
+        assert name in pins, f"{name} is not in the lock"
+        if bound:
+            assert parts(pins[name]) >= parts(bound), name
+
+
+def parts(version: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", version)]
+
+
+def test_torch_is_pinned_without_a_build() -> None:
+    assert lock()["torch"] == "2.13.0"
+
+
+def test_conda_file_has_the_locks_versions() -> None:
+    environment = yaml.safe_load((ROOT / "envs" / "pipeline.yaml").read_text())
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    pinned = {normal(n): v for n, v in (line.split("==") for line in pip)}
+    assert pinned.keys() == bare(project()["dependencies"]).keys()
+    assert pinned == {name: lock()[name] for name in pinned}
+    assert f"python={project()['requires-python'][2:]}" in environment["dependencies"]
+
+
+def test_data_versions_are_the_locks(configuration: dict) -> None:
+    for name in ("text", "chat"):
+        section = configuration["corpus"][name]
+        source = section if name == "text" else section["data"]
+        assert lock()[normal(source["package"])] == source["version"]
+
+
+def test_rules_name_existing_environments() -> None:
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for name in re.findall(r'"\.\./\.\./(envs/[\w.]+)"', path.read_text()):
+            assert (ROOT / name).is_file(), f"{path.name}: {name}"
+
+
+def test_nothing_personal_is_tracked() -> None:
+    """No path of a machine and no package index in what is committed."""
+    pattern = r"/roo[t]/|/wo[r]k/|--index[-]url|--extra[-]index"
+    found = subprocess.run(
+        ["git", "grep", "-nIE", "--untracked", pattern], cwd=ROOT, capture_output=True
+    )
+    assert found.stdout.decode() == ""
+
+
+def test_setup_names_what_is_missing_without_root(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """With an empty PATH of tools and no root: one line, status 1, nothing done."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "paste", "sed", "grep", "cat"):
+        (tools / name).symlink_to(f"/usr/bin/{name}")
+    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tools / "python3").write_text("#!/bin/sh\nexit 0\n")
+    for name in ("id", "python3"):
+        (tools / name).chmod(0o755)
+    copy = tmp_path / "project" / "envs"
+    copy.mkdir(parents=True)
+    for name in ("setup.sh", "apt.txt", "requirements.lock"):
+        (copy / name).write_text((ROOT / "envs" / name).read_text())
+    run = subprocess.run(
+        ["bash", copy / "setup.sh"],
+        env={"PATH": str(tools)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    lines = run.stderr.splitlines()
+    assert len(lines) == 1
+    for word in ("latexmk", "pdftotext", "C++ compiler", "texlive-science"):
+        assert word in lines[0]
+    assert sorted(p.name for p in copy.parent.iterdir()) == ["envs"]

@@ -1,0 +1,290 @@
+"""Perplexity, generation and the latency harness."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from conftest import build, sentences, tiny
+from shallower.errors import UserError
+from shallower.evaluation import latency
+from shallower.evaluation.evaluate import evaluate
+from shallower.evaluation.generation import encode_prompt, generate, generate_all
+from shallower.evaluation.latency import Job, Request, Subject, interleave, measure
+from shallower.evaluation.neighbours import Neighbours
+from shallower.evaluation.parameters import count, table_1
+from shallower.evaluation.perplexity import document_losses
+from shallower.models.variants import TWIN
+from shallower.tokens.shards import write_manifest, write_shard
+from shallower.tokens.tokenizer import Tokenizer
+from shallower.training.loop import train
+
+PROMPTS = [[1, 7, 9], [1, 5], [1, 200, 31, 8, 16, 250, 3], [1, 2, 3, 4, 5]]
+
+
+# --- perplexity ---------------------------------------------------------------------
+
+
+def test_document_losses_score_every_token_once() -> None:
+    """Against a plain loop over tokens, with documents shorter and longer than T."""
+    model = build("proposed", context=16)
+    draw = np.random.default_rng(0)
+    documents = [draw.integers(3, 300, n) for n in (5, 2, 17, 16, 60, 33)]
+    losses, counts = document_losses(model, documents, batch_size=3)
+    assert counts.tolist() == [len(document) - 1 for document in documents]
+    for document, loss in zip(documents, losses, strict=True):
+        expected = 0.0
+        for position in range(1, len(document)):
+            start = (position - 1) // 16 * 16
+            seen = torch.from_numpy(document[start:position])[None]
+            with torch.no_grad():
+                logits = model(seen)[0, -1]
+            expected -= torch.log_softmax(logits, -1)[document[position]].item()
+        assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_uninformed_model_is_as_perplexed_as_its_vocabulary_is_large() -> None:
+    model = build()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    losses, counts = document_losses(model, [np.arange(40)], batch_size=2)
+    assert np.exp(losses.sum() / counts.sum()) == pytest.approx(300, rel=1e-6)
+
+
+# --- generation ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", ["baseline", "proposed"])
+def test_batched_generation_equals_one_at_a_time(head: str) -> None:
+    """And equals the model asked again for every token, without any cache."""
+    model = build(head)
+    together = generate(model, PROMPTS, 12, stop=None)
+    for prompt, answer in zip(PROMPTS, together, strict=True):
+        assert generate(model, [prompt], 12, stop=None) == [answer]
+        tokens = torch.tensor([prompt])
+        for chosen in answer:
+            with torch.no_grad():
+                assert model(tokens)[0, -1].argmax().item() == chosen
+            tokens = torch.cat((tokens, torch.tensor([[chosen]])), 1)
+    assert len({tuple(answer) for answer in together}) > 1
+
+
+def test_generation_ends_before_the_stop_token() -> None:
+    model = build()
+    free = generate(model, PROMPTS, 12, stop=None)
+    stop = free[0][4]
+    for before, after in zip(free, generate(model, PROMPTS, 12, stop), strict=True):
+        assert after == (before[: before.index(stop)] if stop in before else before)
+
+
+def test_batches_do_not_change_order_or_answers() -> None:
+    model = build()
+    whole = generate(model, PROMPTS, 6, stop=None)
+    assert generate_all(model, PROMPTS, 6, None, batch_size=3) == whole
+
+
+def test_prompts_must_fit_the_context() -> None:
+    with pytest.raises(UserError, match="exceed the context of 32"):
+        generate(build(), [[1] * 20], 13, stop=None)
+
+
+def test_long_prompts_keep_their_end(corpus: Path) -> None:
+    pieces = Tokenizer(corpus / "tokenizer.model")
+    text = sentences(1)[0]
+    ids = encode_prompt(pieces, text, 6)
+    assert ids == [pieces.bos, *pieces.encode(text)[-5:]]
+    assert encode_prompt(pieces, "", 6) == [pieces.bos]
+    assert encode_prompt(pieces, text, 1) == [pieces.bos]
+
+
+# --- a whole run's evaluation and latency -------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """Two trained models with an evaluation corpus, as the stages leave them."""
+    folder = tmp_path_factory.mktemp("study")
+    texts = pd.DataFrame({"text": sentences(20, seed=5), "domain": "toy"})
+    texts["id"] = [f"t{i}" for i in range(20)]
+    (folder / "corpus" / "text").mkdir(parents=True)
+    texts.to_parquet(folder / "corpus" / "text" / "test.parquet")
+    pieces = Tokenizer(corpus / "tokenizer.model")
+    shard = folder / "tokens" / "shard-0.bin"
+    write_shard(folder / "corpus" / "text" / "test.parquet", pieces, 0, 1, shard)
+    manifest = folder / "tokens" / "manifest.json"
+    write_manifest([shard], corpus / "tokenizer.model", manifest)
+    for name in ("completion", "chat", "qa"):
+        halves = [text.split(" ", 6) for text in texts["text"]]
+        table = pd.DataFrame(
+            {
+                "id": texts["id"],
+                "prompt": [" ".join(half[:6]) for half in halves],
+                "reference": [half[6] for half in halves],
+                "group": "g",
+            }
+        )
+        (folder / "corpus" / name).mkdir()
+        table.to_parquet(folder / "corpus" / name / "test.parquet")
+    specs = {}
+    for head in ("baseline", "proposed"):
+        training = {
+            "steps": 40,
+            "batch_size": 4,
+            "accumulation": 1,
+            "learning_rate": 3e-3,
+            "warmup_fraction": 0.04,
+            "final_fraction": 0.1,
+            "weight_decay": 0.1,
+            "betas": [0.9, 0.95],
+            "clip": 1.0,
+            "precision": "float32",
+            "log_every": 4,
+            "checkpoint_every": 50,
+        }
+        name = f"{head}-2"
+        model = vars(tiny(head)).copy()
+        specs[name] = {"name": name, "seed": 0, "model": model, "training": training}
+        run = folder / "runs" / name / "seed0"
+        train(specs[name], corpus / "train", run, folder / "checkpoints")
+    return {"folder": folder, "specs": specs, "tokenizer": corpus / "tokenizer.model"}
+
+
+def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
+    folder = study["folder"]
+    evaluate(
+        folder / "runs" / "proposed-2" / "seed0",
+        folder / "corpus",
+        folder / "tokens",
+        study["tokenizer"],
+        {"new_tokens": 8, "batch_size": 7, "samples_kept": 3},
+        tmp_path / "out.parquet",
+        tmp_path / "out.jsonl",
+    )
+    rows = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(rows.columns) == [
+        *("dataset", "group", "sample", "metric", "value", "weight")
+    ]
+    nats = rows[rows["metric"] == "cross_entropy"]
+    pieces = Tokenizer(study["tokenizer"])
+    lengths = [len(pieces.encode(text)) + 1 for text in sentences(20, seed=5)]
+    assert nats["weight"].tolist() == lengths
+    assert np.average(nats["value"], weights=nats["weight"]) < 3.5
+    for name in ("completion", "chat", "qa"):
+        part = rows[rows["dataset"] == name]
+        assert (part["metric"].value_counts().drop("corpus_bleu") == 20).all()
+        assert part.loc[part["metric"] == "rougeL", "value"].max() > 0.2
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    samples = [json.loads(line) for line in lines]
+    assert [s["dataset"] for s in samples] == ["completion"] * 3 + ["chat"] * 3 + [
+        "qa"
+    ] * 3
+    assert all(s["prediction"] for s in samples)
+
+
+def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
+    fixed = {"prompt_tokens": 8, "new_tokens": 3, "repeats": 2, "warmups": 1}
+    paper = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}
+    job = Job(
+        models=list(study["specs"]),
+        seeds=[0],
+        specs=study["specs"],
+        runs=str(study["folder"] / "runs"),
+        corpus=str(study["folder"] / "corpus"),
+        tokenizer=str(study["tokenizer"]),
+        settings={
+            "sessions": 2,
+            "study": fixed,
+            "paper": fixed,
+            "uncached_repeats": 1,
+            "prompts": 2,
+            "step_repeats": 2,
+        },
+        new_tokens=5,
+        paper=paper | {"vocabulary": 400, "depths": [1, 2]},
+        threads=1,
+        device="cpu",
+    )
+    measure(job, tmp_path / "latency.parquet", tmp_path / "steps.parquet")
+    table = pd.read_parquet(tmp_path / "latency.parquet")
+    columns = "model seed form mode scale workload batch dtype device threads session"
+    columns += " repeat prompt_tokens generated_tokens token_index nanoseconds"
+    assert set(columns.split()) <= set(table.columns)
+    assert (table["nanoseconds"] > 0).all()
+    names = {
+        "study": {*study["specs"], "baseline-2" + TWIN},
+        "paper": {f"{v}-{d}" for v in ("baseline", "proposed") for d in (1, 2)}
+        | {"baseline-2" + TWIN},
+    }
+    for session in (0, 1):
+        part = table[table["session"] == session]
+        for scale, models in names.items():
+            here = part[(part["scale"] == scale) & (part["workload"] == "fixed")]
+            assert set(here["model"]) == models
+        assert {"eager", "uncached"} == set(part["mode"])
+        assert {"fixed", "completion", "chat", "qa"} == set(part["workload"])
+    # Fixed work: each request gives as many tokens, whatever the model would say.
+    eager = table[(table["workload"] == "fixed") & (table["mode"] == "eager")]
+    by_request = eager.groupby(["model", "form", "scale", "session", "repeat"])
+    assert (by_request["token_index"].apply(list).map(tuple) == (0, 1, 2)).all()
+    folded = set(table.loc[table["form"] == "folded", "model"])
+    assert folded == {"proposed-2", "proposed-1"}
+    steps = pd.read_parquet(tmp_path / "steps.parquet")
+    assert (steps.groupby(["model", "session"]).size() == 2).all()
+    assert set(steps["model"]) == set(study["specs"])
+
+
+def test_the_order_of_models_is_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def note(network: object, request: Request) -> list[int]:
+        seen.append(network)
+        return [1]
+
+    monkeypatch.setattr(latency, "time_request", note)
+    networks = [build() for _ in range(4)]
+    subjects = [
+        Subject(f"baseline-{i}", 0, "trained", "study", n)
+        for i, n in enumerate(networks)
+    ]
+    requests = [Request("fixed", "eager", [1], 1, None, r) for r in range(6)]
+    rows = interleave(subjects, requests, {"warmups": 2}, random.Random(0))
+    timed = [tuple(map(id, seen[i : i + 4])) for i in range(8, len(seen), 4)]
+    assert len(rows) == 24
+    assert all(sorted(order) == sorted(map(id, networks)) for order in timed)
+    assert len(set(timed)) > 1
+
+
+def test_slower_models_take_longer() -> None:
+    """The harness tells a model from one with eight times the blocks."""
+    request = Request("fixed", "eager", [1, 2, 3], 10, None, 0)
+    totals = {}
+    for depth in (1, 8):
+        network = build(depth=depth)
+        times = [latency.time_request(network, request) for _ in range(7)]
+        totals[depth] = np.median([sum(t) for t in times])
+    assert totals[8] > 2 * totals[1]
+
+
+def test_neighbours_are_noticed() -> None:
+    busy = Neighbours()
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
+        pass
+    # Own work does not count; what others did here cannot exceed the machine.
+    assert 0 <= busy.cores_used_by_others() < 64
+
+
+def test_parameter_table(study: dict) -> None:
+    paper = {"width": 1024, "heads": 8, "ffn_hidden": 2752, "context": 512}
+    table = count(study["specs"], paper | {"vocabulary": 32_000, "depths": [5, 8]})
+    assert list(table["scale"]) == ["study"] * 2 + ["paper"] * 4
+    text = table_1(table)
+    assert "128,789,504" in text
+    assert "1,056,768" in text
