@@ -206,14 +206,15 @@ def test_contaminated_items_are_dropped_and_counted(own, tmp_path):
     known = train_text(tmp_path / "clean")
     append(tmp_path / "chats.jsonl", chosen=f"\n\nHuman: Hi\n\nAssistant: {known}")
     append(tmp_path / "chats.jsonl", chosen="\n\nHuman: Amber?\n\nAssistant: It")
-    run = "x" * 60  # one word of 60 letters
-    append(tmp_path / "pages.jsonl", text=f"{text_of(700)} {run}", title="T0")
-    append(tmp_path / "answers.jsonl", question="q?", answer=run, label="1")
+    # Eight words in fewer than 50 characters, and 60 letters in fewer than 8 words.
+    for run in ("we do so as he is at it", "x" * 60):
+        append(tmp_path / "pages.jsonl", text=f"{text_of(700)} {run}", title="T0")
+        append(tmp_path / "answers.jsonl", question=run[:9], answer=run, label="1")
     manifest = build(Corpus.model_validate(own), tmp_path / "out")
     assert split_with(tmp_path / "out", run) == "train"
-    for name in ("chat", "qa"):
+    for name, count in (("chat", 1), ("qa", 2)):
         part = manifest["datasets"][name]
-        assert part["dropped"]["contaminated"] == 1, name
+        assert part["dropped"]["contaminated"] == count, name
     references = {row["reference"] for row in rows(tmp_path / "out", "chat/test")}
     assert "It" in references
     assert known not in references

@@ -35,11 +35,15 @@ def test_case_punctuation_and_line_breaks_do_not_hide_a_run():
 
 def test_fifty_characters_count_and_forty_nine_do_not():
     text = "".join(chr(0x4E00 + number) for number in range(200))
-    inside = "!" + text[20 : 20 + CHARACTERS] + "?"
-    short = "!" + text[20 : 20 + CHARACTERS - 1] + "?"
+    inside, short = f"!{text[20:70]}?", f"!{text[20:69]}?"
     found = shares([inside, short], text, character_runs)
     assert found[0] > 0
     assert found[1] == 0
+
+
+def test_sorts_of_white_space_are_the_same_to_characters():
+    text = "a fine line of some fifty letters, or rather more of them"
+    assert shares([text.replace(" ", "\n  ")], text.upper(), character_runs) == [1.0]
 
 
 def test_bare_substrings_are_innocent():

@@ -1,9 +1,9 @@
 """Files of every format become the same rows, and bad files become one-line errors."""
 
 import csv
+import gc
 import gzip
 import json
-import warnings
 from pathlib import Path
 
 import pyarrow
@@ -100,7 +100,7 @@ def test_columns_can_be_named_also_with_dots(tmp_path):
 WIKIQA = (
     "QuestionID\tQuestion\tDocumentID\tDocumentTitle\tSentenceID\tSentence\tLabel\n"
     'Q1\twhat is a "fnord\tD1\tFnord\tD1-0\tA fnord is unseen.\t0\n'
-    'Q1\twhat is a "fnord\tD1\tFnord\tD1-1\tThe "fnord" is a word.\t1\n'
+    'Q1\twhat is a "fnord\tD1\tFnord\tD1-1\t"Fnord is a "word".\t1\n'
 )
 ANSWERS = [
     {
@@ -111,7 +111,7 @@ ANSWERS = [
     },
     {
         "question": 'what is a "fnord',
-        "sentence": 'The "fnord" is a word.',
+        "sentence": '"Fnord is a "word".',
         "label": "1",
         "title": "Fnord",
     },
@@ -190,12 +190,13 @@ def test_odd_values(tmp_path):
     assert found == ["7", "", "half \ufffd pair"]
 
 
-def test_files_are_closed(tmp_path):
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("limit", [1, None])
+def test_files_are_closed(tmp_path, limit):
     path = tmp_path / "data.tsv"
     path.write_text("text\nx\ny\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        rows_of("documents", path)
+    rows_of("documents", path, limit=limit)
+    gc.collect()  # a file that was left open complains now
 
 
 @pytest.mark.parametrize(

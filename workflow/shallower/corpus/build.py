@@ -14,7 +14,7 @@ import pyarrow
 import pyarrow.parquet
 
 from shallower.config import CompletionSet, Corpus, EvaluationSet, HeldOutText
-from shallower.corpus import items
+from shallower.corpus import EVALUATION_SETS, items
 from shallower.corpus.cleaning import Document, documents
 from shallower.corpus.items import Item
 from shallower.corpus.overlap import CHARACTERS, WORDS, Overlap, character_runs
@@ -23,14 +23,13 @@ from shallower.corpus.splits import SPLITS, split_of
 from shallower.errors import UserError
 from shallower.files import replacing, sha256, write_json
 
-SETS = ("completion", "chat", "qa")
 MANIFEST = "manifest.json"
 # A test document is contaminated if this part of its runs of words is in the training
 # text. A stock phrase is shared by many documents and gives none of them away.
 DOCUMENT_SHARE = 0.5
 
 _OUTPUTS = [f"text/{split}.parquet" for split in SPLITS]
-_OUTPUTS += [f"{name}/test.parquet" for name in SETS]
+_OUTPUTS += [f"{name}/test.parquet" for name in EVALUATION_SETS]
 _KINDS: dict[str, Kind] = {
     "completion": "documents",
     "chat": "conversations",
@@ -95,14 +94,14 @@ def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _
     text, held = _split_text(corpus, outputs, cache)
     parts = {"text": text}
     candidates: dict[str, list[Item]] = {}
-    for name in SETS:
+    for name in EVALUATION_SETS:
         settings: EvaluationSet = getattr(corpus, name)
         part, made = _items(corpus, name, text, held, cache)
         candidates[name] = items.candidates(
             made, settings.minimum_reference_characters, settings.items, part.dropped
         )
         parts[name] = part
-    everything = [item for name in SETS for item in candidates[name]]
+    everything = [item for name in EVALUATION_SETS for item in candidates[name]]
     test = held["test"]
     training = _read_texts(outputs["text/train.parquet"])
     documents_gone, items_gone = _contaminated(test, everything, training)
@@ -112,7 +111,7 @@ def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _
     for split, rows in (("test", kept), ("questions", held["questions"])):
         _write(outputs[f"text/{split}.parquet"], Document, rows, text, split)
     _require(text, "corpus.text", "train", "validation", "test")
-    for name in SETS:
+    for name in EVALUATION_SETS:
         part, limit = parts[name], getattr(corpus, name).items
         # Without this, an item could outlive the test document it was cut from.
         gone = items_gone | (documents_gone if part.origin.get("split") else set())

@@ -82,7 +82,9 @@ def interval(low: float, high: float, digits: int = 2) -> str:
 
 
 def tabular(
-    columns: str, header: Sequence[Sequence[str]], rows: Sequence[Sequence[str] | str]
+    columns: str,
+    header: Sequence[Sequence[str] | str],
+    rows: Sequence[Sequence[str] | str],
 ) -> str:
     """A booktabs tabular; a row given as a string is put in as it stands."""
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def published(results: Results) -> str:
         [
             "Moving average of Figure~2a",
             "1000 logged points",
-            f"{results.smoothing_window} logged points",
+            _count(results.smoothing_window, "logged point"),
         ],
         ["Runs of each model", "not stated", str(len(study.seeds))],
         ["Device", "one A100 GPU", escape(facts[0]["device"])],
@@ -133,8 +134,10 @@ def quality(results: Results) -> str:
 def latency(results: Results) -> str:
     """First-token and per-token times at both scales, trained and folded."""
     study, paper = results.study, results.study.paper_scale
-    rows = []
+    rows: list[list[str] | str] = []
     for variant in ("baseline", "proposed"):
+        if rows:
+            rows.append(r"\addlinespace")
         for index in range(max(len(study.depths), len(paper.depths))):
             cells = []
             for scale, depths in (("study", study.depths), ("paper", paper.depths)):
@@ -146,7 +149,8 @@ def latency(results: Results) -> str:
         r"\multicolumn{4}{c}{paper scale (untrained)}",
     ]
     columns = ["model", "TTFT", "token", "folded"] * 2
-    return tabular("lrrrlrrr", [header, columns], rows)
+    rules = r"\cmidrule(r){1-4} \cmidrule(l){5-8}"
+    return tabular("lrrrlrrr", [header, rules, columns], rows)
 
 
 def _times(results: Results, model: str, scale: str) -> list[str]:
@@ -233,15 +237,19 @@ def samples(results: Results) -> str:
     study = results.study
     left, right = f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}"
     texts = {model: _samples(results, model) for model in (left, right)}
-    rows = []
+    rows: list[list[str] | str] = []
     for key, sample in texts[left].items():
         other = texts[right].get(key)
         if other is None:
             continue
         texts_ = (sample["prompt"], sample["prediction"], other["prediction"])
-        rows.append([_clip(text) for text in (*texts_, sample["reference"])])
-    header = ["prompt (its end)", left, right, "reference"]
-    return tabular(r"p{0.23\linewidth}" * 4, [header], rows)
+        ends = (True, False, False, False)
+        all_texts = (*texts_, sample["reference"])
+        cells = [_clip(text, end) for text, end in zip(all_texts, ends, strict=True)]
+        rows += [r"\addlinespace", cells] if rows else [cells]
+    header = ["prompt", _name(left), _name(right), "reference"]
+    column = r">{\raggedright\arraybackslash}p{0.225\linewidth}"
+    return tabular(column * 4, [header], rows)
 
 
 def _samples(results: Results, model: str) -> dict[tuple[str, str], dict[str, str]]:
@@ -256,11 +264,18 @@ def _samples(results: Results, model: str) -> dict[tuple[str, str], dict[str, st
     return found
 
 
-def _clip(text: str, longest: int = 160) -> str:
-    """The end of a long text, escaped, in footnote size."""
+def _clip(text: str, keep_end: bool, longest: int = 150) -> str:
+    """The beginning or the end of a long text, cut between words and escaped."""
     text = " ".join(text.split())
-    shown = escape(text if len(text) <= longest else "…" + text[-longest:])
-    return rf"\footnotesize {shown or '(empty)'}"
+    if keep_end:
+        shown = textwrap.shorten(text[::-1], longest, placeholder="…")[::-1]
+    else:
+        shown = textwrap.shorten(text, longest, placeholder="…")
+    return rf"\footnotesize {escape(shown) or '(empty)'}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _words(key: str) -> str:
