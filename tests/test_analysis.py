@@ -14,6 +14,7 @@ from scipy import stats
 
 from shallower.analysis.comparisons import compare, contrasts
 from shallower.analysis.raw import latency_rows, quality_rows, training_rows
+from shallower.analysis.sessions import judge, used
 from shallower.analysis.statistics import (
     describe,
     holm,
@@ -235,3 +236,36 @@ def test_time_ratios() -> None:
     assert row["effect"] == pytest.approx(1.1)
     assert row["unit"] == "ratio"
     assert row["n"] == 3
+
+
+# --- sessions -----------------------------------------------------------------------
+
+
+def sessions(twin: list[float], neighbours: list[float]) -> pd.DataFrame:
+    """One session per factor by which the twin is slower, judged."""
+    table = latency_table({"baseline-1": 10.0, "baseline-1__twin=1": 10.0})
+    table = table[table["session"] < len(twin)]
+    slow = table["session"].map(dict(enumerate(twin)))
+    slow = slow.where(table["model"].str.endswith("twin=1"), 1.0)
+    noise = 1 + 0.001 * table["repeat"] * table["model"].str.endswith("twin=1")
+    busy = table["session"].map(dict(enumerate(neighbours)))
+    times = table["nanoseconds"] * slow * noise
+    return judge(table.assign(nanoseconds=times, neighbours=busy))
+
+
+def test_quiet_sessions_are_used() -> None:
+    table = sessions([1.0, 1.01, 1.0], [0.0, 0.1, 0.2])
+    assert not table["disturbed"].any()
+    assert used(table) == [0, 1, 2]
+    assert table["ratio"].tolist() == pytest.approx([1.0005, 1.0105, 1.0005], abs=1e-4)
+
+
+def test_disturbed_sessions_are_left_out() -> None:
+    assert used(sessions([1.0, 1.2, 1.0], [0.0, 0.0, 0.0])) == [0, 2]
+    assert used(sessions([1.0, 1.0, 1.0], [0.0, 0.0, 0.5])) == [0, 1]
+
+
+def test_too_few_quiet_sessions_keep_all() -> None:
+    table = sessions([1.3, 1.2, 1.0], [0.0, 0.0, 0.0])
+    assert table["disturbed"].tolist() == [True, True, False]
+    assert used(table) == [0, 1, 2]

@@ -100,3 +100,13 @@ def test_an_override_changes_one_model(configuration: dict) -> None:
     different = {m for m in plain.models if plain.run(m, 0) != changed.run(m, 0)}
     assert different == {"proposed-5"}
     assert changed.run("proposed-5", 0)["training"]["learning_rate"] == 1e-3
+
+
+def test_an_overlay_may_change_the_kind_of_a_source(configuration: dict) -> None:
+    overlay = {"corpus": {"text": {"source": "files", "paths": ["x.jsonl.zst"]}}}
+    study = load_study(merge(configuration, overlay))
+    assert study.corpus.text.source == "files"
+    assert study.corpus.text.licence == "Wikipedia, CC BY-SA 4.0"  # until it is set
+    del overlay["corpus"]["text"]["paths"]
+    with pytest.raises(UserError, match=r"corpus\.text\.paths: missing"):
+        load_study(merge(configuration, overlay))

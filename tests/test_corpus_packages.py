@@ -59,13 +59,13 @@ def source(**changes) -> PackageSource:
         "package": "fake-data",
         "version": "1.2",
         "file": "fakedata/data/pages.json",
-        "format": "wikipedia_summaries",
+        "layout": "wikipedia_summaries",
         "licence": "none",
     }
     return PackageSource(**(settings | changes))
 
 
-TALKS = {"file": "fakedata/talk/*.yml", "format": "chatterbot"}
+TALKS = {"file": "fakedata/talk/*.yml", "layout": "chatterbot"}
 
 
 def test_summaries_become_documents_without_importing(package):
@@ -122,8 +122,8 @@ def test_pinned_checksum(package):
         ({"file": "fakedata/*.json"}, "has no file fakedata/*.json"),
         ({"file": "data/pages.json"}, "has no file data/pages.json"),
         (
-            {"format": "chatterbot"},
-            "k.format: chatterbot holds conversations, expected",
+            {"layout": "chatterbot"},
+            "k.layout: chatterbot holds conversations, expected",
         ),
         (
             {"file": "fakedata/talk/b.yml"},

@@ -167,7 +167,7 @@ def test_initial_weights_are_shared_across_variants_and_depths() -> None:
     small = initialise(LlamaLM(tiny("baseline")), 3).state_dict()
     large = initialise(LlamaLM(tiny("proposed", depth=3)), 3).state_dict()
     other = initialise(LlamaLM(tiny("baseline")), 4).state_dict()
-    name = "blocks.1.attention.query.weight"
+    name = "blocks.1.attention.qkv.weight"
     assert torch.equal(small[name], large[name])
     assert not torch.equal(small[name], other[name])
     # What writes to the residual stream is scaled by depth, in the same direction.
@@ -183,5 +183,5 @@ def test_first_blocks_is_the_shallow_model(tokens: torch.Tensor) -> None:
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})
     with torch.no_grad():
         assert torch.equal(part(tokens), plain.eval()(tokens))
-    shared = part.blocks[0].ffn.up.weight
-    assert shared.data_ptr() == deep.blocks[0].ffn.up.weight.data_ptr()
+    shared = part.blocks[0].ffn.gate_up.weight
+    assert shared.data_ptr() == deep.blocks[0].ffn.gate_up.weight.data_ptr()

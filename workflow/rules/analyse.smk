@@ -15,6 +15,7 @@ rule summary:
         ),
         sets=expand("<results>/summaries/{set}.csv", set=SUMMARISED_SETS),
         by_seed="<results>/by_seed.csv",
+        sessions="<results>/sessions.csv",
         comparisons="<results>/comparisons.csv",
     log:
         "<logs>/summary.log",
@@ -29,4 +30,4 @@ rule summary:
     shell:
         "python -m shallower summary --results {params.results}"
         " --models {params.models} --seeds {params.seeds} --sets {params.sets}"
-        " > {log} 2>&1"
+        " 2> >(tee {log} >&2)"

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -72,3 +73,8 @@ def parts_of(wildcards):
 def of_every_run(pattern):
     """The pattern's file of every model and seed of the study."""
     return [pattern.format(model=model, seed=seed) for model, seed in study.runs]
+
+
+def runs_folder(wildcards, input):
+    """The folder that holds every run."""
+    return Path(input.weights[0]).parents[2]

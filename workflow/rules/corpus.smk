@@ -17,4 +17,4 @@ rule corpus:
         code=code_digest("corpus.build"),
     shell:
         "python -m shallower corpus --settings {params.settings:q}"
-        " --output {params.directory} > {log} 2>&1"
+        " --output {params.directory} 2> >(tee {log} >&2)"

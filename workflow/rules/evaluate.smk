@@ -24,7 +24,7 @@ rule evaluate:
         "python -m shallower evaluate --folder {params.run} --corpus {params.corpus}"
         " --tokens {params.tokens} --tokenizer {input.tokenizer}"
         " --settings {params.settings:q} --output {output.scores}"
-        " --samples {output.samples} --threads {threads} > {log} 2>&1"
+        " --samples {output.samples} --threads {threads} 2> >(tee {log} >&2)"
 
 
 # speed of all models, interleaved; takes every core so that nothing runs beside it
@@ -45,7 +45,7 @@ rule latency:
     params:
         specs=as_json(all_specs()),
         seeds=study.seeds,
-        runs=f"results/{study.study}/runs",
+        runs=runs_folder,
         corpus=subpath(input.text, ancestor=2),
         settings=as_json(study.latency),
         new_tokens=study.evaluation.new_tokens,
@@ -56,7 +56,7 @@ rule latency:
         " --runs {params.runs} --corpus {params.corpus} --tokenizer {input.tokenizer}"
         " --settings {params.settings:q} --new-tokens {params.new_tokens}"
         " --paper {params.paper:q} --output {output.latency}"
-        " --step-time {output.step_time} > {log} 2>&1"
+        " --step-time {output.step_time} 2> >(tee {log} >&2)"
 
 
 # sizes of all models, on the meta device

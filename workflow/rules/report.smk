@@ -26,7 +26,7 @@ rule figures:
         code=code_digest("reporting.figures"),
     shell:
         "python -m shallower figures --results {params.results}"
-        " --settings {params.settings:q} > {log} 2>&1"
+        " --settings {params.settings:q} 2> >(tee {log} >&2)"
 
 
 # the paper's tables, and every number its text mentions
@@ -34,6 +34,7 @@ rule tables:
     input:
         summary=rules.summary.output.summary,
         comparisons=rules.summary.output.comparisons,
+        sessions=rules.summary.output.sessions,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,
         tokens=expand(
@@ -55,7 +56,7 @@ rule tables:
         code=code_digest("reporting.tables", "reporting.numbers"),
     shell:
         "python -m shallower report --results {params.results}"
-        " --settings {params.settings:q} > {log} 2>&1"
+        " --settings {params.settings:q} 2> >(tee {log} >&2)"
 
 
 # typeset the paper; no shell escape, and a fixed date so that the same input gives

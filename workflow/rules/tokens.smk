@@ -13,7 +13,7 @@ rule tokenizer:
         code=code_digest("tokens.tokenizer"),
     shell:
         "python -m shallower tokenizer --text {input.text}"
-        " --settings {params.settings:q} --output {output.model} > {log} 2>&1"
+        " --settings {params.settings:q} --output {output.model} 2> >(tee {log} >&2)"
 
 
 # tokenize one part of a split
@@ -34,7 +34,7 @@ rule shard:
     shell:
         "python -m shallower shard --text {input.text} --tokenizer {input.tokenizer}"
         " --part {wildcards.part} --parts {params.parts} --output {output.tokens}"
-        " > {log} 2>&1"
+        " 2> >(tee {log} >&2)"
 
 
 # describe a split's shards, with checksums
@@ -52,4 +52,4 @@ rule shards:
         code=code_digest("tokens.shards"),
     shell:
         "python -m shallower manifest --tokenizer {input.tokenizer}"
-        " --output {output.manifest} --shards {input.shards} > {log} 2>&1"
+        " --output {output.manifest} --shards {input.shards} 2> >(tee {log} >&2)"

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -42,7 +43,7 @@ class PackageSource(Strict):
     version: str
     file: str  # path or glob inside the package
     sha256: str | None = None  # of the file, or of the matched files' digests in order
-    format: Literal["wikipedia_summaries", "chatterbot"]
+    layout: Literal["wikipedia_summaries", "chatterbot"]
     licence: str
     limit: int | None = Field(None, ge=1)  # records read at most
 
@@ -77,12 +78,37 @@ class HeldOutText(Strict):
     source: Literal["text"]
 
 
+def _without_other_kinds(section: Any) -> Any:
+    """Drop the keys of other kinds of source.
+
+    Configuration files are merged key by key, so an overlay that says `source: files`
+    still finds the package's keys beside its own. Keys of no kind stay, and are errors.
+    """
+    if not isinstance(section, dict):
+        return section
+    kinds: dict[str, type[Strict]] = {
+        "package": PackageSource,
+        "files": FilesSource,
+        "hub": HubSource,
+        "text": HeldOutText,
+    }
+    chosen = kinds.get(section.get("source", ""))
+    if chosen is None:
+        return section
+    others = {key for kind in kinds.values() for key in kind.model_fields}
+    others -= set(chosen.model_fields)
+    return {key: value for key, value in section.items() if key not in others}
+
+
 DocumentSource = Annotated[
-    PackageSource | FilesSource | HubSource, Field(discriminator="source")
+    PackageSource | FilesSource | HubSource,
+    Field(discriminator="source"),
+    BeforeValidator(_without_other_kinds),
 ]
 EvaluationSource = Annotated[
     PackageSource | FilesSource | HubSource | HeldOutText,
     Field(discriminator="source"),
+    BeforeValidator(_without_other_kinds),
 ]
 
 

@@ -161,10 +161,12 @@ def _ratios(
             a, b = (unit_means(rows, m, dataset, metric, form) for m in (left, right))
             if a.empty and b.empty:
                 continue
+            if a.empty:
+                a = unit_means(rows, left, dataset, metric, "trained")
+            if b.empty:
+                b = unit_means(rows, right, dataset, metric, "trained")
             if a.empty or b.empty:
-                other = left if a.empty else right
-                plain = unit_means(rows, other, dataset, metric, "trained")
-                a, b = (plain, b) if a.empty else (a, plain)
+                continue
             ratio, low, high = ratio_interval(a.to_numpy(), b.to_numpy())
             found.append(
                 {

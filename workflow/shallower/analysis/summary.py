@@ -12,6 +12,7 @@ from shallower.analysis.raw import (
     step_rows,
     training_rows,
 )
+from shallower.analysis.sessions import judge, used
 from shallower.analysis.statistics import describe
 from shallower.files import write_text
 
@@ -40,13 +41,16 @@ COLUMNS = [
 
 
 def raw_rows(results: Path, models: list[str], seeds: list[int]) -> pd.DataFrame:
-    """Every sample of a study, quality and times, as the rows of `raw`."""
+    """Every sample of a study as the rows of `raw`; disturbed sessions are left out."""
+    latency = pd.read_parquet(results / "latency.parquet")
+    steps = pd.read_parquet(results / "step_time.parquet")
+    kept = used(judge(latency))
     return pd.concat(
         [
             training_rows(results / "runs", models, seeds),
             quality_rows(results / "evaluations", models, seeds),
-            latency_rows(pd.read_parquet(results / "latency.parquet")),
-            step_rows(pd.read_parquet(results / "step_time.parquet")),
+            latency_rows(latency[latency["session"].isin(kept)]),
+            step_rows(steps[steps["session"].isin(kept)]),
         ],
         ignore_index=True,
     )
@@ -73,13 +77,15 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def write_summaries(
     results: Path, models: list[str], seeds: list[int], sets: list[str]
 ) -> None:
-    """Write `summary.csv`, `summaries/<dataset>.csv` for `sets`, and `by_seed.csv`."""
+    """Write `summary.csv`, `summaries/<dataset>.csv`, `by_seed.csv`, `sessions.csv`."""
     rows = raw_rows(results, models, seeds)
     table = summarise(rows)
     for name in sets:
         _write(table[table["dataset"] == name], results / "summaries" / f"{name}.csv")
     _write(table, results / "summary.csv")
     _write(by_unit(rows), results / "by_seed.csv")
+    sessions = judge(pd.read_parquet(results / "latency.parquet"))
+    _write(sessions, results / "sessions.csv")
 
 
 def by_unit(rows: pd.DataFrame) -> pd.DataFrame:

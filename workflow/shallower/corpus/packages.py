@@ -87,14 +87,14 @@ def _matches(path: PurePosixPath, pattern: str) -> bool:
 
 def read(source: PackageSource, located: Located) -> Iterator[Raw]:
     """Yield every record. Raises UserError if a file is not in the given format."""
-    parse = _PARSERS[source.format]
+    parse = _PARSERS[source.layout]
     for name, path in located.paths.items():
         try:
             yield from parse(path)
         except _parse_errors() as error:
             raise UserError(
                 f"{name} of package {source.package}: not in the format "
-                f"{source.format} ({' '.join(str(error).split())})"
+                f"{source.layout} ({' '.join(str(error).split())})"
             ) from None
 
 

@@ -132,9 +132,9 @@ def _dataset(rows: Rows, kind: Kind, key: str, cache: Path) -> Dataset:
 def _package(
     source: PackageSource, kind: Kind, key: str, tally: _Tally
 ) -> tuple[Rows, dict[str, Any]]:
-    found = _PACKAGE_KINDS[source.format]
+    found = _PACKAGE_KINDS[source.layout]
     if found != kind:
-        raise UserError(f"{key}.format: {source.format} holds {found}, expected {kind}")
+        raise UserError(f"{key}.layout: {source.layout} holds {found}, expected {kind}")
     located = packages.locate(source, key)
 
     def rows() -> Iterator[dict[str, str]]:
@@ -146,7 +146,7 @@ def _package(
             else:
                 yield record.row
 
-    origin = source.model_dump(exclude={"sha256", "limit", "format"})
+    origin = source.model_dump(exclude={"sha256", "limit", "layout"})
     return rows, origin | {"sha256": located.combined, "files": located.sha256}
 
 

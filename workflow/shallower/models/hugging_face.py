@@ -2,37 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from shallower.errors import UserError
 from shallower.models.llama import LlamaConfig, LlamaLM
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# Ours on the left; {i} is the block.
+# Ours on the left; where we have one matrix and they have several, in our order.
 NAMES = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
+    "embedding.weight": ["model.embed_tokens.weight"],
+    "norm.weight": ["model.norm.weight"],
+    "head.weight": ["lm_head.weight"],
 }
 BLOCK_NAMES = {
-    "attention_norm.weight": "input_layernorm.weight",
-    "attention.query.weight": "self_attn.q_proj.weight",
-    "attention.key.weight": "self_attn.k_proj.weight",
-    "attention.value.weight": "self_attn.v_proj.weight",
-    "attention.output.weight": "self_attn.o_proj.weight",
-    "ffn_norm.weight": "post_attention_layernorm.weight",
-    "ffn.gate.weight": "mlp.gate_proj.weight",
-    "ffn.up.weight": "mlp.up_proj.weight",
-    "ffn.down.weight": "mlp.down_proj.weight",
+    "attention_norm.weight": ["input_layernorm.weight"],
+    "attention.qkv.weight": [
+        "self_attn.q_proj.weight",
+        "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",
+    ],
+    "attention.output.weight": ["self_attn.o_proj.weight"],
+    "ffn_norm.weight": ["post_attention_layernorm.weight"],
+    "ffn.gate_up.weight": ["mlp.gate_proj.weight", "mlp.up_proj.weight"],
+    "ffn.down.weight": ["mlp.down_proj.weight"],
 }
 
 
-def name_map(depth: int) -> dict[str, str]:
+def name_map(depth: int) -> dict[str, list[str]]:
     """Our parameter name -> Hugging Face's, for a model of `depth` blocks."""
     blocks = {
-        f"blocks.{i}.{ours}": f"model.layers.{i}.{theirs}"
+        f"blocks.{i}.{ours}": [f"model.layers.{i}.{name}" for name in theirs]
         for i in range(depth)
         for ours, theirs in BLOCK_NAMES.items()
     }
@@ -68,8 +69,11 @@ def to_hugging_face(model: LlamaLM) -> Any:
     )
     theirs = theirs.to(model.embedding.weight.dtype)
     state = model.state_dict()
-    names = name_map(config.depth)
-    theirs.load_state_dict({names[key]: value for key, value in state.items()})
+    converted: dict[str, Tensor] = {}
+    for ours, names in name_map(config.depth).items():
+        parts = state[ours].chunk(len(names))
+        converted |= dict(zip(names, parts, strict=True))
+    theirs.load_state_dict(converted)
     return theirs.eval()
 
 
@@ -91,5 +95,7 @@ def from_hugging_face(theirs: Any) -> LlamaLM:
     state: dict[str, Tensor] = theirs.state_dict()
     model = LlamaLM(config).to(next(theirs.parameters()).dtype)
     names = name_map(config.depth)
-    model.load_state_dict({ours: state[their] for ours, their in names.items()})
+    model.load_state_dict(
+        {ours: torch.cat([state[n] for n in parts]) for ours, parts in names.items()}
+    )
     return model.eval()

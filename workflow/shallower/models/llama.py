@@ -62,22 +62,25 @@ class KeyValueCache:
 
 
 def rotary_table(config: LlamaConfig, device: torch.device | None = None) -> Tensor:
-    """Cosines and sines of position x frequency: (2, context, head_dim / 2)."""
+    """Cosines and signed sines of position x frequency: (2, context, head_dim)."""
     # In fp64 and cast once: at large positions fp32 angles would lose digits.
     pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=device)
     frequencies = config.rope_theta ** (-pairs / config.head_dim)
     positions = torch.arange(config.context, dtype=torch.float64, device=device)
     angles = torch.outer(positions, frequencies)
-    return torch.stack((angles.cos(), angles.sin())).to(torch.get_default_dtype())
+    # The pair (i, i + head_dim / 2) turns by one angle; see `rotate` for the sign.
+    cosine, sine = angles.cos().repeat(1, 2), angles.sin()
+    table = torch.stack((cosine, torch.cat((-sine, sine), dim=-1)))
+    return table.to(torch.get_default_dtype())
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """Turn queries or keys (batch, heads, tokens, head_dim) by their positions."""
-    cosine, sine = rotary
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat(
-        (first * cosine - second * sine, second * cosine + first * sine), dim=-1
-    )
+    """Turn queries or keys (batch, heads, tokens, head_dim) by their positions.
+
+    With halves (a, b): (a cos - b sin, b cos + a sin).
+    """
+    swapped = x.roll(x.shape[-1] // 2, dims=-1)
+    return torch.addcmul(x * rotary[0], swapped, rotary[1])
 
 
 class Attention(nn.Module):
@@ -87,9 +90,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
         variant, d = HEADS[config.head], config.width
-        self.query = nn.Linear(d, d, bias=False)
-        self.key = nn.Linear(d, d, bias=False)
-        self.value = nn.Linear(d, d, bias=variant.value_bias)
+        # Queries, keys and values in one product: small models are bound by calls.
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.value_bias = nn.Parameter(torch.empty(d)) if variant.value_bias else None
         self.mix = Heads(variant, config.heads, config.head_dim)
         self.output = nn.Linear(d, d, bias=False)
 
@@ -103,10 +106,11 @@ class Attention(nn.Module):
     ) -> Tensor:
         """(batch, tokens, width) to the same shape."""
         batch, tokens, width = x.shape
-        split = (batch, tokens, self.heads, self.head_dim)
-        q = rotate(self.query(x).view(split).transpose(1, 2), rotary)
-        k = rotate(self.key(x).view(split).transpose(1, 2), rotary)
-        v = self.value(x).view(split).transpose(1, 2)
+        qkv = self.qkv(x).view(batch, tokens, 3 * self.heads, self.head_dim)
+        qk, v = qkv.transpose(1, 2).split((2 * self.heads, self.heads), dim=1)
+        q, k = rotate(qk, rotary).chunk(2, dim=1)
+        if self.value_bias is not None:
+            v = v + self.value_bias.view(self.heads, 1, self.head_dim)
         if cache is not None:
             k, v = cache.append(block, k, v)
         # Without a mask the queries are either all tokens so far, which is causal
@@ -121,13 +125,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.width, config.ffn_hidden, bias=False)
-        self.up = nn.Linear(config.width, config.ffn_hidden, bias=False)
+        self.gate_up = nn.Linear(config.width, 2 * config.ffn_hidden, bias=False)
         self.down = nn.Linear(config.ffn_hidden, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
 
 
 class Block(nn.Module):

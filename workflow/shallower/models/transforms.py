@@ -34,13 +34,14 @@ def fold(model: LlamaLM) -> LlamaLM:
         attention = block.attention
         assert isinstance(attention, Attention)
         assert attention.mix.linear is not None
-        name = f"blocks.{index}.attention.value"
-        per_head = attention.value.weight.detach().double()
-        per_head = per_head.view(model.config.heads, model.config.head_dim, -1)
+        name, width = f"blocks.{index}.attention", model.config.width
+        queries_keys, values = attention.qkv.weight.detach().split((2 * width, width))
+        per_head = values.double().view(model.config.heads, model.config.head_dim, -1)
         matrix = attention.mix.linear.weight.detach().double()  # heads x in x out
         product = matrix.transpose(1, 2) @ per_head
-        state[f"{name}.weight"] = product.reshape(model.config.width, -1).to(weight)
-        state[f"{name}.bias"] = attention.mix.linear.bias.detach().reshape(-1)
+        folded_values = product.reshape(width, width).to(weight)
+        state[f"{name}.qkv.weight"] = torch.cat((queries_keys, folded_values))
+        state[f"{name}.value_bias"] = attention.mix.linear.bias.detach().reshape(-1)
     return _adopt(folded, state, model)
 
 

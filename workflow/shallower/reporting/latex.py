@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -45,6 +46,12 @@ def escape(text: str) -> str:
     for what a byte-fallback tokenizer may produce.
     """
     return "".join(SPECIAL.get(c) or _plain(c) for c in text)
+
+
+def breakable(text: str) -> str:
+    """Escaped text whose lines may break after punctuation: signatures, names."""
+    parts = re.split(r"(?<=[|/:;,._-])", text)
+    return r"\allowbreak{}".join(escape(part) for part in parts)
 
 
 def _plain(character: str) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from shallower.analysis.sessions import used
 from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
 from shallower.digest import commit
 from shallower.files import write_text
 from shallower.models.variants import TWIN
 from shallower.reporting.contents import INFERENCE_TIME
-from shallower.reporting.latex import escape, number, significant
+from shallower.reporting.latex import breakable, escape, number, significant
 from shallower.reporting.results import Results
 
 Pairs = Iterator[tuple[str, str]]
@@ -84,7 +85,7 @@ def data(results: Results) -> Pairs:
     for split in ("train", "validation", "test", "questions"):
         yield f"corpus.{split}.documents", number(results.corpus_documents(split), 0)
     text = sets["text"]
-    yield "corpus.text.source", escape(text.get("package", text["source"]))
+    yield "corpus.text.source", breakable(text.get("package", text["source"]))
     for key in ("version", "licence"):
         yield f"corpus.text.{key}", escape(str(text.get(key) or "not stated"))
     for name in EVALUATION_SETS:
@@ -188,7 +189,7 @@ def quality(results: Results) -> Pairs:
     for name in EVALUATION_SETS:
         rows = table[(table["dataset"] == name) & (table["metric"] == "empty")]
         yield f"empty.{name}", number(100 * rows["mean"].mean(), 1)
-    yield "metrics.signature", escape(signature())
+    yield "metrics.signature", breakable(signature())
 
 
 def speed(results: Results) -> Pairs:
@@ -208,6 +209,7 @@ def speed(results: Results) -> Pairs:
         for name in EVALUATION_SETS:
             row = results.row(model, name, INFERENCE_TIME)
             yield f"latency.{name}.{role}", number(row["mean"], 0)
+    yield from sessions(results)
     deep = roles(results)["baseline.deep"]
     cached = results.row(deep, "fixed", "generation_loop")["mean"]
     ratio = float("nan")
@@ -215,6 +217,19 @@ def speed(results: Results) -> Pairs:
         slow = results.row(deep, "fixed", "generation_loop", mode="uncached")["mean"]
         ratio = slow / cached
     yield "uncached.ratio", number(ratio, 1)
+
+
+def sessions(results: Results) -> Pairs:
+    """How many latency sessions were disturbed, and whether they were left out."""
+    table = pd.read_csv(results.directory / "sessions.csv")
+    disturbed = table.loc[table["disturbed"], "session"].nunique()
+    kept = len(used(table))
+    yield "sessions.disturbed", str(disturbed)
+    fate = "were left out" if kept < table["session"].nunique() else "were kept"
+    because = "too few would have remained"
+    verdict = fate if fate.endswith("out") else f"{fate}, since {because}"
+    yield "sessions.fate", "none had to be left out" if not disturbed else verdict
+    yield "sessions.neighbours", number(table["neighbours"].max(), 2)
 
 
 def comparisons(results: Results) -> Pairs:

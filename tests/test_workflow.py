@@ -1,0 +1,297 @@
+"""The pipeline itself: the smoke study, run once for real, and what makes it stale."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from conftest import ROOT
+from shallower.files import read_json, sha256
+from shallower.reporting.contents import FIGURES, TABLES
+
+pytestmark = pytest.mark.smoke
+MODELS = ["baseline-1", "baseline-2", "proposed-1", "proposed-2"]
+
+
+class Project:
+    """A copy of the working tree in which the smoke study has been run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
+        for name in names.decode().split("\0"):
+            if name and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        # The copy's own package, not the checkout that is installed.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
+        self.results = folder / "results" / "smoke"
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `snakemake ARGUMENTS --configfile config/smoke.yaml`."""
+        command = ["snakemake", *arguments, "--configfile", "config/smoke.yaml"]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def stale(self, *more: str) -> dict[str, int]:
+        """Jobs that a dry run would start, by rule."""
+        run = subprocess.run(
+            ["snakemake", "-n", "--configfile", "config/smoke.yaml", *more],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr
+        counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+        return {rule: int(n) for rule, n in counts if rule not in ("total", "all")}
+
+    @contextmanager
+    def edited(self, name: str, old: str, new: str) -> Iterator[None]:
+        """The project with one edit in one file, undone at the end."""
+        path = self.folder / name
+        text, times = path.read_text(), path.stat()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        yield
+        path.write_text(text)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    project = Project(tmp_path_factory.mktemp("project"))
+    start = time.monotonic()
+    run = project.snakemake()
+    assert run.returncode == 0, run.stderr[-5000:]
+    print(f"smoke study: {time.monotonic() - start:.0f} s")
+    return project
+
+
+@pytest.fixture(scope="session")
+def text(project: Project) -> str:
+    """The PDF's text, white space collapsed, with plain signs and separators."""
+    pdf = project.folder / "report" / "paper.pdf"
+    out = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True)
+    return " ".join(out.stdout.decode().replace("−", "-").split())
+
+
+# --- what comes out -------------------------------------------------------------------
+
+
+def test_the_pdf_holds_table_1(text: str) -> None:
+    for number in (
+        *("128,789,504", "141,440,000", "154,090,496", "166,740,992"),
+        *("129,449,984", "142,232,576", "155,015,168", "167,797,760"),
+        *("660,480", "792,576", "924,672", "1,056,768"),
+    ):
+        assert number in text
+
+
+def test_the_pdf_holds_the_summaries_numbers(project: Project, text: str) -> None:
+    summary = pd.read_csv(project.results / "summary.csv")
+    for model in MODELS:
+        rows = summary[(summary["model"] == model) & (summary["form"] == "trained")]
+        rows = rows[rows["mode"] == "eager"].set_index(["scale", "dataset", "metric"])
+        nats = rows.loc[("study", "text", "cross_entropy"), "mean"]
+        perplexity = rows.loc[("study", "text", "perplexity"), "mean"]
+        loss = rows.loc[("study", "train", "training_loss"), "mean"]
+        per_token = rows.loc[("study", "fixed", "time_per_output_token"), "mean"]
+        line = rf"{model} [\d.]+ {loss:.3f} {nats:.3f} \[[^]]+\] {perplexity:.1f}"
+        assert re.search(line, text), line
+        first = rows.loc[("study", "fixed", "time_to_first_token"), "mean"]
+        assert f"{model} {first:,.0f} {per_token:,.0f}" in text
+    comparisons = pd.read_csv(project.results / "comparisons.csv")
+    row = comparisons[
+        (comparisons["left"] == "proposed-1")
+        & (comparisons["right"] == "baseline-2")
+        & (comparisons["metric"] == "cross_entropy")
+    ].iloc[0]
+    assert f"{row['effect']:.3f}" in text
+
+
+def test_tables_and_text_agree_with_the_corpus(project: Project, text: str) -> None:
+    manifest = read_json(project.results / "corpus" / "manifest.json")
+    train = manifest["datasets"]["text"]["counts"]["train"]
+    assert f"{train:,}" in text
+    tokens = read_json(project.results / "tokens" / "text" / "train" / "manifest.json")
+    assert f"{tokens['tokens']:,}" in text
+
+
+def test_latex_had_nothing_to_complain_about(project: Project) -> None:
+    log = (project.results / "typeset" / "paper.log").read_text(errors="replace")
+    assert "undefined" not in log.lower()
+    assert "Missing character" not in log
+    overfull = [float(w) for w in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
+    assert all(width <= 5 for width in overfull), overfull
+
+
+CONTRACTS = {
+    "summary.csv": "model system scale form mode depth variant dataset metric unit"
+    " n_seeds n mean median p5 p95 std ci_low ci_high",
+    "summaries/qa.csv": "model system scale form mode depth variant dataset metric"
+    " unit n_seeds n mean median p5 p95 std ci_low ci_high",
+    "comparisons.csv": "left right dataset metric unit seeds n effect ci_low ci_high"
+    " p p_holm method",
+    "parameters.csv": "model system scale depth variant parameters_trained"
+    " parameters_deployed flops_per_token",
+    "latency.parquet": "model seed form mode scale workload batch dtype device threads"
+    " session repeat prompt_tokens generated_tokens token_index nanoseconds",
+    "step_time.parquet": "model session repeat tokens nanoseconds",
+    "evaluations/proposed-2/seed1.parquet": "dataset group sample metric value weight",
+    "runs/baseline-1/seed0/losses.csv": "iteration tokens loss learning_rate"
+    " tokens_per_second",
+    "corpus/text/train.parquet": "id text domain",
+    "corpus/chat/test.parquet": "id prompt reference group",
+}
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_contract_files_have_their_columns(project: Project, name: str) -> None:
+    path = project.results / name
+    table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    assert set(CONTRACTS[name].split()) <= set(table.columns)
+    assert len(table)
+
+
+def test_other_outputs_are_there(project: Project) -> None:
+    expected = [
+        f"figures/{figure}.{kind}" for figure in FIGURES for kind in ("pdf", "svg")
+    ]
+    expected += [f"tables/{table}.tex" for table in TABLES]
+    expected += [f"summaries/{name}.csv" for name in ("text", "completion", "chat")]
+    expected += ["numbers.tex", "paper.pdf"]
+    for name in ("training", "comparison"):
+        expected += [f"notebooks/{name}.ipynb", f"notebooks/{name}.html"]
+    run = "runs/proposed-2/seed1/"
+    expected += [run + "model.safetensors", run + "model-half.safetensors"]
+    expected += [run + "spec.yaml", run + "training.json"]
+    missing = [name for name in expected if not (project.results / name).is_file()]
+    assert missing == []
+    run_spec = yaml.safe_load((project.results / run / "spec.yaml").read_text())
+    assert (run_spec["name"], run_spec["seed"]) == ("proposed-2", 1)
+
+
+def test_runs_with_one_seed_saw_the_same_first_batch(project: Project) -> None:
+    """Shared data and initial weights: first losses of one seed lie close."""
+    first = {
+        (model, seed): pd.read_csv(
+            project.results / "runs" / model / f"seed{seed}" / "losses.csv"
+        )["loss"].iloc[0]
+        for model in MODELS
+        for seed in (0, 1)
+    }
+    assert len(set(first.values())) == len(first)
+
+
+# --- what makes it stale --------------------------------------------------------------
+
+
+def test_a_second_run_does_nothing(project: Project) -> None:
+    assert project.stale() == {}
+
+
+def test_a_comment_makes_nothing_stale(project: Project) -> None:
+    old = '"""A small Llama'
+    with project.edited("workflow/shallower/models/llama.py", old, "# Hi.\n" + old):
+        assert project.stale() == {}
+
+
+def test_a_line_of_model_code_makes_training_stale(project: Project) -> None:
+    with project.edited(
+        "workflow/shallower/models/llama.py", "residual = 0.02", "residual = 0.03"
+    ):
+        stale = project.stale()
+    assert stale["train"] == 8
+    assert stale["evaluate"] == 8
+    assert "shard" not in stale
+
+
+def test_a_figures_style_touches_no_torch(project: Project) -> None:
+    with project.edited("workflow/shallower/reporting/style.py", "#0072B2", "#0072B3"):
+        assert project.stale() == {"figures": 1, "typeset": 1, "paper": 1}
+
+
+def test_the_papers_text_only_typesets(project: Project) -> None:
+    with project.edited("report/sections/related.tex", "the", "the very"):
+        assert project.stale() == {"typeset": 1, "paper": 1}
+
+
+def test_one_models_setting_retrains_that_model_only(project: Project) -> None:
+    overlay = project.folder / "override.yaml"
+    overrides = {"proposed-2": {"learning_rate": 1e-3}}
+    overlay.write_text(yaml.safe_dump({"training": {"overrides": overrides}}))
+    stale = project.stale("override.yaml")
+    assert stale["train"] == stale["evaluate"] == 2
+    assert "shard" not in stale
+
+
+def test_a_bad_configuration_is_one_line(project: Project) -> None:
+    bad = project.folder / "bad.yaml"
+    bad.write_text("training: {stpes: 3}\n")
+    run = project.snakemake("-n", "--config", "training={stpes: 3}")
+    assert run.returncode != 0
+    assert "training.stpes: unknown key, did you mean 'steps'?" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+# --- habits ---------------------------------------------------------------------------
+
+
+def test_the_same_results_typeset_to_the_same_bytes(project: Project) -> None:
+    before = sha256(project.results / "paper.pdf")
+    shutil.rmtree(project.results / "typeset")
+    run = project.snakemake("--forcerun", "typeset", "--", "results/smoke/paper.pdf")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert sha256(project.results / "paper.pdf") == before
+
+
+@pytest.mark.parametrize("target", ["figures", "notebooks", "latency", "parameters"])
+def test_targets_work_as_typed(project: Project, target: str) -> None:
+    run = subprocess.run(
+        ["snakemake", "-n", target],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_html_report(project: Project) -> None:
+    run = project.snakemake("--report", "report.zip")
+    assert run.returncode == 0, run.stderr
+    with zipfile.ZipFile(project.folder / "report.zip") as archive:
+        names = "\n".join(archive.namelist())
+        page = archive.read(next(n for n in archive.namelist() if "report.html" in n))
+    for figure in FIGURES:
+        assert f"{figure}.svg" in names
+    for category in ("Figures", "Tables", "Notebooks", "Paper"):
+        assert category.encode() in page
+
+
+def test_lint(project: Project) -> None:
+    run = project.snakemake("--lint")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_snakefile_fits_on_a_screen() -> None:
+    assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
