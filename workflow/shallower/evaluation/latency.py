@@ -29,7 +29,14 @@ from shallower.evaluation.generation import encode_prompt
 from shallower.evaluation.neighbours import Neighbours
 from shallower.evaluation.step_time import time_training_steps
 from shallower.files import replacing
-from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM, initialise
+from shallower.models.counting import on_meta
+from shallower.models.llama import (
+    KeyValueCache,
+    LlamaConfig,
+    LlamaLM,
+    initialise,
+    rotary_table,
+)
 from shallower.models.transforms import first_blocks, fold
 from shallower.models.variants import TWIN
 from shallower.randomness import derive
@@ -150,7 +157,9 @@ def time_paper_scale(
     sizes = {k: v for k, v in job.paper.items() if k != "depths"}
     deepest = max(job.paper["depths"])
     config = LlamaConfig(**sizes, depth=deepest, head="proposed")
-    whole = initialise(LlamaLM(config), seed=0).eval().to(device)
+    # From the meta device, so that 170 million numbers are not drawn twice.
+    whole = initialise(on_meta(config).to_empty(device=device), seed=0).eval()
+    whole.rotary = rotary_table(config, device)
     subjects = []
     for depth in job.paper["depths"]:
         baseline = first_blocks(whole, depth, "baseline")
