@@ -17,11 +17,19 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 
 
+# Data, summaries, figures and paper take seconds or need the internet: on a cluster
+# they run where Snakemake runs.
 localrules:
-    all,
-    figures,
+    corpus,
+    shards,
     parameters,
-    latency,
+    summary,
+    figures,
+    tables,
+    typeset,
+    paper,
+    notebook_training,
+    notebook_comparison,
 
 
 # the paper of the study that was asked for, and everything beside it

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import ROOT
+from shallower.evaluation import metrics
 from shallower.reporting import style
-from shallower.reporting.contents import FIGURES
+from shallower.reporting.contents import FIGURES, METRICS
 from shallower.reporting.figures import spread
 from shallower.reporting.latex import (
     breakable,
@@ -143,6 +144,9 @@ def test_words_follow_the_interval() -> None:
 
 def test_bars_span_the_seeds() -> None:
     assert spread(pd.Series([1.0, 2.0, 6.0])) == [[2.0], [3.0]]
+    # The mean of three times 0.1 is larger than 0.1 in floating point.
+    equal = spread(pd.Series([0.1, 0.1, 0.1]))
+    assert min(equal[0][0], equal[1][0]) >= 0
 
 
 def test_one_visual_language() -> None:
@@ -151,6 +155,10 @@ def test_one_visual_language() -> None:
     depths = [5, 6, 7, 8]
     assert len({style.marker(d, depths) for d in depths}) == 4
     assert style.dashes(8, depths) == "-"
+
+
+def test_every_metric_has_a_printed_name() -> None:
+    assert tuple(METRICS) == metrics.METRICS
 
 
 def test_every_figure_has_a_caption_in_the_html_report() -> None:

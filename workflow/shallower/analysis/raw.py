@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from shallower.evaluation import metrics
+
 UNITS = {
+    **metrics.UNITS,
     "cross_entropy": "nats",
     "training_loss": "nats",
-    "fuzzy": "percent",
     "generated_tokens": "tokens",
     "training_seconds": "s",
     "tokens_per_second": "tokens/s",

@@ -15,7 +15,7 @@ from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.evaluation.generation import encode_prompt, generate_all
-from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pair
+from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
 from shallower.evaluation.perplexity import document_losses
 from shallower.files import replacing, write_text
 from shallower.models.llama import LlamaLM
@@ -99,14 +99,16 @@ def generation_rows(
     name: str, table: pd.DataFrame, texts: list[str], lengths: list[int]
 ) -> Iterator[Row]:
     """Every text metric of every sample; empty outputs score 0 and are counted."""
+    references = list(table["reference"])
+    scores = score_pairs(texts, references).scores
     items = table.to_dict("records")
-    for item, text, length in zip(items, texts, lengths, strict=True):
+    for item, text, length, metrics in zip(items, texts, lengths, scores, strict=True):
         place = (name, item["group"], item["id"])
-        for metric, value in score_pair(text, item["reference"]).items():
+        for metric, value in metrics.items():
             yield (*place, metric, value, 1.0)
         yield (*place, "empty", float(is_empty(text)), 1.0)
         yield (*place, "generated_tokens", float(length), 1.0)
-    whole = corpus_bleu(texts, list(table["reference"]))
+    whole = corpus_bleu(texts, references)
     yield (name, "", "corpus", "corpus_bleu", whole, 1.0)
 
 

@@ -117,8 +117,9 @@ def _scatter(
 
 def spread(values: pd.Series) -> list[list[float]]:
     """Error bars from the mean down to the lowest and up to the highest unit."""
-    mean = values.mean()
-    return [[mean - values.min()], [values.max() - mean]]
+    # Rounding may put the mean of equal values beside them; a bar is never negative.
+    down, up = values.mean() - values.min(), values.max() - values.mean()
+    return [[max(down, 0.0)], [max(up, 0.0)]]
 
 
 def perplexity_latency(results: Results) -> Figure:
