@@ -7,7 +7,8 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CONFIG ?=
-SNAKEMAKE = snakemake $(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
+	$(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 
 paper: setup
 	$(SNAKEMAKE)

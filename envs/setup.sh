@@ -38,7 +38,8 @@ install_debian() {
 
 install_python() {
     local torch stamp
-    torch=${TORCH:-}
+    # What was chosen once stays chosen: make paper TORCH=... and then make test.
+    torch=${TORCH:-$(cat .venv/.torch 2> /dev/null || true)}
     stamp=$(cat envs/requirements.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
     [ "$(cat .venv/.ready 2> /dev/null)" = "$stamp" ] && return
     python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' ||
@@ -55,6 +56,7 @@ install_python() {
     fi
     .venv/bin/pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+    echo "$torch" > .venv/.torch
     echo "$stamp" > .venv/.ready
 }
 

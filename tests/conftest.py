@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 import yaml
 
 from shallower.models.llama import LlamaConfig, LlamaLM, initialise
+from shallower.models.registry import HEADS
 from shallower.tokens import tokenizer
 from shallower.tokens.shards import write_manifest, write_shard
 
@@ -41,7 +43,7 @@ def tiny(head: str = "baseline", **changes: int) -> LlamaConfig:
         "ffn_hidden": 64,
         "context": 32,
     }
-    return LlamaConfig(**(sizes | changes), head=head)
+    return LlamaConfig(**(sizes | changes), head=HEADS[head])
 
 
 def build(head: str = "baseline", seed: int = 0, **changes: int) -> LlamaLM:
@@ -72,15 +74,14 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def spec() -> dict:
-    """A run that takes a second."""
+def run_spec(head: str, steps: int, checkpoint_every: int) -> dict:
+    """The specification of a tiny run, as the configuration would give it."""
     return {
-        "name": "proposed-2",
+        "name": f"{head}-2",
         "seed": 0,
-        "model": vars(tiny("proposed")).copy(),
+        "model": asdict(tiny(head)),
         "training": {
-            "steps": 60,
+            "steps": steps,
             "batch_size": 4,
             "accumulation": 1,
             "learning_rate": 3e-3,
@@ -91,9 +92,15 @@ def spec() -> dict:
             "clip": 1.0,
             "precision": "float32",
             "log_every": 4,
-            "checkpoint_every": 3,
+            "checkpoint_every": checkpoint_every,
         },
     }
+
+
+@pytest.fixture
+def spec() -> dict:
+    """A run that takes a second."""
+    return run_spec("proposed", steps=60, checkpoint_every=3)
 
 
 @pytest.fixture

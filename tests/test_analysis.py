@@ -20,6 +20,7 @@ from shallower.analysis.statistics import (
     holm,
     paired_t,
     ratio_interval,
+    ratio_p,
     t_interval,
 )
 from shallower.analysis.summary import COLUMNS, by_unit, summarise
@@ -89,6 +90,18 @@ def test_holm_by_hand() -> None:
     # Sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, made monotone.
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+    # No p value is no comparison, and certainly not p = 0.
+    assert np.isnan(holm([float("nan")])[0])
+    assert holm([0.03, float("nan")])[0] == 0.03
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 999), shift=st.floats(0.9, 1.1))
+def test_a_ratios_p_and_interval_agree(seed: int, shift: float) -> None:
+    draw = np.random.default_rng(seed)
+    a, b = shift * draw.normal(1, 0.05, 4), draw.normal(1, 0.05, 4)
+    ratio, low, high = ratio_interval(a, b)
+    assert (ratio_p(ratio, low, 4) < 0.05) == (not low <= 1 <= high)
 
 
 def test_paired_p_is_scipys() -> None:

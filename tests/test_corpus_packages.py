@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shallower.config import PackageSource
 from shallower.corpus import packages, sources
+from shallower.corpus.settings import PackageSource
 from shallower.errors import UserError
 
 SUMMARIES = {
@@ -56,7 +56,7 @@ def package(tmp_path, monkeypatch) -> Path:
 def source(**changes) -> PackageSource:
     settings = {
         "source": "package",
-        "package": "fake-data",
+        "name": "fake-data",
         "version": "1.2",
         "file": "fakedata/data/pages.json",
         "layout": "wikipedia_summaries",
@@ -114,7 +114,7 @@ def test_pinned_checksum(package):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"package": "no-such"}, "k.package: no-such is not installed, expected vers"),
+        ({"name": "no-such"}, "k.name: no-such is not installed, expected vers"),
         (
             {"version": "2"},
             "k.version: package fake-data is installed as 1.2, expected",

@@ -11,8 +11,8 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from shallower.config import FilesSource, HubSource
 from shallower.corpus import sources
+from shallower.corpus.settings import FilesSource, HubSource
 from shallower.errors import UserError
 
 TEXTS = ["one\nline after line", 'a "quoted" word', "tab-free, but with comma", "naïve"]

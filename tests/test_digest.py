@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 
+from conftest import ROOT
 from shallower import digest
 
 
@@ -77,4 +80,38 @@ def test_models_know_nothing_of_files_and_configuration() -> None:
 
 def test_a_figures_code_is_not_trainings() -> None:
     assert not [m for m in digest.closure("training.loop") if "reporting" in m]
-    assert "config" not in digest.closure("training.loop", "evaluation.latency")
+    stages = ("corpus.build", "tokens.shards", "training.loop", "evaluation.latency")
+    # A new section of the configuration, or a new entry in the registry, is no
+    # reason to do anything again: what a run needs of them is in its specification.
+    assert not {"config", "models.registry"} & set(digest.closure(*stages))
+    assert "training.progress" not in digest.closure("training.loop")
+
+
+def test_rules_carry_the_digest_of_what_they_run() -> None:
+    """Each rule's command and the module that cli.py runs for it."""
+    for cached in (digest._tree, digest._imports, digest._normalised):
+        cached.cache_clear()
+    runs = {
+        node.name.removeprefix("run_").replace("_", "-"): {
+            inner.module.removeprefix("shallower.")
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.ImportFrom) and inner.module
+        }
+        for node in ast.parse((digest.ROOT / "cli.py").read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("run_")
+    }
+    # What only checks or reports has no influence on the result.
+    harmless = {"config", "training.progress", "errors", "files", "pyarrow.parquet"}
+    checked = 0
+    for path in (ROOT / "workflow" / "rules").glob("*.smk"):
+        for rule in re.split(r"(?=^rule )", path.read_text(), flags=re.MULTILINE):
+            command = re.search(r"python -m shallower (\w+)", rule)
+            if not command:
+                continue
+            named = re.search(r"code_digest\(([^)]*)\)", rule)
+            assert named, rule.splitlines()[0]
+            covered = set(digest.closure(*re.findall(r'"([\w.]+)"', named[1])))
+            missing = runs[command[1]] - covered - harmless - {"tokens"}
+            assert not missing, (rule.splitlines()[0], missing)
+            checked += 1
+    assert checked >= 9

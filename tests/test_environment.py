@@ -65,8 +65,8 @@ def test_conda_file_has_the_locks_versions() -> None:
 def test_data_versions_are_the_locks(configuration: dict) -> None:
     for name in ("text", "chat"):
         section = configuration["corpus"][name]
-        source = section if name == "text" else section["data"]
-        assert lock()[normal(source["package"])] == source["version"]
+        source = (section if name == "text" else section["data"])["package"]
+        assert lock()[normal(source["name"])] == source["version"]
 
 
 def test_rules_name_existing_environments() -> None:

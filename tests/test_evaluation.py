@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import build, sentences, tiny
+from conftest import build, run_spec, sentences
+from shallower.config import PaperScale, paper_scale
 from shallower.errors import UserError
-from shallower.evaluation import latency
+from shallower.evaluation import latency, neighbours
 from shallower.evaluation.evaluate import evaluate
 from shallower.evaluation.generation import encode_prompt, generate, generate_all
 from shallower.evaluation.latency import Job, Request, Subject, interleave, measure
@@ -134,23 +136,8 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         table.to_parquet(folder / "corpus" / name / "test.parquet")
     specs = {}
     for head in ("baseline", "proposed"):
-        training = {
-            "steps": 40,
-            "batch_size": 4,
-            "accumulation": 1,
-            "learning_rate": 3e-3,
-            "warmup_fraction": 0.04,
-            "final_fraction": 0.1,
-            "weight_decay": 0.1,
-            "betas": [0.9, 0.95],
-            "clip": 1.0,
-            "precision": "float32",
-            "log_every": 4,
-            "checkpoint_every": 50,
-        }
         name = f"{head}-2"
-        model = vars(tiny(head)).copy()
-        specs[name] = {"name": name, "seed": 0, "model": model, "training": training}
+        specs[name] = run_spec(head, steps=40, checkpoint_every=50)
         run = folder / "runs" / name / "seed0"
         train(specs[name], corpus / "train", run, folder / "checkpoints")
     return {"folder": folder, "specs": specs, "tokenizer": corpus / "tokenizer.model"}
@@ -188,10 +175,11 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     assert all(s["prediction"] for s in samples)
 
 
-def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
+def study_job(study: dict) -> Job:
     fixed = {"prompt_tokens": 8, "new_tokens": 3, "repeats": 2, "warmups": 1}
-    paper = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}
-    job = Job(
+    sizes = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}
+    paper = paper_scale(PaperScale(**sizes, vocabulary=400, depths=[1, 2]))
+    return Job(
         models=list(study["specs"]),
         seeds=[0],
         specs=study["specs"],
@@ -207,10 +195,14 @@ def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
             "step_repeats": 2,
         },
         new_tokens=5,
-        paper=paper | {"vocabulary": 400, "depths": [1, 2]},
+        paper=paper,
         threads=1,
         device="cpu",
     )
+
+
+def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
+    job = study_job(study)
     measure(job, tmp_path / "latency.parquet", tmp_path / "steps.parquet")
     table = pd.read_parquet(tmp_path / "latency.parquet")
     columns = "model seed form mode scale workload batch dtype device threads session"
@@ -272,18 +264,43 @@ def test_slower_models_take_longer() -> None:
     assert totals[8] > 2 * totals[1]
 
 
-def test_neighbours_are_noticed() -> None:
-    busy = Neighbours()
-    end = time.process_time() + 0.3
+def test_neighbours_are_what_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"monotonic": 0.0, "machine_busy": 100.0, "own_busy": 5.0}
+    monkeypatch.setattr(neighbours.time, "monotonic", lambda: clock["monotonic"])
+    for name in ("machine_busy", "own_busy"):
+        monkeypatch.setattr(neighbours, name, partial(clock.__getitem__, name))
+    count = Neighbours()
+    clock |= {"monotonic": 10.0, "machine_busy": 113.0, "own_busy": 14.0}
+    # 13 seconds of cores were busy, 9 of them ours: 4 in 10 seconds.
+    assert count.cores_used_by_others() == pytest.approx(0.4)
+    clock["machine_busy"] = float("nan")
+    assert np.isnan(count.cores_used_by_others())
+
+
+def test_own_work_is_own_work() -> None:
+    before = neighbours.own_busy()
+    end = time.process_time() + 0.1
     while time.process_time() < end:
         pass
-    # Own work does not count; what others did here cannot exceed the machine.
-    assert 0 <= busy.cores_used_by_others() < 64
+    assert neighbours.own_busy() - before >= 0.09
+
+
+def test_no_two_models_of_the_study_share_memory(
+    study: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared weights would be in the cache already for whoever is timed second."""
+    seen: list[Subject] = []
+    monkeypatch.setattr(latency, "interleave", lambda s, *_: seen.extend(s) or [])
+    job = study_job(study)
+    latency.time_study_scale(job, 0, random.Random(0), torch.device("cpu"))
+    networks = {id(subject.network): subject.network for subject in seen}
+    pointers = [p.data_ptr() for n in networks.values() for p in n.parameters()]
+    assert {s.form for s in seen} == {"trained", "folded"}
+    assert len(pointers) == len(set(pointers))
 
 
 def test_parameter_table(study: dict) -> None:
-    paper = {"width": 1024, "heads": 8, "ffn_hidden": 2752, "context": 512}
-    table = count(study["specs"], paper | {"vocabulary": 32_000, "depths": [5, 8]})
+    table = count(study["specs"], paper_scale(PaperScale(depths=[5, 8])))
     assert list(table["scale"]) == ["study"] * 2 + ["paper"] * 4
     text = table_1(table)
     assert "128,789,504" in text

@@ -17,8 +17,8 @@ from shallower.models.counting import (
 )
 from shallower.models.hugging_face import from_hugging_face, to_hugging_face
 from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM, initialise
+from shallower.models.registry import HEADS
 from shallower.models.transforms import first_blocks, fold
-from shallower.models.variants import HEADS
 
 PAPER = {"vocabulary": 32_000, "width": 1024, "heads": 8, "ffn_hidden": 2752}
 TABLE_1 = {  # the paper's Table 1; the folded column is arithmetic: + d per block
@@ -37,7 +37,7 @@ def tokens() -> torch.Tensor:
 @pytest.mark.parametrize("depth", TABLE_1)
 def test_parameters_are_those_of_table_1(depth: int) -> None:
     baseline, proposed = (
-        on_meta(LlamaConfig(**PAPER, depth=depth, context=512, head=head))
+        on_meta(LlamaConfig(**PAPER, depth=depth, context=512, head=HEADS[head]))
         for head in ("baseline", "proposed")
     )
     counts = count_parameters(baseline), count_parameters(proposed)
@@ -48,7 +48,7 @@ def test_parameters_are_those_of_table_1(depth: int) -> None:
 
 @pytest.mark.parametrize("head", ["baseline", "proposed"])
 def test_flops_are_two_per_multiplication(head: str) -> None:
-    config = LlamaConfig(**PAPER, depth=5, context=512, head=head)
+    config = LlamaConfig(**PAPER, depth=5, context=512, head=HEADS[head])
     d, per_head = 1024, 1024 * 1024 // 8 if head == "proposed" else 0
     block = 4 * d * d + 3 * d * 2752 + 2 * 512 * d + per_head
     assert count_flops_per_token(on_meta(config)) == 2 * (5 * block + 32_000 * d)
@@ -65,7 +65,7 @@ def test_logits_equal_hugging_face(tokens: torch.Tensor) -> None:
 
 
 def test_hugging_face_refuses_other_variants() -> None:
-    with pytest.raises(UserError, match="proposed"):
+    with pytest.raises(UserError, match="per_head"):
         to_hugging_face(build("proposed"))
 
 
@@ -144,7 +144,7 @@ def test_fold_is_exact(heads: int, half: int, depth: int, seed: int) -> None:
         assert (folded(tokens) - whole).abs().max() < 1e-10
         assert (cached - whole).abs().max() < 1e-10
     # The layer is no identity: without it the logits differ.
-    assert folded.config.head == "value_bias_silu"
+    assert folded.config.head == HEADS["value_bias_silu"]
     assert count_parameters(folded) == count_deployed(model)
 
 
@@ -177,7 +177,7 @@ def test_initial_weights_are_shared_across_variants_and_depths() -> None:
 
 def test_first_blocks_is_the_shallow_model(tokens: torch.Tensor) -> None:
     deep = build("proposed", depth=4)
-    part = first_blocks(deep, 2, "baseline")
+    part = first_blocks(deep, 2, HEADS["baseline"])
     plain = LlamaLM(tiny("baseline")).double()
     state = deep.state_dict()
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})

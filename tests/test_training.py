@@ -48,7 +48,6 @@ def test_a_run_writes_what_it_promises(
     assert yaml.safe_load((folder / "spec.yaml").read_text()) == spec
     half = load_run(folder, "model-half.safetensors")
     assert not torch.equal(load_run(folder).head.weight, half.head.weight)
-    assert not (tmp_path / "checkpoints" / "x").exists()
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
@@ -101,14 +100,31 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> No
 def test_another_configuration_never_continues_a_checkpoint(
     corpus: Path, spec: dict, tmp_path: Path
 ) -> None:
+    spec["training"] |= {"steps": 400}
     process = start(corpus, spec, tmp_path)
+    while process.poll() is None and newest_step(tmp_path) < 6:
+        time.sleep(0.002)
     process.kill()
     process.wait()
     before = {p.name for p in tmp_path.glob("checkpoints/*")}
+    assert len(before) == 1
     spec["training"]["learning_rate"] = 1e-3
     train(spec, corpus / "train", tmp_path / "run", tmp_path / "checkpoints")
     assert read_json(tmp_path / "run" / "training.json")["restarts"] == 0
     assert {p.name for p in tmp_path.glob("checkpoints/*")} == before
+
+
+def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
+    """A killed workflow's job may live on while the workflow runs again."""
+    first = Checkpoints(tmp_path / "run")
+    first.lock()
+    code = "import sys; from shallower.training.checkpoint import Checkpoints as C;"
+    code += "C(sys.argv[1]).lock()"
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert "another process is training this run" in refused.stderr
+    del first
+    assert subprocess.run(command).returncode == 0
 
 
 def test_batches_depend_on_step_and_seed_alone(corpus: Path) -> None:

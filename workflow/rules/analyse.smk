@@ -16,7 +16,12 @@ rule summary:
         sets=expand("<results>/summaries/{set}.csv", set=SUMMARISED_SETS),
         by_seed="<results>/by_seed.csv",
         sessions="<results>/sessions.csv",
-        comparisons="<results>/comparisons.csv",
+        comparisons=report(
+            "<results>/comparisons.csv",
+            category="Tables",
+            labels={"table": "paired comparisons"},
+            caption="../../report/captions/comparisons.rst",
+        ),
     log:
         "<logs>/summary.log",
     conda:

@@ -1,9 +1,10 @@
 import json
+from glob import glob
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from shallower.config import load_study
+from shallower.config import load_study, paper_scale
 from shallower.corpus import EVALUATION_SETS
 from shallower.digest import code_digest
 from shallower.errors import UserError
@@ -36,6 +37,14 @@ def as_json(value):
     return json.dumps(value, separators=(",", ":"))
 
 
+def source_files():
+    """Local files that the corpus is read from; a package's are pinned by version."""
+    sets = [study.corpus.text]
+    sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
+    patterns = [path for data in sets for path in getattr(data, "paths", [])]
+    return sorted({path for p in patterns for path in glob(p, recursive=True)})
+
+
 def run_spec(wildcards):
     """The complete specification of one run."""
     return as_json(study.run(wildcards.model, int(wildcards.seed)))
@@ -44,6 +53,11 @@ def run_spec(wildcards):
 def all_specs():
     """The specification of every model, for its first seed."""
     return {model: study.run(model, study.seeds[0]) for model in study.models}
+
+
+def all_sizes():
+    """The architecture of every model, without how it is trained."""
+    return {model: {"model": spec["model"]} for model, spec in all_specs().items()}
 
 
 def all_cores(wildcards):

@@ -1,5 +1,7 @@
 # read the sources, split them by document, build the evaluation sets
 rule corpus:
+    input:
+        files=source_files(),
     output:
         text=expand(
             "<results>/corpus/text/{split}.parquet",

@@ -49,7 +49,7 @@ rule latency:
         corpus=subpath(input.text, ancestor=2),
         settings=as_json(study.latency),
         new_tokens=study.evaluation.new_tokens,
-        paper=as_json(study.paper_scale),
+        paper=as_json(paper_scale(study.paper_scale)),
         code=code_digest("evaluation.latency"),
     shell:
         "python -m shallower latency --specs {params.specs:q} --seeds {params.seeds}"
@@ -62,14 +62,19 @@ rule latency:
 # sizes of all models, on the meta device
 rule parameters:
     output:
-        table="<results>/parameters.csv",
+        table=report(
+            "<results>/parameters.csv",
+            category="Tables",
+            labels={"table": "parameters and FLOPs"},
+            caption="../../report/captions/parameters_table.rst",
+        ),
     log:
         "<logs>/parameters.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
-        specs=as_json(all_specs()),
-        paper=as_json(study.paper_scale),
+        specs=as_json(all_sizes()),
+        paper=as_json(paper_scale(study.paper_scale)),
         code=code_digest("evaluation.parameters"),
     shell:
         "python -m shallower parameters --specs {params.specs:q}"

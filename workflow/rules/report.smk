@@ -81,7 +81,7 @@ rule typeset:
     shell:
         "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
         " TEXINPUTS=report:{params.results}: ;"
-        " latexmk -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
+        " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
         " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
         " || {{ grep -A3 -E '^[^ ]+:[0-9]+:' {log} >&2; exit 1; }};"
         " cp {params.results}/typeset/paper.pdf {output.pdf}"
@@ -109,7 +109,9 @@ rule paper:
 rule notebook_training:
     input:
         notebook="notebooks/training.ipynb",
+        spec=of_every_run(rules.train.output.spec),
         losses=of_every_run(rules.train.output.losses),
+        facts=of_every_run(rules.train.output.facts),
     output:
         notebook="<results>/notebooks/training.ipynb",
         html=report(
@@ -138,6 +140,7 @@ rule notebook_comparison:
     input:
         notebook="notebooks/comparison.ipynb",
         summary=rules.summary.output.summary,
+        comparisons=rules.summary.output.comparisons,
         samples=of_every_run(rules.evaluate.output.samples),
     output:
         notebook="<results>/notebooks/comparison.ipynb",

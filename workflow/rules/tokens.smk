@@ -2,6 +2,7 @@
 rule tokenizer:
     input:
         text="<results>/corpus/text/train.parquet",
+        given=study.tokenizer.model or [],
     output:
         model="<results>/tokens/tokenizer.model",
     log:

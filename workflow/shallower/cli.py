@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except UserError as error:
+    except (UserError, OSError) as error:
         if arguments.debug:
             raise
         print(f"shallower {arguments.command}: {error}", file=sys.stderr)
@@ -121,8 +121,8 @@ OPTIONS: dict[str, Adder] = {
 
 def run_corpus(a: Arguments) -> None:
     """Read the sources, split and clean them, and build the evaluation sets."""
-    from shallower.config import Corpus
     from shallower.corpus.build import build
+    from shallower.corpus.settings import Corpus
 
     build(Corpus.model_validate(a.settings), a.output)
 
@@ -159,8 +159,17 @@ def run_manifest(a: Arguments) -> None:
 def run_train(a: Arguments) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
     from shallower.training.loop import train
+    from shallower.training.progress import Progress
 
-    train(a.spec, a.tokens, a.output, a.checkpoints, a.threads, a.device)
+    label = f"{a.spec['name']} seed {a.spec['seed']}"
+    progress = Progress(label, a.spec["training"]["steps"])
+    train(
+        *(a.spec, a.tokens, a.output, a.checkpoints),
+        threads=a.threads,
+        device=a.device,
+        report=progress.show,
+    )
+    progress.close()
 
 
 def run_evaluate(a: Arguments) -> None:
@@ -196,10 +205,10 @@ def run_latency(a: Arguments) -> None:
 
 def run_parameters(a: Arguments) -> None:
     """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import PaperScale
+    from shallower.config import PaperScale, paper_scale
     from shallower.evaluation.parameters import count, table_1
 
-    paper = a.paper or PaperScale().model_dump(mode="json")
+    paper = a.paper or paper_scale(PaperScale())
     table = count(a.specs or {}, paper)
     print(table_1(table))
     if a.output:
@@ -211,10 +220,11 @@ def run_parameters(a: Arguments) -> None:
 def run_summary(a: Arguments) -> None:
     """Summarise raw results: one CSV a data set, and one of all."""
     from shallower.analysis.comparisons import write_comparisons
-    from shallower.analysis.summary import write_summaries
+    from shallower.analysis.summary import raw_rows, write_summaries
 
-    write_summaries(a.results, a.models, a.seeds, a.sets)
-    write_comparisons(a.results, a.models, a.seeds)
+    rows, sessions = raw_rows(a.results, a.models, a.seeds)
+    write_summaries(a.results, rows, sessions, a.sets)
+    write_comparisons(a.results, rows)
 
 
 def run_figures(a: Arguments) -> None:

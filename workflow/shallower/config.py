@@ -8,134 +8,23 @@ Unknown keys are refused, and an error names the key.
 from __future__ import annotations
 
 import difflib
+from dataclasses import asdict
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
-from shallower.models.variants import HEADS
-
-
-class Strict(BaseModel):
-    """Base of every section: unknown keys are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# --- corpus ---------------------------------------------------------------------
-
-
-class PackageSource(Strict):
-    """Data that arrives with an installed Python package; read as a file."""
-
-    source: Literal["package"]
-    package: str
-    version: str
-    file: str  # path or glob inside the package
-    sha256: str | None = None  # of the file, or of the matched files' digests in order
-    layout: Literal["wikipedia_summaries", "chatterbot"]
-    licence: str
-    limit: int | None = Field(None, ge=1)  # records read at most
-
-
-class FilesSource(Strict):
-    """Local files; `columns` maps our column names to the files' own."""
-
-    source: Literal["files"]
-    paths: list[str] = Field(min_length=1)
-    format: Literal["auto", "jsonl", "parquet", "csv", "tsv"] = "auto"
-    columns: dict[str, str] = {}
-    licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)
-
-
-class HubSource(Strict):
-    """A data set on the Hugging Face hub."""
-
-    source: Literal["hub"]
-    repository: str
-    configuration: str | None = None
-    split: str = "train"
-    revision: str | None = None
-    columns: dict[str, str] = {}
-    licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)
-
-
-class HeldOutText(Strict):
-    """An evaluation set cut from the text corpus' own held-out documents."""
-
-    source: Literal["text"]
-
-
-def _without_other_kinds(section: Any) -> Any:
-    """Drop the keys of other kinds of source.
-
-    Configuration files are merged key by key, so an overlay that says `source: files`
-    still finds the package's keys beside its own. Keys of no kind stay, and are errors.
-    """
-    if not isinstance(section, dict):
-        return section
-    kinds: dict[str, type[Strict]] = {
-        "package": PackageSource,
-        "files": FilesSource,
-        "hub": HubSource,
-        "text": HeldOutText,
-    }
-    chosen = kinds.get(section.get("source", ""))
-    if chosen is None:
-        return section
-    others = {key for kind in kinds.values() for key in kind.model_fields}
-    others -= set(chosen.model_fields)
-    return {key: value for key, value in section.items() if key not in others}
-
-
-DocumentSource = Annotated[
-    PackageSource | FilesSource | HubSource,
-    Field(discriminator="source"),
-    BeforeValidator(_without_other_kinds),
-]
-EvaluationSource = Annotated[
-    PackageSource | FilesSource | HubSource | HeldOutText,
-    Field(discriminator="source"),
-    BeforeValidator(_without_other_kinds),
-]
-
-
-class EvaluationSet(Strict):
-    """Prompts with references; the shape is given by the set's name."""
-
-    data: EvaluationSource
-    items: int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
-    minimum_reference_characters: int = Field(1, ge=1)
-
-
-class CompletionSet(EvaluationSet):
-    """Sentence completion: prompt and reference from the start of one document."""
-
-    prompt_words: int = Field(32, ge=1)
-    reference_words: int = Field(24, ge=1)
-
-
-class Corpus(Strict):
-    """The text models are trained on, and the three evaluation sets."""
-
-    text: DocumentSource
-    minimum_characters: int = Field(60, ge=1)
-    completion: CompletionSet
-    chat: EvaluationSet
-    qa: EvaluationSet
-
+from shallower.models.registry import HEADS
+from shallower.strict import Strict
 
 # --- tokens, model, training ----------------------------------------------------
 
@@ -181,7 +70,14 @@ class PaperScale(Architecture):
     ffn_hidden: int = 2752
     context: int = 512
     vocabulary: int = 32_000
-    depths: list[int] = [5, 6, 7, 8]
+    depths: list[int] = Field(default=[5, 6, 7, 8], min_length=2)
+
+    @field_validator("depths")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)):
+            raise ValueError("expected ascending depths, each once")
+        return value
 
 
 class Training(Strict):
@@ -240,7 +136,7 @@ class Grid(Strict):
 
 
 class Experiments(Strict):
-    """Lists, so that an overlay can empty them."""
+    """Named parts of a study; later ones are lists that an overlay may empty."""
 
     depth: list[Grid]
 
@@ -292,10 +188,39 @@ class Study(Strict):
 
     @field_validator("experiments")
     @classmethod
-    def _depth_is_one_grid(cls, value: Experiments) -> Experiments:
+    def _depth_compares(cls, value: Experiments) -> Experiments:
+        """The paper sets both variants and at least two depths side by side."""
         if len(value.depth) != 1:
             raise ValueError("depth: expected one grid; the figures compare its models")
+        grid = value.depth[0]
+        for name in ("variants", "depths", "seeds"):
+            items = getattr(grid, name)
+            if len(set(items)) != len(items):
+                raise ValueError(f"depth.0.{name}: an entry stands twice in {items}")
+        if not {"baseline", "proposed"} <= set(grid.variants):
+            raise ValueError("depth.0.variants: baseline and proposed are needed")
+        if len(grid.depths) < 2:
+            raise ValueError("depth.0.depths: at least two depths are compared")
         return value
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Study:
+        """Prompts and answers must fit the contexts they are run in."""
+        if self.evaluation.new_tokens > self.model.context - 2:
+            raise ValueError(
+                f"evaluation.new_tokens: {self.evaluation.new_tokens} leave no room "
+                f"for a prompt in model.context ({self.model.context})"
+            )
+        for scale, fixed, sizes in (
+            ("study", self.latency.study, self.model),
+            ("paper", self.latency.paper, self.paper_scale),
+        ):
+            if fixed.prompt_tokens + fixed.new_tokens > sizes.context:
+                raise ValueError(
+                    f"latency.{scale}: {fixed.prompt_tokens} + {fixed.new_tokens} "
+                    f"tokens exceed the context of {sizes.context}"
+                )
+        return self
 
     @model_validator(mode="after")
     def _overrides_name_models(self) -> Study:
@@ -350,7 +275,7 @@ class Study(Strict):
         architecture = self.model.model_dump() | {
             "vocabulary": self.tokenizer.vocabulary,
             "depth": name.depth,
-            "head": name.variant,
+            "head": asdict(HEADS[name.variant]),
         }
         training = self.training_of(model).model_dump(mode="json")
         return {
@@ -371,6 +296,12 @@ class ModelName:
         return f"{self.variant}-{self.depth}"
 
 
+def paper_scale(sizes: PaperScale) -> dict[str, Any]:
+    """The paper's sizes with the two variants of its Table 1, as plain values."""
+    variants = {name: asdict(HEADS[name]) for name in ("baseline", "proposed")}
+    return sizes.model_dump(mode="json") | {"variants": variants}
+
+
 def load_study(config: dict[str, Any]) -> Study:
     """Check a merged configuration. Raises UserError that names the first bad key."""
     try:
@@ -383,13 +314,9 @@ def _explain(error: ValidationError) -> str:
     """One line per problem: the key, what was found, what was expected."""
     lines = []
     for problem in error.errors():
-        # Literal discriminators of unions appear in `loc` but are no keys of the file.
-        location = [
-            str(part)
-            for part in problem["loc"]
-            if part not in ("package", "files", "hub") or part == problem["loc"][-1]
-        ]
-        key = ".".join(location)
+        # The kind of a source, which pydantic puts into the location, is also the
+        # name of its section in the file.
+        key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key{_suggest_key(problem['loc'])}")
         elif problem["type"] == "missing":
@@ -406,6 +333,9 @@ def _suggest_key(location: tuple[int | str, ...]) -> str:
     """', did you mean ...?' for a misspelt key, from the section it stands in."""
     section: Any = Study
     for part in location[:-1]:
+        if part in KINDS:
+            section = KINDS[str(part)]
+            continue
         field = getattr(section, "model_fields", {}).get(str(part))
         annotation = field.annotation if field else None
         section = annotation if isinstance(annotation, type) else None

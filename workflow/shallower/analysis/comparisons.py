@@ -14,8 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from shallower.analysis.statistics import holm, paired_t, ratio_interval, t_interval
-from shallower.analysis.summary import raw_rows
+from shallower.analysis.statistics import (
+    holm,
+    paired_t,
+    ratio_interval,
+    ratio_p,
+    t_interval,
+)
 from shallower.files import write_text
 from shallower.models.variants import TWIN
 
@@ -45,11 +50,9 @@ TIMES = [
 ]
 
 
-def write_comparisons(results: Path, models: list[str], seeds: list[int]) -> None:
-    """Write `comparisons.csv` from a study's raw results."""
-    rows = raw_rows(results, models, seeds)
-    table = compare(rows)
-    text = table.to_csv(index=False, float_format="%.10g")
+def write_comparisons(results: Path, rows: pd.DataFrame) -> None:
+    """Write `comparisons.csv` from a study's raw rows (see `summary.raw_rows`)."""
+    text = compare(rows).to_csv(index=False, float_format="%.10g")
     write_text(results / "comparisons.csv", text)
 
 
@@ -173,7 +176,7 @@ def _ratios(
                     "effect": ratio,
                     "ci_low": low,
                     "ci_high": high,
-                    "p": paired_t((a - b).to_numpy()),
+                    "p": ratio_p(ratio, low, len(a)),
                     "unit": "ratio",
                     "n": len(a),
                     "method": "ratio of means, t over sessions",

@@ -38,6 +38,17 @@ def ratio_interval(
     return ratio, ratio + low, ratio + high
 
 
+def ratio_p(ratio: float, low: float, units: int) -> float:
+    """Two-sided p of a ratio of one, from the interval of `ratio_interval`.
+
+    The same t statistic as the interval's, so that the two never disagree.
+    """
+    if units < 2 or ratio == low or np.isnan(low):
+        return float("nan")
+    error = (ratio - low) / stats.t.ppf((1 + LEVEL) / 2, units - 1)
+    return float(2 * stats.t.sf(abs(ratio - 1) / error, units - 1))
+
+
 def paired_t(differences: Sequence[float] | np.ndarray) -> float:
     """Two-sided p of a zero mean difference; NaN for fewer than two units."""
     differences = np.asarray(differences, float)
@@ -47,11 +58,14 @@ def paired_t(differences: Sequence[float] | np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of a family of p values, in the given order."""
-    order = np.argsort(p_values)
+    """Holm's step-down adjustment of a family of p values, in the given order.
+
+    A comparison without a p value (NaN) stays so and does not count in the family.
+    """
+    order = [int(i) for i in np.argsort(p_values) if not np.isnan(p_values[i])]
     adjusted, running = [float("nan")] * len(p_values), 0.0
     for rank, index in enumerate(order):
-        running = max(running, (len(p_values) - rank) * float(p_values[index]))
+        running = max(running, (len(order) - rank) * float(p_values[index]))
         adjusted[index] = min(1.0, running)
     return adjusted
 

@@ -40,20 +40,24 @@ COLUMNS = [
 ]
 
 
-def raw_rows(results: Path, models: list[str], seeds: list[int]) -> pd.DataFrame:
-    """Every sample of a study as the rows of `raw`; disturbed sessions are left out."""
+def raw_rows(
+    results: Path, models: list[str], seeds: list[int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every sample of a study as the rows of `raw`, and its judged sessions.
+
+    Times of disturbed sessions are left out.
+    """
     latency = pd.read_parquet(results / "latency.parquet")
     steps = pd.read_parquet(results / "step_time.parquet")
-    kept = used(judge(latency))
-    return pd.concat(
-        [
-            training_rows(results / "runs", models, seeds),
-            quality_rows(results / "evaluations", models, seeds),
-            latency_rows(latency[latency["session"].isin(kept)]),
-            step_rows(steps[steps["session"].isin(kept)]),
-        ],
-        ignore_index=True,
-    )
+    sessions = judge(latency)
+    kept = used(sessions)
+    parts = [
+        training_rows(results / "runs", models, seeds),
+        quality_rows(results / "evaluations", models, seeds),
+        latency_rows(latency[latency["session"].isin(kept)]),
+        step_rows(steps[steps["session"].isin(kept)]),
+    ]
+    return pd.concat(parts, ignore_index=True), sessions
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -75,16 +79,14 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_summaries(
-    results: Path, models: list[str], seeds: list[int], sets: list[str]
+    results: Path, rows: pd.DataFrame, sessions: pd.DataFrame, sets: list[str]
 ) -> None:
     """Write `summary.csv`, `summaries/<dataset>.csv`, `by_seed.csv`, `sessions.csv`."""
-    rows = raw_rows(results, models, seeds)
     table = summarise(rows)
     for name in sets:
         _write(table[table["dataset"] == name], results / "summaries" / f"{name}.csv")
     _write(table, results / "summary.csv")
     _write(by_unit(rows), results / "by_seed.csv")
-    sessions = judge(pd.read_parquet(results / "latency.parquet"))
     _write(sessions, results / "sessions.csv")
 
 

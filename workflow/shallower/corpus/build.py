@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from shallower.config import CompletionSet, Corpus, EvaluationSet, HeldOutText
 from shallower.corpus import EVALUATION_SETS, items
 from shallower.corpus.cleaning import Document, documents
 from shallower.corpus.items import Item
 from shallower.corpus.overlap import CHARACTERS, WORDS, Overlap, character_runs
+from shallower.corpus.settings import CompletionSet, Corpus, EvaluationSet, HeldOutText
 from shallower.corpus.sources import Kind, load
 from shallower.corpus.splits import SPLITS, split_of
 from shallower.errors import UserError

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from shallower.config import PackageSource
 from shallower.corpus.cleaning import clean
+from shallower.corpus.settings import PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
 
@@ -48,15 +48,15 @@ def locate(source: PackageSource, key: str) -> Located:
     file, or holds it with other content.
     """
     try:
-        distribution = importlib.metadata.distribution(source.package)
+        distribution = importlib.metadata.distribution(source.name)
     except importlib.metadata.PackageNotFoundError:
         raise UserError(
-            f"{key}.package: {source.package} is not installed, "
+            f"{key}.name: {source.name} is not installed, "
             f"expected version {source.version}"
         ) from None
     if distribution.version != source.version:
         raise UserError(
-            f"{key}.version: package {source.package} is installed as "
+            f"{key}.version: package {source.name} is installed as "
             f"{distribution.version}, expected {source.version}"
         )
     paths = {
@@ -67,13 +67,13 @@ def locate(source: PackageSource, key: str) -> Located:
     missing = [name for name, path in paths.items() if not path.is_file()]
     if not paths or missing:
         raise UserError(
-            f"{key}.file: package {source.package} {source.version} has no file "
+            f"{key}.file: package {source.name} {source.version} has no file "
             f"{missing[0] if missing else source.file}"
         )
     located = Located(paths, {name: sha256(path) for name, path in paths.items()})
     if source.sha256 not in (None, located.combined):
         raise UserError(
-            f"{key}.sha256: {source.file} of package {source.package} has "
+            f"{key}.sha256: {source.file} of package {source.name} has "
             f"{located.combined}, expected {source.sha256}"
         )
     return located
@@ -93,7 +93,7 @@ def read(source: PackageSource, located: Located) -> Iterator[Raw]:
             yield from parse(path)
         except _parse_errors() as error:
             raise UserError(
-                f"{name} of package {source.package}: not in the format "
+                f"{name} of package {source.name}: not in the format "
                 f"{source.layout} ({' '.join(str(error).split())})"
             ) from None
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shallower.config import FilesSource, HubSource, PackageSource
 from shallower.corpus import packages, readers
+from shallower.corpus.settings import FilesSource, HubSource, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
 

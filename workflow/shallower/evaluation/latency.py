@@ -31,6 +31,7 @@ from shallower.evaluation.step_time import time_training_steps
 from shallower.files import replacing
 from shallower.models.counting import on_meta
 from shallower.models.llama import (
+    BASELINE,
     KeyValueCache,
     LlamaConfig,
     LlamaLM,
@@ -38,7 +39,7 @@ from shallower.models.llama import (
     rotary_table,
 )
 from shallower.models.transforms import first_blocks, fold
-from shallower.models.variants import TWIN
+from shallower.models.variants import TWIN, HeadVariant
 from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import load_run
@@ -79,7 +80,7 @@ class Job:
     tokenizer: str
     settings: dict[str, Any]  # the configuration's `latency` section
     new_tokens: int  # of the evaluation sets
-    paper: dict[str, Any]  # the configuration's `paper_scale` section
+    paper: dict[str, Any]  # sizes and variants, from `config.paper_scale`
     threads: int
     device: str
 
@@ -126,15 +127,23 @@ def time_study_scale(
 ) -> list[dict[str, Any]]:
     """Trained models as trained and folded: fixed lengths and the evaluation sets."""
     seed = job.seeds[session % len(job.seeds)]
+
+    def load(name: str) -> LlamaLM:
+        return load_run(f"{job.runs}/{name}/seed{seed}").to(device)
+
+    # Every subject is loaded by itself and shares no memory with another: at this
+    # size shared weights would be in the cache already for whoever comes second.
     subjects = [
-        Subject(name, seed, form, "study", network)
-        for name in job.models
-        for form, network in forms(load_run(f"{job.runs}/{name}/seed{seed}").to(device))
+        Subject(name, seed, "trained", "study", load(name)) for name in job.models
     ]
-    # The twin is loaded again, and so has its own memory, as any two models have.
+    subjects += [
+        Subject(name, seed, "folded", "study", fold(load(name)))
+        for name in job.models
+        if HeadVariant(**job.specs[name]["model"]["head"]).folds
+    ]
     deepest = max(job.models, key=_depth_of_baseline)
-    copy = load_run(f"{job.runs}/{deepest}/seed{seed}").to(device)
-    subjects.append(Subject(deepest + TWIN, seed, "trained", "study", copy))
+    twin = Subject(deepest + TWIN, seed, "trained", "study", load(deepest))
+    subjects.append(twin)
     fixed = job.settings["study"]
     rows = interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
     uncached = fixed | {"repeats": job.settings["uncached_repeats"], "warmups": 1}
@@ -154,15 +163,16 @@ def time_paper_scale(
     Speed does not depend on what the weights are, and models of 500 MB and more
     leave nothing in a cache for the next one.
     """
-    sizes = {k: v for k, v in job.paper.items() if k != "depths"}
+    sizes = {k: v for k, v in job.paper.items() if k not in ("depths", "variants")}
     deepest = max(job.paper["depths"])
-    config = LlamaConfig(**sizes, depth=deepest, head="proposed")
+    sizes |= {"depth": deepest, "head": job.paper["variants"]["proposed"]}
+    config = LlamaConfig.parse(sizes)
     # From the meta device, so that 170 million numbers are not drawn twice.
     whole = initialise(on_meta(config).to_empty(device=device), seed=0).eval()
     whole.rotary = rotary_table(config, device)
     subjects = []
     for depth in job.paper["depths"]:
-        baseline = first_blocks(whole, depth, "baseline")
+        baseline = first_blocks(whole, depth, BASELINE)
         subjects.append(Subject(f"baseline-{depth}", 0, "trained", "paper", baseline))
         if depth == deepest:
             twin = replace(subjects[-1], model=f"baseline-{depth}{TWIN}")
@@ -174,13 +184,6 @@ def time_paper_scale(
             subjects.append(Subject(f"proposed-{depth}", 0, form, "paper", part))
     fixed = job.settings["paper"]
     return interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
-
-
-def forms(network: LlamaLM) -> list[tuple[str, LlamaLM]]:
-    """A model as trained and, if that is another model, folded."""
-    folded = fold(network)
-    trained = [("trained", network)]
-    return trained if folded is network else [*trained, ("folded", folded)]
 
 
 def fixed_requests(job: Job, fixed: dict[str, Any], mode: str) -> list[Request]:
@@ -229,8 +232,10 @@ def interleave(
     if not requests:
         return rows
     for subject in subjects:
+        # Two tokens run every path: prefill, and a step behind it.
+        warmup = replace(requests[0], new_tokens=2)
         for _ in range(settings["warmups"]):
-            time_request(subject.network, requests[0])
+            time_request(subject.network, warmup)
     gc.collect()
     gc.disable()  # a collection inside a token would be charged to the model
     try:

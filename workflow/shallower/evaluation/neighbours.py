@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
+
 STAT = Path("/proc/stat")
 
 
@@ -19,7 +21,8 @@ class Neighbours:
         """Mean number of cores kept busy by anything but this process."""
         wall = time.monotonic() - self.wall
         others = (machine_busy() - self.busy) - (own_busy() - self.own)
-        return max(0.0, others / wall)
+        # The clocks tick separately: a small negative number is none.
+        return float(np.maximum(0.0, others / wall))
 
 
 def machine_busy() -> float:

@@ -18,13 +18,19 @@ from shallower.models.llama import LlamaConfig
 def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFrame:
     """One row per model at the study's scale, and at the paper's (Table 1).
 
-    `specs` are run specifications by model, `paper` the `paper_scale` section.
+    `specs` are run specifications by model, `paper` what `Study.paper` gives.
     """
-    models = [("study", name, LlamaConfig(**s["model"])) for name, s in specs.items()]
-    sizes = {k: v for k, v in paper.items() if k != "depths"}
+    models = [
+        ("study", name, LlamaConfig.parse(s["model"])) for name, s in specs.items()
+    ]
+    sizes = {k: v for k, v in paper.items() if k not in ("depths", "variants")}
     models += [
-        ("paper", f"{head}-{depth}", LlamaConfig(**sizes, depth=depth, head=head))
-        for head in ("baseline", "proposed")
+        (
+            "paper",
+            f"{name}-{depth}",
+            LlamaConfig.parse(sizes | {"depth": depth, "head": head}),
+        )
+        for name, head in paper["variants"].items()
         for depth in paper["depths"]
     ]
     rows = []
@@ -36,7 +42,7 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
                 "system": "S1",
                 "scale": scale,
                 "depth": config.depth,
-                "variant": config.head,
+                "variant": name.rpartition("-")[0],
                 "parameters_trained": count_parameters(network),
                 "parameters_deployed": count_deployed(network),
                 "flops_per_token": count_flops_per_token(network),

@@ -21,7 +21,7 @@ class Member:
     """A model in training, with a batch of random ids of its study's shape."""
 
     def __init__(self, spec: dict[str, Any], device: torch.device) -> None:
-        config, self.settings = LlamaConfig(**spec["model"]), spec["training"]
+        config, self.settings = LlamaConfig.parse(spec["model"]), spec["training"]
         self.network = initialise(LlamaLM(config), spec["seed"]).to(device).train()
         self.optimizer = make_optimizer(self.network, self.settings)
         shape = (self.settings["batch_size"], config.context)

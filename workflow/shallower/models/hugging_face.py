@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import BASELINE, LlamaConfig, LlamaLM
 
 # Ours on the left; where we have one matrix and they have several, in our order.
 NAMES = {
@@ -49,8 +49,8 @@ def to_hugging_face(model: LlamaLM) -> Any:
     from transformers import LlamaForCausalLM
 
     config = model.config
-    if config.head != "baseline":
-        raise UserError(f"variant {config.head!r}: Hugging Face's Llama has no such")
+    if config.head != BASELINE:
+        raise UserError(f"Hugging Face's Llama has no such heads: {config.head}")
     theirs: Any = LlamaForCausalLM(
         TheirConfig(
             vocab_size=config.vocabulary,

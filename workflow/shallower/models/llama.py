@@ -14,14 +14,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from shallower.models.heads import Heads, PerHeadLinear
-from shallower.models.variants import HEADS
+from shallower.models.variants import HeadVariant
 from shallower.randomness import derive
+
+BASELINE = HeadVariant()  # plain attention
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,14 @@ class LlamaConfig:
     heads: int  # n
     ffn_hidden: int  # H
     context: int  # T, longest sequence
-    head: str = "baseline"  # a key of variants.HEADS
+    head: HeadVariant = BASELINE
     norm_eps: float = 1e-5
     rope_theta: float = 1e4
+
+    @classmethod
+    def parse(cls, sizes: dict[str, Any]) -> LlamaConfig:
+        """From plain values, as a run's specification holds them."""
+        return cls(**(sizes | {"head": HeadVariant(**sizes["head"])}))
 
     @property
     def head_dim(self) -> int:
@@ -89,7 +97,7 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
-        variant, d = HEADS[config.head], config.width
+        variant, d = config.head, config.width
         # Queries, keys and values in one product: small models are bound by calls.
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.value_bias = nn.Parameter(torch.empty(d)) if variant.value_bias else None

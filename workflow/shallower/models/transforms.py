@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shallower.models.llama import Attention, LlamaLM
-from shallower.models.variants import HEADS
+from shallower.models.variants import HeadVariant
 
 
 def fold(model: LlamaLM) -> LlamaLM:
@@ -23,9 +23,10 @@ def fold(model: LlamaLM) -> LlamaLM:
     variant has nothing to fold is returned unchanged. The products are taken in
     fp64 and cast once.
     """
-    target = HEADS[model.config.head].folds_to
-    if target is None:
+    head = model.config.head
+    if not head.folds:
         return model
+    target = replace(head, linear="none", value_bias=True)
     weight = model.embedding.weight
     with torch.device("meta"):
         folded = LlamaLM(replace(model.config, head=target))
@@ -45,11 +46,11 @@ def fold(model: LlamaLM) -> LlamaLM:
     return _adopt(folded, state, model)
 
 
-def first_blocks(model: LlamaLM, depth: int, head: str) -> LlamaLM:
+def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:
     """The first `depth` blocks of `model` under the head variant `head`.
 
     Shares every tensor with `model`, which must hold all that the variant needs:
-    'baseline' can be had from any. Not the same function as `model`, but the same
+    the baseline can be had from any. Not the same function as `model`, but the same
     cost as a model of that depth and variant.
     """
     with torch.device("meta"):

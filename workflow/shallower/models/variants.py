@@ -1,10 +1,8 @@
-"""The registry of head variants: what happens between attention and concatenation.
-
-Declarative and free of torch, so that the configuration can check names quickly;
-`heads.py` turns an entry into a module. Add a variant by adding an entry here.
+"""What may happen between attention and concatenation, as plain data.
 
 In the paper's notation (section 3.1), head i of n yields o_i of shape (T, d/n), and
 the proposed block replaces it by SiLU(o_i A_i + b_i) before concatenation and W_O.
+Free of torch, so that the configuration can use it; `heads.py` builds the modules.
 """
 
 from __future__ import annotations
@@ -20,22 +18,11 @@ class HeadVariant:
     value_bias: bool = False  # a bias on the value projection: d parameters
     linear: Literal["none", "per_head"] = "none"  # per_head: A_i and b_i for each head
     activation: Literal["identity", "silu"] = "identity"
-    folds_to: str | None = None  # the variant that `transforms.fold` turns it into
-    label: str = ""  # for figures and tables
 
+    @property
+    def folds(self) -> bool:
+        """Whether `transforms.fold` has something to fold."""
+        return self.linear == "per_head"
 
-HEADS: dict[str, HeadVariant] = {
-    "baseline": HeadVariant(label="baseline"),
-    "proposed": HeadVariant(
-        linear="per_head",
-        activation="silu",
-        folds_to="value_bias_silu",
-        label="proposed",
-    ),
-    "silu": HeadVariant(activation="silu", label="SiLU only"),
-    "value_bias_silu": HeadVariant(
-        value_bias=True, activation="silu", label="value bias + SiLU"
-    ),
-}
 
 TWIN = "__twin=1"  # suffix of the second name of a model that is timed twice (A/A)

@@ -140,6 +140,7 @@ def metrics(results: Results, dataset: str) -> Figure:
         percent = 1.0 if metric == "fuzzy" else 100.0
         _scatter(axes, results, (dataset, INFERENCE_TIME), (dataset, metric), percent)
         axes.set_title(label, fontsize=8)
+        axes.set_ylim(bottom=0)  # scores have a floor, and most lie near it
     figure.supxlabel("inference time (µs per generated token)", fontsize=8)
     figure.supylabel("score (0 to 100)", fontsize=8)
     style.legend(

@@ -1,4 +1,4 @@
-"""`numbers.tex`: every number that the paper's text mentions, by key.
+"""`numbers.tex`: every number that the paper's text can ask for, by key.
 
 Each line is `\\setresult{key}{text}`; the text asks for it by `\\result{key}`, and an
 unknown key stops the build. A role such as `proposed.shallow` stands for the model of
@@ -7,6 +7,7 @@ that variant at the study's smallest depth, so that the text fits any study.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import pandas as pd
 from shallower.analysis.sessions import used
 from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
-from shallower.digest import commit
 from shallower.files import write_text
 from shallower.models.variants import TWIN
 from shallower.reporting.contents import INFERENCE_TIME
@@ -55,14 +55,13 @@ def study(results: Results) -> Pairs:
     """What was run, where, with what."""
     facts, config = results.facts[0], results.study
     yield "study", escape(config.study)
-    yield "commit", escape(commit())
-    yield "device", escape(facts["device"])
-    yield "cpu", escape(facts["device"])
+    # What the runs were made with: more than one value would be a mixture.
+    yield "commit", escape(", ".join(results.distinct("commit")))
+    yield "device", escape(", ".join(results.distinct("device")))
     yield "threads", str(facts["threads"])
     yield "torch", escape(facts["versions"]["torch"])
     yield "python", escape(facts["versions"]["python"])
     yield "seeds", str(len(config.seeds))
-    yield "sessions", str(config.latency.sessions)
     yield "depth.shallow", str(config.depths[0])
     yield "depth.deep", str(config.depths[-1])
     yield "depth.count", str(len(config.depths))
@@ -70,6 +69,7 @@ def study(results: Results) -> Pairs:
         for key in ("width", "heads", "ffn_hidden", "context"):
             yield f"{scale}.{key}", number(getattr(sizes, key), 0)
     yield "paper.vocabulary", number(config.paper_scale.vocabulary, 0)
+    yield "latency.prompts", str(config.latency.prompts)
     yield "samples.new_tokens", str(config.evaluation.new_tokens)
     for scale, fixed in (
         ("study", config.latency.study),
@@ -77,6 +77,7 @@ def study(results: Results) -> Pairs:
     ):
         yield f"fixed.{scale}.prompt", str(fixed.prompt_tokens)
         yield f"fixed.{scale}.new", str(fixed.new_tokens)
+        yield f"fixed.{scale}.repeats", str(fixed.repeats)
 
 
 def data(results: Results) -> Pairs:
@@ -85,7 +86,7 @@ def data(results: Results) -> Pairs:
     for split in ("train", "validation", "test", "questions"):
         yield f"corpus.{split}.documents", number(results.corpus_documents(split), 0)
     text = sets["text"]
-    yield "corpus.text.source", breakable(text.get("package", text["source"]))
+    yield "corpus.text.source", breakable(text.get("name", text["source"]))
     for key in ("version", "licence"):
         yield f"corpus.text.{key}", escape(str(text.get(key) or "not stated"))
     for name in EVALUATION_SETS:
@@ -113,9 +114,6 @@ def training(results: Results) -> Pairs:
     yield "training.tokens", number(facts[0]["tokens"], 0)
     yield "training.epochs", significant(facts[0]["epochs"], 2)
     yield "training.learning_rate", f"{settings.learning_rate:g}"
-    yield "training.warmup", f"{100 * settings.warmup_fraction:g}"
-    yield "training.weight_decay", f"{settings.weight_decay:g}"
-    yield "training.clip", f"{settings.clip:g}"
     yield "training.precision", settings.precision
     yield "training.window", str(results.smoothing_window)
     total = sum(fact["seconds"] for fact in facts)
@@ -134,9 +132,6 @@ def parameters(results: Results) -> Pairs:
     shares = []
     for depth in paper.depths:
         base, more = (counts["paper", f"{v}-{depth}"] for v in ("baseline", "proposed"))
-        yield f"parameters.paper.baseline-{depth}", number(base, 0)
-        yield f"parameters.paper.proposed-{depth}", number(more, 0)
-        yield f"parameters.paper.added-{depth}", number(more - base, 0)
         shares.append(100 * (more - base) / base)
     added = sizes.width**2 // sizes.heads + sizes.width
     yield "parameters.paper.block.added", number(added, 0)
@@ -222,6 +217,8 @@ def speed(results: Results) -> Pairs:
 def sessions(results: Results) -> Pairs:
     """How many latency sessions were disturbed, and whether they were left out."""
     table = pd.read_csv(results.directory / "sessions.csv")
+    yield "sessions", str(len(used(table)))
+    yield "sessions.measured", str(table["session"].nunique())
     disturbed = table.loc[table["disturbed"], "session"].nunique()
     kept = len(used(table))
     yield "sessions.disturbed", str(disturbed)
@@ -302,6 +299,8 @@ def _interval(key: str, row: Any, digits: int) -> Pairs:
 
 def direction(low: float, high: float) -> str:
     """What an interval of a difference says, in words."""
+    if math.isnan(low) or math.isnan(high):
+        return "(for want of seeds) not comparable to"
     if high < 0:
         return "lower than"
     return "higher than" if low > 0 else "not distinguishable from"

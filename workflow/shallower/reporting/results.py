@@ -67,6 +67,10 @@ class Results:
             for model, seed in self.study.runs
         ]
 
+    def distinct(self, fact: str) -> list[str]:
+        """The different values of a fact over all runs, sorted."""
+        return sorted({str(facts[fact]) for facts in self.facts})
+
     @property
     def smoothing_window(self) -> int:
         """Logged points in Figure 2a's moving average: a tenth of the run.

@@ -64,7 +64,7 @@ def parameters(results: Results) -> str:
     rows.append(["Added", *(number(v, 0) for v in added)])
     folded = [deployed[f"proposed-{depth}"] for depth in depths]
     rows.append(["Proposed, folded", *(number(v, 0) for v in folded)])
-    return tabular("lrrrr"[: 1 + len(depths)], [["", *_blocks(depths)]], rows)
+    return tabular("l" + "r" * len(depths), [["", *_blocks(depths)]], rows)
 
 
 def _blocks(depths: list[int]) -> list[str]:
@@ -103,7 +103,7 @@ def published(results: Results) -> str:
             _count(results.smoothing_window, "logged point"),
         ],
         ["Runs of each model", "not stated", str(len(study.seeds))],
-        ["Device", "one A100 GPU", escape(facts[0]["device"])],
+        ["Device", "one A100 GPU", escape(", ".join(results.distinct("device")))],
     ]
     return tabular("lrr", [["", "original", "ours"]], rows)
 
@@ -192,7 +192,7 @@ def corpus(results: Results) -> str:
         # A surplus is not taken in the first place; everything else is dropped.
         reasons = {k: n for k, n in entry["dropped"].items() if n and k != "surplus"}
         dropped = ", ".join(f"{number(n, 0)} {_words(k)}" for k, n in reasons.items())
-        source = _words(entry.get("package", entry["source"]))
+        source = _words(entry.get("name", entry["source"]))
         licence = escape(entry["licence"])
         rows.append([escape(name), source, licence, kept, dropped or MISSING])
     header = ["data set", "source", "licence", "kept", "dropped"]

@@ -8,6 +8,7 @@ everything the run depends on, so a checkpoint is never continued by another run
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from shallower.errors import UserError
 from shallower.files import replacing
 
 KEPT = 2  # the newest, and one to fall back to
@@ -34,12 +36,28 @@ class Checkpoints:
     def __init__(self, directory: str | Path) -> None:
         self.directory = Path(directory)
 
+    def lock(self) -> None:
+        """Keep other processes out until this one ends, however it ends.
+
+        Raises UserError if the run is being trained already: after a kill of the
+        workflow its jobs may live on.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._held = (self.directory / "lock").open("w")
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"{self.directory}: another process is training this run; wait for it "
+                "or stop it first"
+            ) from None
+
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` steps, then drop all but the newest two."""
         with replacing(self._path(step)) as temporary:
             torch.save(state, temporary)
         for old in self._all()[:-KEPT]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
         """The newest state that loads; a damaged file is passed over. None if none."""

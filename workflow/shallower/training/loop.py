@@ -9,6 +9,7 @@ and thread count.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from shallower.models.llama import LlamaConfig, LlamaLM, initialise
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints, fingerprint
-from shallower.training.progress import Progress
 from shallower.training.schedule import learning_rate
 
+Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
 
 
@@ -53,9 +54,11 @@ def train(
     checkpoints: str | Path,
     threads: int = 1,
     device: str = "auto",
+    report: Report | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
+    `report` is called with step, loss and tokens per second at every logged step.
     `spec` is what `Study.run` returns, `tokens` the training split's shards, and
     `checkpoints` the folder under which this run keeps its own.
     Raises UserError for bad shards or a loss that is no longer a number.
@@ -64,21 +67,21 @@ def train(
     place, output = machine.choose_device(device), Path(output)
     settings, stream = spec["training"], TokenStream.open(tokens)
     digest = code_digest("training.loop")
-    config = LlamaConfig(**spec["model"])
+    config = LlamaConfig.parse(spec["model"])
     if stream.manifest["vocabulary"] != config.vocabulary:
         raise UserError(
             f"{tokens}: shards of {stream.manifest['vocabulary']} pieces, "
             f"but the model has {config.vocabulary}"
         )
-    kept = Checkpoints(
-        Path(checkpoints) / fingerprint(spec, stream.manifest, digest, threads)
-    )
+    circumstances = (threads, place.type, machine.versions())
+    mark = fingerprint(spec, stream.manifest, digest, circumstances)
+    kept = Checkpoints(Path(checkpoints) / mark)
+    kept.lock()
     model = initialise(LlamaLM(config), spec["seed"]).to(place)
     optimizer = make_optimizer(model, settings)
     state = _resume(kept, model, optimizer)
     batches = Batches(stream, config.context, settings["batch_size"], spec["seed"])
-    progress = Progress(f"{spec['name']} seed {spec['seed']}", settings["steps"])
-    _run(model, optimizer, batches, settings, state, kept, progress)
+    _run(model, optimizer, batches, settings, state, kept, report)
     _write_run(spec, model, state, batches, digest, threads, output)
     kept.remove()
 
@@ -138,7 +141,7 @@ def _run(
     settings: dict[str, Any],
     state: State,
     kept: Checkpoints,
-    progress: Progress,
+    report: Report | None,
 ) -> None:
     """Take the remaining steps, logging and saving on the way."""
     device, steps = model.embedding.weight.device, settings["steps"]
@@ -168,12 +171,12 @@ def _run(
             mark, mark_step = now, state.step
             tokens = state.step * step_tokens
             state.losses.append([state.step, tokens, value, rate, speed])
-            progress.show(state.step, value, speed)
+            if report is not None:
+                report(state.step, value, speed)
         if state.step == max(1, steps // 2):
             state.half = {k: v.cpu().clone() for k, v in model.state_dict().items()}
         if state.step % settings["checkpoint_every"] == 0 and state.step < steps:
             kept.save(state.step, _pack(model, optimizer, state))
-    progress.close()
 
 
 def _pack(
@@ -257,6 +260,6 @@ def load_run(directory: str | Path, name: str = "model.safetensors") -> LlamaLM:
 
     directory = Path(directory)
     spec = yaml.safe_load((directory / "spec.yaml").read_text(encoding="utf-8"))
-    model = LlamaLM(LlamaConfig(**spec["model"]))
+    model = LlamaLM(LlamaConfig.parse(spec["model"]))
     model.load_state_dict(load_file(directory / name))
     return model.eval()

@@ -1,0 +1,112 @@
+"""What the corpus stage is told: sources, and the three evaluation sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from shallower.strict import Strict
+
+
+class PackageSource(Strict):
+    """Data that arrives with an installed Python package; read as a file."""
+
+    source: Literal["package"]
+    name: str  # of the installed package
+    version: str
+    file: str  # path or glob inside the package
+    sha256: str | None = None  # of the file, or of the matched files' digests in order
+    layout: Literal["wikipedia_summaries", "chatterbot"]
+    licence: str
+    limit: int | None = Field(None, ge=1)  # records read at most
+
+
+class FilesSource(Strict):
+    """Local files; `columns` maps our column names to the files' own."""
+
+    source: Literal["files"]
+    paths: list[str] = Field(min_length=1)
+    format: Literal["auto", "jsonl", "parquet", "csv", "tsv"] = "auto"
+    columns: dict[str, str] = {}
+    licence: str = "not stated"
+    limit: int | None = Field(None, ge=1)
+
+
+class HubSource(Strict):
+    """A data set on the Hugging Face hub."""
+
+    source: Literal["hub"]
+    repository: str
+    configuration: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    columns: dict[str, str] = {}
+    licence: str = "not stated"
+    limit: int | None = Field(None, ge=1)
+
+
+class HeldOutText(Strict):
+    """An evaluation set cut from the text corpus' own held-out documents."""
+
+    source: Literal["text"]
+
+
+KINDS: dict[str, type[Strict]] = {
+    "package": PackageSource,
+    "files": FilesSource,
+    "hub": HubSource,
+    "text": HeldOutText,
+}
+
+
+def _only_the_chosen_kind(section: Any) -> Any:
+    """From `{source: files, files: {...}, package: {...}}` to the chosen kind's keys.
+
+    Each kind's keys stand in a section of their own, so that an overlay which changes
+    the kind does not inherit another kind's licence or limit.
+    """
+    if not isinstance(section, dict) or section.get("source") not in KINDS:
+        return section
+    kind = section["source"]
+    own = section.get(kind)
+    others = {key: v for key, v in section.items() if key not in KINDS}
+    # A rule passes the keys on without the section, which a person may do as well.
+    return others | (own if isinstance(own, dict) else {})
+
+
+DocumentSource = Annotated[
+    PackageSource | FilesSource | HubSource,
+    Field(discriminator="source"),
+    BeforeValidator(_only_the_chosen_kind),
+]
+EvaluationSource = Annotated[
+    PackageSource | FilesSource | HubSource | HeldOutText,
+    Field(discriminator="source"),
+    BeforeValidator(_only_the_chosen_kind),
+]
+
+
+class EvaluationSet(Strict):
+    """Prompts with references; the shape is given by the set's name."""
+
+    data: EvaluationSource
+    items: int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
+    minimum_reference_characters: int = Field(1, ge=1)
+
+
+class CompletionSet(EvaluationSet):
+    """Sentence completion: prompt and reference from the start of one document."""
+
+    prompt_words: int = Field(32, ge=1)
+    reference_words: int = Field(24, ge=1)
+
+
+class Corpus(Strict):
+    """The text models are trained on, and the three evaluation sets."""
+
+    text: DocumentSource
+    minimum_characters: int = Field(60, ge=1)
+    completion: CompletionSet
+    chat: EvaluationSet
+    qa: EvaluationSet
