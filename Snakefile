@@ -17,21 +17,6 @@ include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 
 
-# Data, summaries, figures and paper take seconds or need the internet: on a cluster
-# they run where Snakemake runs.
-localrules:
-    corpus,
-    shards,
-    parameters,
-    summary,
-    figures,
-    tables,
-    typeset,
-    paper,
-    notebook_training,
-    notebook_comparison,
-
-
 # the paper of the study that was asked for, and everything beside it
 rule all:
     default_target: True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -46,6 +47,20 @@ class Project:
         command = ["snakemake", "--configfile", "config/smoke.yaml", *arguments]
         return subprocess.run(
             command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def shallower_verify(self) -> subprocess.CompletedProcess[str]:
+        """Run the check behind `snakemake verify`, without Snakemake."""
+        configuration = read_json(self.results / "provenance.json")["configuration"]
+        sets = sorted(p.stem for p in (self.results / "summaries").glob("*.csv"))
+        command = [sys.executable, "-m", "shallower", "verify", "--settings"]
+        command += [json.dumps(configuration), "--results", "results/smoke"]
+        return subprocess.run(
+            [*command, "--sets", *sets],
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -184,7 +199,7 @@ def test_other_outputs_are_there(project: Project) -> None:
     ]
     expected += [f"tables/{table}.tex" for table in TABLES]
     expected += [f"summaries/{name}.csv" for name in ("text", "completion", "chat")]
-    expected += ["numbers.tex", "paper.pdf"]
+    expected += ["numbers.tex", "paper.pdf", "provenance.json", "by_seed.csv"]
     for name in ("training", "comparison"):
         expected += [f"notebooks/{name}.ipynb", f"notebooks/{name}.html"]
     run = "runs/proposed-2/seed1/"
@@ -221,7 +236,8 @@ def test_a_line_of_model_code_makes_training_stale(project: Project) -> None:
 
 def test_a_figures_style_touches_no_torch(project: Project) -> None:
     with project.edited("workflow/shallower/reporting/style.py", "#0072B2", "#0072B3"):
-        assert project.stale() == {"figures": 1, "typeset": 1, "paper": 1}
+        stale = project.stale()
+    assert stale == {"figures": 1, "typeset": 1, "provenance": 1, "paper": 1}
 
 
 def test_the_papers_text_only_typesets(project: Project) -> None:
@@ -283,6 +299,58 @@ def test_a_bad_configuration_is_one_line(project: Project) -> None:
     assert "Traceback" not in said
 
 
+# --- provenance -----------------------------------------------------------------------
+
+
+def test_provenance_names_what_was_used(project: Project) -> None:
+    facts = read_json(project.results / "provenance.json")
+    assert facts["study"] == facts["configuration"]["study"] == "smoke"
+    assert facts["versions"]["torch"].startswith("2.13.0")
+    assert len(facts["runs"]) == 8
+    assert facts["sha256"]["summary.csv"] == sha256(project.results / "summary.csv")
+    assert {"commit", "dirty", "device"} <= facts.keys()
+
+
+def test_verify_is_content_with_what_was_made(project: Project) -> None:
+    run = project.snakemake("--", "verify")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "results/smoke: verified" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
+        ("tables/quality.tex", "proposed-2 & ", "proposed-2 & 9"),
+        ("summary.csv", "proposed-2", "proposed-9"),
+        ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
+    ],
+)
+def test_verify_finds_what_was_edited(
+    project: Project, name: str, old: str, new: str
+) -> None:
+    path = project.results / name
+    content = path.read_bytes()
+    assert old.encode() in content
+    path.write_bytes(content.replace(old.encode(), new.encode(), 1))
+    try:
+        run = project.shallower_verify()
+    finally:
+        path.write_bytes(content)
+    assert run.returncode == 2
+    assert f"results/smoke/{name}: checksum differs" in run.stderr
+    assert f"results/smoke/{name}: not what the current results give" in run.stderr
+
+
+def test_verify_refuses_results_of_other_code(project: Project) -> None:
+    with project.edited(
+        "workflow/shallower/models/llama.py", "residual = 0.02", "residual = 0.03"
+    ):
+        run = project.shallower_verify()
+    assert run.returncode == 2
+    assert "runs/proposed-2/seed1: trained by code" in run.stderr
+
+
 # --- habits ---------------------------------------------------------------------------
 
 
@@ -294,7 +362,9 @@ def test_the_same_results_typeset_to_the_same_bytes(project: Project) -> None:
     assert sha256(project.results / "paper.pdf") == before
 
 
-@pytest.mark.parametrize("target", ["figures", "notebooks", "latency", "parameters"])
+@pytest.mark.parametrize(
+    "target", ["figures", "notebooks", "latency", "parameters", "verify"]
+)
 def test_targets_work_as_typed(project: Project, target: str) -> None:
     run = subprocess.run(
         ["snakemake", "-n", target],

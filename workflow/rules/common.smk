@@ -23,6 +23,23 @@ pathvars:
     logs=f"results/{study.study}/logs",
 
 
+# Data, summaries, figures and paper take seconds or need the internet: on a cluster
+# they run where Snakemake runs.
+localrules:
+    corpus,
+    shards,
+    parameters,
+    summary,
+    figures,
+    tables,
+    typeset,
+    paper,
+    provenance,
+    verify,
+    notebook_training,
+    notebook_comparison,
+
+
 wildcard_constraints:
     model="|".join(study.models),
     seed=r"\d+",

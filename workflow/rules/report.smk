@@ -87,10 +87,33 @@ rule typeset:
         " cp {params.results}/typeset/paper.pdf {output.pdf}"
 
 
-# the copy for the study that was asked for
+# what the study was made with, and the checksum of every result
+rule provenance:
+    input:
+        figures=rules.figures.output.pdf,
+        tables=rules.tables.output.tables,
+        numbers=rules.tables.output.numbers,
+        facts=of_every_run(rules.train.output.facts),
+    output:
+        provenance="<results>/provenance.json",
+    log:
+        "<logs>/provenance.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.provenance, parent=True),
+        settings=as_json(study),
+        code=code_digest("reporting.provenance"),
+    shell:
+        "python -m shallower provenance --results {params.results}"
+        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+
+
+# the copy for the study that was asked for, if everything in it can be made again
 rule paper:
     input:
         pdf=rules.typeset.output.pdf,
+        provenance=rules.provenance.output.provenance,
     output:
         pdf=report(
             "report/paper.pdf",
@@ -100,9 +123,32 @@ rule paper:
     log:
         "<logs>/paper.log",
     conda:
-        "../../envs/paper.yaml"
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.provenance, parent=True),
+        settings=as_json(study),
+        sets=SUMMARISED_SETS,
     shell:
-        "cp {input.pdf} {output.pdf} 2> {log}"
+        "(python -m shallower verify --results {params.results}"
+        " --settings {params.settings:q} --sets {params.sets}"
+        " && cp {input.pdf} {output.pdf}) 2> >(tee {log} >&2)"
+
+
+# the same check by itself; without an output it always runs
+rule verify:
+    input:
+        provenance=rules.provenance.output.provenance,
+    log:
+        "<logs>/verify.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.provenance, parent=True),
+        settings=as_json(study),
+        sets=SUMMARISED_SETS,
+    shell:
+        "python -m shallower verify --results {params.results}"
+        " --settings {params.settings:q} --sets {params.sets} 2> >(tee {log} >&2)"
 
 
 # the training curves of one run

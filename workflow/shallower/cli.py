@@ -63,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_summary, "--results", "--models", "--seeds", "--sets")
     command(run_figures, "--results", "--settings")
     command(run_report, "--results", "--settings")
+    command(run_provenance, "--results", "--settings")
+    command(run_verify, "--results", "--settings", "--sets")
     return parser
 
 
@@ -241,3 +243,20 @@ def run_report(a: Arguments) -> None:
 
     write_tables(a.results, a.settings)
     write_numbers(a.results, a.settings)
+
+
+def run_provenance(a: Arguments) -> None:
+    """Note what the study was made with, and the checksum of every result."""
+    from shallower.reporting.provenance import write_provenance
+
+    write_provenance(a.results, a.settings)
+
+
+def run_verify(a: Arguments) -> None:
+    """Make everything again from the results and compare; fails if it differs."""
+    from shallower.reporting.provenance import verify
+
+    problems = verify(a.results, a.settings, a.sets)
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} problems", *problems]))
+    print(f"{a.results}: verified")

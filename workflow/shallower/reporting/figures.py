@@ -21,8 +21,13 @@ from shallower.reporting.results import Results
 mpl.use("Agg")
 
 
-def draw_all(directory: Path, settings: dict[str, Any]) -> None:
-    """Draw every figure of `contents.FIGURES` into `directory`/figures."""
+def draw_all(
+    directory: Path, settings: dict[str, Any], output: Path | None = None
+) -> None:
+    """Draw every figure of `contents.FIGURES` into `figures/` of `output`.
+
+    `output` is the study's own folder `directory` unless another is given.
+    """
     style.use_style()
     results = Results(directory, Study.model_validate(settings))
     drawers: dict[str, Callable[[Results], Figure]] = {
@@ -33,7 +38,7 @@ def draw_all(directory: Path, settings: dict[str, Any]) -> None:
     }
     for name in FIGURES:
         figure = drawers[name](results) if name in drawers else metrics(results, name)
-        style.save(figure, directory / "figures", name)
+        style.save(figure, (output or directory) / "figures", name)
 
 
 def training_loss(results: Results) -> Figure:

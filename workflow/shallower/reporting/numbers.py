@@ -27,11 +27,13 @@ from shallower.reporting.results import Results
 Pairs = Iterator[tuple[str, str]]
 
 
-def write_numbers(directory: Path, settings: dict[str, Any]) -> None:
-    """Write `directory`/numbers.tex."""
+def write_numbers(
+    directory: Path, settings: dict[str, Any], output: Path | None = None
+) -> None:
+    """Write numbers.tex into `output`, by default the study's folder `directory`."""
     numbers = collect(Results(directory, Study.model_validate(settings)))
     lines = [rf"\setresult{{{key}}}{{{text}}}" for key, text in numbers.items()]
-    write_text(directory / "numbers.tex", "\n".join(lines) + "\n")
+    write_text((output or directory) / "numbers.tex", "\n".join(lines) + "\n")
 
 
 def collect(results: Results) -> dict[str, str]:

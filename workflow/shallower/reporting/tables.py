@@ -31,8 +31,13 @@ PUBLISHED_TABLE_1 = {
 SAMPLES_SHOWN = 2  # of each evaluation set
 
 
-def write_tables(directory: Path, settings: dict[str, Any]) -> None:
-    """Write every table of `contents.TABLES` into `directory`/tables."""
+def write_tables(
+    directory: Path, settings: dict[str, Any], output: Path | None = None
+) -> None:
+    """Write every table of `contents.TABLES` into `tables/` of `output`.
+
+    `output` is the study's own folder `directory` unless another is given.
+    """
     results = Results(directory, Study.model_validate(settings))
     makers: dict[str, Callable[[Results], str]] = {
         "parameters": parameters,
@@ -48,7 +53,7 @@ def write_tables(directory: Path, settings: dict[str, Any]) -> None:
             text = makers[name](results)
         else:
             text = metrics(results, name.removeprefix("metrics_"))
-        write_text(directory / "tables" / f"{name}.tex", text)
+        write_text((output or directory) / "tables" / f"{name}.tex", text)
 
 
 def parameters(results: Results) -> str:

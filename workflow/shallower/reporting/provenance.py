@@ -1,0 +1,115 @@
+"""Where every number comes from, and whether it still does.
+
+`write_provenance` notes what a study was made with. `verify` makes every summary,
+table, figure and number again from the results that are there and compares the bytes;
+it also asks whether the runs were trained by the code of this checkout.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from shallower.analysis.comparisons import write_comparisons
+from shallower.analysis.summary import raw_rows, write_summaries
+from shallower.config import Study
+from shallower.digest import code_digest, commit
+from shallower.files import read_json, sha256, write_json
+from shallower.reporting.figures import draw_all
+from shallower.reporting.numbers import write_numbers
+from shallower.reporting.results import Results
+from shallower.reporting.tables import write_tables
+
+MADE = (
+    *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
+    *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
+)
+GIVEN = ("parameters.csv", "latency.parquet", "step_time.parquet")
+PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
+
+
+def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
+    """Write provenance.json: what a study was made with, and checksums."""
+    results = Results(directory, Study.model_validate(settings))
+    now = commit()
+    write_json(
+        directory / "provenance.json",
+        {
+            "study": results.study.study,
+            "commit": now.removesuffix("-dirty"),
+            "dirty": now.endswith("-dirty"),
+            "device": results.distinct("device"),
+            "versions": {name: version(name) for name in PACKAGES},
+            "runs": {
+                f"{facts['model']}/seed{facts['seed']}": {
+                    key: facts[key] for key in ("commit", "code_digest", "versions")
+                }
+                for facts in results.facts
+            },
+            "configuration": settings,
+            "sha256": {
+                str(path.relative_to(directory)): sha256(path)
+                for path in _files(directory, (*MADE, *GIVEN))
+            },
+        },
+    )
+
+
+def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[str]:
+    """What is wrong with a study's results: one line each, none if all is well."""
+    results = Results(directory, Study.model_validate(settings))
+    problems = code_problems(results) + checksum_problems(directory)
+    with tempfile.TemporaryDirectory() as name:
+        fresh = Path(name)
+        remake(results, settings, sets, fresh)
+        for path in _files(fresh, MADE):
+            ours = directory / path.relative_to(fresh)
+            if not ours.is_file():
+                problems.append(f"{ours}: missing")
+            elif ours.read_bytes() != path.read_bytes():
+                problems.append(f"{ours}: not what the current results give")
+    return problems
+
+
+def remake(
+    results: Results, settings: dict[str, Any], sets: list[str], output: Path
+) -> None:
+    """Make everything that is made from raw results again, below `output`."""
+    study, directory = results.study, results.directory
+    rows, sessions = raw_rows(directory, list(study.models), study.seeds)
+    write_summaries(output, rows, sessions, sets)
+    write_comparisons(output, rows)
+    draw_all(directory, settings, output)
+    write_tables(directory, settings, output)
+    write_numbers(directory, settings, output)
+
+
+def code_problems(results: Results) -> list[str]:
+    """Runs that were trained by other code than the checkout's."""
+    digest, problems = code_digest("training.loop"), []
+    for facts in results.facts:
+        if facts["code_digest"] != digest:
+            run = results.directory / "runs" / facts["model"] / f"seed{facts['seed']}"
+            problems.append(
+                f"{run}: trained by code {facts['code_digest']} (commit "
+                f"{facts['commit']}), but the checkout's is {digest}"
+            )
+    return problems
+
+
+def checksum_problems(directory: Path) -> list[str]:
+    """Files that are not those of provenance.json."""
+    problems = []
+    for name, due in read_json(directory / "provenance.json")["sha256"].items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif sha256(path) != due:
+            problems.append(f"{path}: checksum differs from provenance.json")
+    return problems
+
+
+def _files(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted(path for pattern in patterns for path in directory.glob(pattern))
