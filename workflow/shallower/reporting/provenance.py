@@ -60,30 +60,32 @@ def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
 def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[str]:
     """What is wrong with a study's results: one line each, none if all is well."""
     results = Results(directory, Study.model_validate(settings))
+    study = results.study
     problems = code_problems(results) + checksum_problems(directory)
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        remake(results, settings, sets, fresh)
-        for path in _files(fresh, MADE):
-            ours = directory / path.relative_to(fresh)
-            if not ours.is_file():
-                problems.append(f"{ours}: missing")
-            elif ours.read_bytes() != path.read_bytes():
-                problems.append(f"{ours}: not what the current results give")
+        rows, sessions = raw_rows(directory, list(study.models), study.seeds)
+        write_summaries(fresh, rows, sessions, sets)
+        write_comparisons(fresh, rows)
+        wrong = differences(fresh, directory)
+        if not wrong:  # the rest is made from the summaries
+            draw_all(directory, settings, fresh)
+            write_tables(directory, settings, fresh)
+            write_numbers(directory, settings, fresh)
+            wrong = differences(fresh, directory)
+    return problems + wrong
+
+
+def differences(fresh: Path, directory: Path) -> list[str]:
+    """Files below `fresh` that are not the same, byte by byte, below `directory`."""
+    problems = []
+    for path in _files(fresh, MADE):
+        ours = directory / path.relative_to(fresh)
+        if not ours.is_file():
+            problems.append(f"{ours}: missing")
+        elif ours.read_bytes() != path.read_bytes():
+            problems.append(f"{ours}: not what the current results give")
     return problems
-
-
-def remake(
-    results: Results, settings: dict[str, Any], sets: list[str], output: Path
-) -> None:
-    """Make everything that is made from raw results again, below `output`."""
-    study, directory = results.study, results.directory
-    rows, sessions = raw_rows(directory, list(study.models), study.seeds)
-    write_summaries(output, rows, sessions, sets)
-    write_comparisons(output, rows)
-    draw_all(directory, settings, output)
-    write_tables(directory, settings, output)
-    write_numbers(directory, settings, output)
 
 
 def code_problems(results: Results) -> list[str]:
