@@ -321,7 +321,7 @@ def test_verify_is_content_with_what_was_made(project: Project) -> None:
     ("name", "old", "new"),
     [
         ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
-        ("tables/quality.tex", "proposed-2 & ", "proposed-2 & 9"),
+        ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
         ("summary.csv", "proposed-2", "proposed-9"),
         ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
     ],
