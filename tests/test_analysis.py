@@ -218,6 +218,16 @@ def test_every_seed_is_listed(results: Path) -> None:
     assert nats.to_dict() == pytest.approx({0: 4.5, 1: 5.5})
 
 
+def test_a_sessions_time_is_its_median() -> None:
+    """One request that was held up does not make a model slow."""
+    table = latency_table({"baseline-1": 10.0})
+    more = table[table["session"] == 0].assign(repeat=lambda t: t["repeat"] + 2)
+    held_up = more["nanoseconds"].where(more["repeat"] == 2, 1e9)
+    units = by_unit(latency_rows(pd.concat([table, more.assign(nanoseconds=held_up)])))
+    times = units[units["metric"] == "time_per_output_token"].set_index("unit_id")
+    assert times.loc[0, "value"] == pytest.approx(10.0)
+
+
 # --- comparisons --------------------------------------------------------------------
 
 
@@ -235,7 +245,7 @@ def test_contrasts() -> None:
 def test_differences_are_paired_by_seed(results: Path) -> None:
     models = ["baseline-1", "proposed-1"]
     rows = quality_rows(results / "evaluations", models, [0, 1])
-    table = compare(rows)
+    table = compare(by_unit(rows))
     row = table[table["metric"] == "cross_entropy"].iloc[0]
     assert (row["left"], row["right"]) == ("proposed-1", "baseline-1")
     # Seeds differ by 1 nat, but both pairs by exactly -0.5.
@@ -244,7 +254,7 @@ def test_differences_are_paired_by_seed(results: Path) -> None:
 
 def test_time_ratios() -> None:
     rows = latency_rows(latency_table({"baseline-1": 20.0, "proposed-1": 22.0}))
-    table = compare(rows)
+    table = compare(by_unit(rows))
     row = table[table["metric"] == "time_per_output_token"].iloc[0]
     assert row["effect"] == pytest.approx(1.1)
     assert row["unit"] == "ratio"

@@ -128,6 +128,7 @@ rule paper:
         results=subpath(input.provenance, parent=True),
         settings=as_json(study),
         sets=SUMMARISED_SETS,
+        code=code_digest("reporting.provenance"),
     shell:
         "(python -m shallower verify --results {params.results}"
         " --settings {params.settings:q} --sets {params.sets}"
@@ -146,6 +147,7 @@ rule verify:
         results=subpath(input.provenance, parent=True),
         settings=as_json(study),
         sets=SUMMARISED_SETS,
+        code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower verify --results {params.results}"
         " --settings {params.settings:q} --sets {params.sets} 2> >(tee {log} >&2)"

@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from shallower.analysis.statistics import (
@@ -21,6 +20,7 @@ from shallower.analysis.statistics import (
     ratio_p,
     t_interval,
 )
+from shallower.analysis.summary import by_unit
 from shallower.files import write_text
 from shallower.models.variants import TWIN
 
@@ -52,15 +52,15 @@ TIMES = [
 
 def write_comparisons(results: Path, rows: pd.DataFrame) -> None:
     """Write `comparisons.csv` from a study's raw rows (see `summary.raw_rows`)."""
-    text = compare(rows).to_csv(index=False, float_format="%.10g")
+    text = compare(by_unit(rows)).to_csv(index=False, float_format="%.10g")
     write_text(results / "comparisons.csv", text)
 
 
-def compare(rows: pd.DataFrame) -> pd.DataFrame:
-    """All comparisons of a study's raw rows (see `raw`)."""
-    rows = rows[rows["mode"] == "eager"]
+def compare(units: pd.DataFrame) -> pd.DataFrame:
+    """All comparisons of a study, from its rows by unit (see `summary.by_unit`)."""
+    units = units[units["mode"] == "eager"]
     found: list[dict[str, Any]] = []
-    for scale, part in rows.groupby("scale", sort=False):
+    for scale, part in units.groupby("scale", sort=False):
         names = list(part["model"].unique())
         for family, pairs in contrasts(names).items():
             for form in ("trained", "folded"):
@@ -95,27 +95,21 @@ def contrasts(models: list[str]) -> dict[str, list[tuple[str, str]]]:
     return families
 
 
-def unit_means(
-    rows: pd.DataFrame, model: str, dataset: str, metric: str, form: str
+def unit_values(
+    units: pd.DataFrame, model: str, dataset: str, metric: str, form: str
 ) -> pd.Series:
-    """Weighted mean of a metric per independent unit (seed or session)."""
-    chosen = rows[
-        (rows["model"] == model)
-        & (rows["dataset"] == dataset)
-        & (rows["metric"] == metric)
-        & (rows["form"] == form)
+    """The value of each independent unit (seed or session), by its id."""
+    chosen = units[
+        (units["model"] == model)
+        & (units["dataset"] == dataset)
+        & (units["metric"] == metric)
+        & (units["form"] == form)
     ]
-    return pd.Series(
-        {
-            unit: np.average(group["value"], weights=group["weight"])
-            for unit, group in chosen.groupby("unit_id")
-        },
-        dtype=float,
-    )
+    return chosen.set_index("unit_id")["value"]
 
 
 def _differences(
-    rows: pd.DataFrame,
+    units: pd.DataFrame,
     pairs: list[tuple[str, str]],
     family: str,
     scale: str,
@@ -125,8 +119,8 @@ def _differences(
     found = []
     for dataset, metric in QUALITY:
         for left, right in pairs:
-            a = unit_means(rows, left, dataset, metric, form)
-            b = unit_means(rows, right, dataset, metric, form)
+            a = unit_values(units, left, dataset, metric, form)
+            b = unit_values(units, right, dataset, metric, form)
             difference = (a - b).dropna()
             if difference.empty:
                 continue
@@ -147,7 +141,7 @@ def _differences(
 
 
 def _ratios(
-    rows: pd.DataFrame,
+    units: pd.DataFrame,
     pairs: list[tuple[str, str]],
     family: str,
     scale: str,
@@ -161,13 +155,13 @@ def _ratios(
     for dataset, metric in TIMES:
         for pair in pairs:
             left, right = reversed(pair) if family == "depth" else pair
-            a, b = (unit_means(rows, m, dataset, metric, form) for m in (left, right))
+            a, b = (unit_values(units, m, dataset, metric, form) for m in (left, right))
             if a.empty and b.empty:
                 continue
             if a.empty:
-                a = unit_means(rows, left, dataset, metric, "trained")
+                a = unit_values(units, left, dataset, metric, "trained")
             if b.empty:
-                b = unit_means(rows, right, dataset, metric, "trained")
+                b = unit_values(units, right, dataset, metric, "trained")
             if a.empty or b.empty:
                 continue
             ratio, low, high = ratio_interval(a.to_numpy(), b.to_numpy())
@@ -179,7 +173,7 @@ def _ratios(
                     "p": ratio_p(ratio, low, len(a)),
                     "unit": "ratio",
                     "n": len(a),
-                    "method": "ratio of means, t over sessions",
+                    "method": "ratio of means of session medians, t over sessions",
                 }
                 | _labels(left, right, dataset, metric, family, scale, form, a.index)
             )

@@ -91,16 +91,19 @@ def write_summaries(
 
 
 def by_unit(rows: pd.DataFrame) -> pd.DataFrame:
-    """Weighted mean per model, metric and independent unit: every seed is listed.
+    """One value per model, metric and independent unit: every seed is listed.
 
-    `unit_id` is the seed, or for times the session (a process).
+    `unit_id` is the seed, and the value a weighted mean; for times `unit_id` is the
+    session (a process) and the value a median, since a machine that stops for a moment
+    to do something else adds to one request what belongs to none.
     """
     keys = [*KEYS, "unit_id"]
-    total = (rows["value"] * rows["weight"]).groupby(
-        [rows[k] for k in keys], sort=False
-    )
-    weight = rows.groupby(keys, sort=False)["weight"].sum()
-    return (total.sum() / weight).rename("value").reset_index()
+    weighted = rows["value"] * rows["weight"]
+    total = weighted.groupby([rows[key] for key in keys], sort=False).sum()
+    grouped = rows.groupby(keys, sort=False)
+    mean, median = total / grouped["weight"].sum(), grouped["value"].median()
+    is_time = mean.index.get_level_values("unit") == "us"
+    return mean.mask(is_time, median).rename("value").reset_index()
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

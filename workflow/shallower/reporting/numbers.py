@@ -123,8 +123,8 @@ def training(results: Results) -> Pairs:
     for role, model in roles(results).items():
         row = results.row(model, "train", "training_loss")
         yield f"loss.{role}", number(row["mean"], 3)
-        row = results.row(model, "step", "step_time")
-        yield f"step.{role}", number(row["mean"] / 1e3, 0)
+        steps = results.seeds(model, "step", "step_time")
+        yield f"step.{role}", number(steps.mean() / 1e3, 0)
 
 
 def parameters(results: Results) -> Pairs:
@@ -199,19 +199,19 @@ def speed(results: Results) -> Pairs:
             for end, depth in (("shallow", depths[0]), ("deep", depths[-1])):
                 for key, metric in metrics.items():
                     model = f"{variant}-{depth}"
-                    row = results.row(model, "fixed", metric, scale=scale)
-                    text = number(row["mean"], 0)
+                    times = results.seeds(model, "fixed", metric, scale=scale)
+                    text = number(times.mean(), 0)
                     yield f"latency.{scale}.{variant}.{end}.{key}", text
     for role, model in roles(results).items():
         for name in EVALUATION_SETS:
-            row = results.row(model, name, INFERENCE_TIME)
-            yield f"latency.{name}.{role}", number(row["mean"], 0)
+            times = results.seeds(model, name, INFERENCE_TIME)
+            yield f"latency.{name}.{role}", number(times.mean(), 0)
     yield from sessions(results)
     deep = roles(results)["baseline.deep"]
-    cached = results.row(deep, "fixed", "generation_loop")["mean"]
+    cached = results.seeds(deep, "fixed", "generation_loop").mean()
     ratio = float("nan")
     if results.has(deep, "fixed", "generation_loop", mode="uncached"):
-        slow = results.row(deep, "fixed", "generation_loop", mode="uncached")["mean"]
+        slow = results.seeds(deep, "fixed", "generation_loop", mode="uncached").mean()
         ratio = slow / cached
     yield "uncached.ratio", number(ratio, 1)
 
@@ -268,7 +268,7 @@ def comparisons(results: Results) -> Pairs:
         for d in depths
     ]
     yield "step.overhead", number(100 * (float(np.mean(steps)) - 1), 1)
-    times = [results.row(f"baseline-{d}", "step", "step_time")["mean"] for d in depths]
+    times = [results.seeds(f"baseline-{d}", "step", "step_time").mean() for d in depths]
     yield "step.ratio", number(times[-1] / times[0], 2)
 
 

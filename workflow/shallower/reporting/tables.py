@@ -167,8 +167,8 @@ def _times(results: Results, model: str, scale: str) -> list[str]:
     ):
         where = {"scale": scale, "form": form}
         if model and results.has(model, "fixed", metric, **where):
-            row = results.row(model, "fixed", metric, **where)
-            cells.append(number(row["mean"], 0))
+            times = results.seeds(model, "fixed", metric, **where)
+            cells.append(number(times.mean(), 0))
         else:
             cells.append(MISSING)
     return cells
