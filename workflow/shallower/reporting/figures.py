@@ -133,7 +133,10 @@ def perplexity_latency(results: Results) -> Figure:
     axes = figure.subplots()
     _scatter(axes, results, ("completion", INFERENCE_TIME), ("text", "perplexity"))
     axes.set(xlabel="inference time (µs per generated token)", ylabel="test perplexity")
-    style.legend(axes, results.variants, results.study.depths, fontsize=6.5)
+    variants, depths = results.variants, results.study.depths
+    # Above the axes: inside, it would hide a point of one study or another.
+    where: dict[str, Any] = {"loc": "outside upper center", "ncols": 3}
+    style.legend(figure, variants, depths, fontsize=6.5, **where)
     return figure
 
 
