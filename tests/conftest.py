@@ -9,11 +9,16 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from shallower.models.llama import LlamaConfig, LlamaLM, initialise
 from shallower.models.registry import HEADS
 from shallower.tokens import tokenizer
 from shallower.tokens.shards import write_manifest, write_shard
+
+# Machines are shared: a slow example is no failure, and a run can be repeated.
+settings.register_profile("shallower", deadline=None, derandomize=True)
+settings.load_profile("shallower")
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the a cat dog bird sat ran flew on under over mat tree house and then"
