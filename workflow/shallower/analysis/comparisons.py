@@ -8,6 +8,7 @@ are not verdicts.
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,28 @@ def write_comparisons(results: Path, rows: pd.DataFrame) -> None:
     write_text(results / "comparisons.csv", text)
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two models to be compared, and the labels under which that is recorded."""
+
+    left: str
+    right: str
+    family: str  # layer | depth | twin
+    scale: str
+    form: str
+
+
 def compare(units: pd.DataFrame) -> pd.DataFrame:
     """All comparisons of a study, from its rows by unit (see `summary.by_unit`)."""
     units = units[units["mode"] == "eager"]
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any] | None] = []
     for scale, part in units.groupby("scale", sort=False):
-        names = list(part["model"].unique())
-        for family, pairs in contrasts(names).items():
+        for family, pairs in contrasts(list(part["model"].unique())).items():
             for form in ("trained", "folded"):
-                found += _differences(part, pairs, family, str(scale), form)
-                found += _ratios(part, pairs, family, str(scale), form)
-    table = pd.DataFrame(found, columns=COLUMNS)
+                chosen = [Pair(*pair, family, str(scale), form) for pair in pairs]
+                found += [difference(part, *q, p) for q in QUALITY for p in chosen]
+                found += [time_ratio(part, *t, p) for t in TIMES for p in chosen]
+    table = pd.DataFrame([row for row in found if row is not None], columns=COLUMNS)
     keys = ["family", "scale", "form", "dataset", "metric"]
     table["p_holm"] = table.groupby(keys)["p"].transform(lambda p: holm(list(p)))
     return table
@@ -108,95 +120,63 @@ def unit_values(
     return chosen.set_index("unit_id")["value"]
 
 
-def _differences(
-    units: pd.DataFrame,
-    pairs: list[tuple[str, str]],
-    family: str,
-    scale: str,
-    form: str,
-) -> list[dict[str, Any]]:
-    """left - right of the quality metrics; seeds share data and initial weights."""
-    found = []
-    for dataset, metric in QUALITY:
-        for left, right in pairs:
-            a = unit_values(units, left, dataset, metric, form)
-            b = unit_values(units, right, dataset, metric, form)
-            difference = (a - b).dropna()
-            if difference.empty:
-                continue
-            low, high = t_interval(difference.to_numpy())
-            found.append(
-                {
-                    "effect": difference.mean(),
-                    "ci_low": low,
-                    "ci_high": high,
-                    "p": paired_t(difference.to_numpy()),
-                    "unit": "nats",
-                    "n": len(difference),
-                    "method": "difference, t over seeds",
-                }
-                | _labels(left, right, dataset, metric, family, scale, form, a.index)
-            )
-    return found
+def difference(
+    units: pd.DataFrame, dataset: str, metric: str, pair: Pair
+) -> dict[str, Any] | None:
+    """left - right of a quality, seed by seed; None if there is nothing to compare.
 
-
-def _ratios(
-    units: pd.DataFrame,
-    pairs: list[tuple[str, str]],
-    family: str,
-    scale: str,
-    form: str,
-) -> list[dict[str, Any]]:
-    """left / right of the times; a model that does not fold is taken as trained.
-
-    In the family 'depth' the deep model stands on the left: its ratio is a speed-up.
+    Runs with one seed share data order and common initial weights.
     """
-    found = []
-    for dataset, metric in TIMES:
-        for pair in pairs:
-            left, right = reversed(pair) if family == "depth" else pair
-            a, b = (unit_values(units, m, dataset, metric, form) for m in (left, right))
-            if a.empty and b.empty:
-                continue
-            if a.empty:
-                a = unit_values(units, left, dataset, metric, "trained")
-            if b.empty:
-                b = unit_values(units, right, dataset, metric, "trained")
-            if a.empty or b.empty:
-                continue
-            ratio, low, high = ratio_interval(a.to_numpy(), b.to_numpy())
-            found.append(
-                {
-                    "effect": ratio,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "p": ratio_p(ratio, low, len(a)),
-                    "unit": "ratio",
-                    "n": len(a),
-                    "method": "ratio of means of session medians, t over sessions",
-                }
-                | _labels(left, right, dataset, metric, family, scale, form, a.index)
-            )
-    return found
-
-
-def _labels(
-    left: str,
-    right: str,
-    dataset: str,
-    metric: str,
-    family: str,
-    scale: str,
-    form: str,
-    units: pd.Index,
-) -> dict[str, Any]:
-    return {
-        "left": left,
-        "right": right,
+    a = unit_values(units, pair.left, dataset, metric, pair.form)
+    b = unit_values(units, pair.right, dataset, metric, pair.form)
+    paired = (a - b).dropna()
+    if paired.empty:
+        return None
+    low, high = t_interval(paired.to_numpy())
+    return asdict(pair) | {
         "dataset": dataset,
         "metric": metric,
-        "family": family,
-        "scale": scale,
-        "form": form,
-        "seeds": " ".join(map(str, units)),
+        "unit": "nats",
+        "seeds": " ".join(map(str, paired.index)),
+        "n": len(paired),
+        "effect": paired.mean(),
+        "ci_low": low,
+        "ci_high": high,
+        "p": paired_t(paired.to_numpy()),
+        "method": "difference, t over seeds",
+    }
+
+
+def time_ratio(
+    units: pd.DataFrame, dataset: str, metric: str, pair: Pair
+) -> dict[str, Any] | None:
+    """left / right of a time over the sessions that have both; None if none has.
+
+    A model that does not fold is taken as trained. In the family 'depth' the deep
+    model stands on the left: its ratio is a speed-up.
+    """
+    if pair.family == "depth":
+        pair = replace(pair, left=pair.right, right=pair.left)
+    names = (pair.left, pair.right)
+    times = [unit_values(units, m, dataset, metric, pair.form) for m in names]
+    if all(values.empty for values in times):
+        return None
+    for index, name in enumerate(names):
+        if times[index].empty:
+            times[index] = unit_values(units, name, dataset, metric, "trained")
+    a, b = times[0].align(times[1], join="inner")
+    if a.empty:
+        return None
+    ratio, low, high = ratio_interval(a.to_numpy(), b.to_numpy())
+    return asdict(pair) | {
+        "dataset": dataset,
+        "metric": metric,
+        "unit": "ratio",
+        "seeds": " ".join(map(str, a.index)),
+        "n": len(a),
+        "effect": ratio,
+        "ci_low": low,
+        "ci_high": high,
+        "p": ratio_p(ratio, low, len(a)),
+        "method": "ratio of means of session medians, t over sessions",
     }
