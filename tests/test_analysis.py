@@ -242,6 +242,14 @@ def test_contrasts() -> None:
     assert families["twin"] == [("baseline-8__twin=1", "baseline-8")]
 
 
+def test_a_new_variant_is_compared_too() -> None:
+    models = ["baseline-5", "baseline-8", "mine-5", "mine-8"]
+    families = contrasts(models)
+    assert families["layer"] == [("mine-5", "baseline-5"), ("mine-8", "baseline-8")]
+    assert ("mine-5", "baseline-8") in families["depth"]
+    assert ("baseline-5", "baseline-8") in families["depth"]
+
+
 def test_differences_are_paired_by_seed(results: Path) -> None:
     models = ["baseline-1", "proposed-1"]
     rows = quality_rows(results / "evaluations", models, [0, 1])

@@ -79,30 +79,43 @@ def compare(units: pd.DataFrame) -> pd.DataFrame:
                 found += [difference(part, *q, p) for q in QUALITY for p in chosen]
                 found += [time_ratio(part, *t, p) for t in TIMES for p in chosen]
     table = pd.DataFrame([row for row in found if row is not None], columns=COLUMNS)
-    keys = ["family", "scale", "form", "dataset", "metric"]
+    # A family of hypotheses is one variant's comparisons over the depths.
+    variant = table["left"].str.rpartition("-")[0]
+    keys = [
+        variant,
+        *(table[k] for k in ("family", "scale", "form", "dataset", "metric")),
+    ]
     table["p_holm"] = table.groupby(keys)["p"].transform(lambda p: holm(list(p)))
     return table
 
 
 def contrasts(models: list[str]) -> dict[str, list[tuple[str, str]]]:
-    """(left, right) pairs by family: equal depth, shallow against deep, A/A."""
-    depths = {
-        variant: sorted(
-            int(model.removeprefix(f"{variant}-"))
-            for model in models
-            if model.startswith(f"{variant}-") and "__" not in model
-        )
-        for variant in ("baseline", "proposed")
-    }
-    both = [depth for depth in depths["proposed"] if depth in depths["baseline"]]
-    families = {"layer": [(f"proposed-{d}", f"baseline-{d}") for d in both]}
-    if depths["baseline"]:
-        deep = f"baseline-{depths['baseline'][-1]}"
-        shallow = [
-            f"{v}-{d[0]}" for v, d in depths.items() if d and f"{v}-{d[0]}" != deep
+    """(left, right) pairs by family.
+
+    layer: every variant against the baseline of equal depth; depth: the shallowest
+    model of every variant against the deepest baseline; twin: the A/A pair.
+    """
+    depths: dict[str, list[int]] = {}
+    for model in models:
+        variant, _, depth = model.rpartition("-")
+        if "__" not in model:
+            depths.setdefault(variant, []).append(int(depth))
+    plain = sorted(depths.pop("baseline", []))
+    families: dict[str, list[tuple[str, str]]] = {
+        "layer": [
+            (f"{variant}-{depth}", f"baseline-{depth}")
+            for variant, found in depths.items()
+            for depth in sorted(set(found) & set(plain))
         ]
-        families["depth"] = [(model, deep) for model in shallow]
-    twins = [m for m in models if m.endswith(TWIN)]
+    }
+    if plain:
+        shallow = {v: min(found) for v, found in depths.items()}
+        shallow |= {"baseline": plain[0]} if len(plain) > 1 else {}
+        families["depth"] = [
+            (f"{variant}-{depth}", f"baseline-{plain[-1]}")
+            for variant, depth in shallow.items()
+        ]
+    twins = [model for model in models if model.endswith(TWIN)]
     families["twin"] = [(twin, twin.removesuffix(TWIN)) for twin in twins]
     return families
 

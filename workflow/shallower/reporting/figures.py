@@ -197,7 +197,7 @@ def latency_scales(results: Results) -> Figure:
     panels = figure.subplots(1, 2)
     depths = {"study": results.study.depths, "paper": results.study.paper_scale.depths}
     for axes, (scale, levels) in zip(panels, depths.items(), strict=True):
-        for variant in ("baseline", "proposed"):
+        for variant in results.variants:
             for form in ("trained", "folded"):
                 _depth_line(axes, results, variant, form, scale, levels)
         trained = "trained" if scale == "study" else "untrained"
@@ -221,16 +221,16 @@ def _depth_line(
         return
     times = [results.seeds(m, "fixed", metric, **where) for m in models]
     # Small horizontal steps keep the three lines' intervals apart.
-    shift = {"baseline": 0.0, "proposed": 0.06}[variant] + 0.06 * (form == "folded")
+    shift = 0.06 * (2 * results.variants.index(variant) - (form == "trained"))
     axes.errorbar(
         [depth + shift for depth in depths],
         [values.mean() for values in times],
         yerr=np.hstack([spread(values) for values in times]),
-        color=style.colour(variant, [variant]),
+        color=style.colour(variant, results.variants),
         linestyle="--" if form == "folded" else "-",
         marker="o",
         mfc="white" if form == "folded" else None,
         ms=4,
         elinewidth=0.6,
-        label=f"{variant}, {form}" if variant == "proposed" else variant,
+        label=f"{variant}, folded" if form == "folded" else variant,
     )

@@ -140,12 +140,14 @@ def latency(results: Results) -> str:
     """First-token and per-token times at both scales, trained and folded."""
     study, paper = results.study, results.study.paper_scale
     rows: list[list[str] | str] = []
-    for variant in ("baseline", "proposed"):
+    for variant in results.variants:
+        original = variant in ("baseline", "proposed")
+        paper_depths = paper.depths if original else []
         if rows:
             rows.append(r"\addlinespace")
-        for index in range(max(len(study.depths), len(paper.depths))):
+        for index in range(max(len(study.depths), len(paper_depths))):
             cells = []
-            for scale, depths in (("study", study.depths), ("paper", paper.depths)):
+            for scale, depths in (("study", study.depths), ("paper", paper_depths)):
                 model = f"{variant}-{depths[index]}" if index < len(depths) else ""
                 cells += [_name(model), *_times(results, model, scale)]
             rows.append(cells)
@@ -159,6 +161,8 @@ def latency(results: Results) -> str:
 
 
 def _times(results: Results, model: str, scale: str) -> list[str]:
+    if not model:  # the scales may have different numbers of depths
+        return ["", "", ""]
     cells = []
     for metric, form in (
         ("time_to_first_token", "trained"),
@@ -166,7 +170,7 @@ def _times(results: Results, model: str, scale: str) -> list[str]:
         ("time_per_output_token", "folded"),
     ):
         where = {"scale": scale, "form": form}
-        if model and results.has(model, "fixed", metric, **where):
+        if results.has(model, "fixed", metric, **where):
             times = results.seeds(model, "fixed", metric, **where)
             cells.append(number(times.mean(), 0))
         else:
