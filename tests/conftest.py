@@ -11,7 +11,8 @@ import torch
 import yaml
 from hypothesis import settings
 
-from shallower.models.llama import LlamaConfig, LlamaLM, initialise
+from shallower.models.initial import initialise
+from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.registry import HEADS
 from shallower.tokens import tokenizer
 from shallower.tokens.shards import write_manifest, write_shard
@@ -85,6 +86,7 @@ def run_spec(head: str, steps: int, checkpoint_every: int) -> dict:
         "name": f"{head}-2",
         "seed": 0,
         "model": asdict(tiny(head)),
+        "initialisation": {"std": 0.02, "output_scale": 1.0},
         "training": {
             "steps": steps,
             "batch_size": 4,
@@ -97,6 +99,7 @@ def run_spec(head: str, steps: int, checkpoint_every: int) -> dict:
             "clip": 1.0,
             "precision": "float32",
             "log_every": 4,
+            "diagnose_every": 40,
             "checkpoint_every": checkpoint_every,
         },
     }

@@ -25,6 +25,7 @@ from shallower.analysis.statistics import (
 )
 from shallower.analysis.summary import COLUMNS, by_unit, summarise
 
+RUNS = [(m, s) for m in ("baseline-1", "proposed-1") for s in (0, 1)]
 numbers = st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30)
 
 
@@ -137,15 +138,14 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_perplexity_is_exp_of_the_token_weighted_mean(results: Path) -> None:
-    rows = quality_rows(results / "evaluations", ["baseline-1"], [0, 1])
+    rows = quality_rows(results / "evaluations", RUNS[:2])
     values = rows.loc[rows["metric"] == "perplexity", "value"]
     nats = (3 * 10 + 5 * 30) / 40
     assert list(values) == pytest.approx([np.exp(nats), np.exp(nats + 1)])
 
 
 def test_summary_of_quality(results: Path) -> None:
-    models = ["baseline-1", "proposed-1"]
-    summary = summarise(quality_rows(results / "evaluations", models, [0, 1]))
+    summary = summarise(quality_rows(results / "evaluations", RUNS))
     assert list(summary.columns) == COLUMNS
     row = (
         summary[(summary["model"] == "proposed-1")]
@@ -163,7 +163,7 @@ def test_summary_of_quality(results: Path) -> None:
 
 
 def test_final_loss_is_the_mean_of_the_last_tenth(results: Path) -> None:
-    rows = training_rows(results / "runs", ["baseline-1"], [0, 1]).set_index("metric")
+    rows = training_rows(results / "runs", RUNS[:2]).set_index("metric")
     assert list(rows.loc["training_loss", "value"]) == [18.5, 18.5]
     assert list(rows.loc["tokens_per_second", "value"]) == [50.0, 50.5]
 
@@ -212,7 +212,7 @@ def test_one_token_has_no_time_per_output_token() -> None:
 
 
 def test_every_seed_is_listed(results: Path) -> None:
-    rows = quality_rows(results / "evaluations", ["baseline-1"], [0, 1])
+    rows = quality_rows(results / "evaluations", RUNS[:2])
     units = by_unit(rows)
     nats = units[units["metric"] == "cross_entropy"].set_index("unit_id")["value"]
     assert nats.to_dict() == pytest.approx({0: 4.5, 1: 5.5})
@@ -251,8 +251,7 @@ def test_a_new_variant_is_compared_too() -> None:
 
 
 def test_differences_are_paired_by_seed(results: Path) -> None:
-    models = ["baseline-1", "proposed-1"]
-    rows = quality_rows(results / "evaluations", models, [0, 1])
+    rows = quality_rows(results / "evaluations", RUNS)
     table = compare(by_unit(rows))
     row = table[table["metric"] == "cross_entropy"].iloc[0]
     assert (row["left"], row["right"]) == ("proposed-1", "baseline-1")

@@ -15,6 +15,7 @@ import torch
 
 from conftest import build, run_spec, sentences
 from shallower.config import PaperScale, paper_scale
+from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.evaluation import latency, neighbours
 from shallower.evaluation.evaluate import evaluate
@@ -116,12 +117,14 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
     texts = pd.DataFrame({"text": sentences(20, seed=5), "domain": "toy"})
     texts["id"] = [f"t{i}" for i in range(20)]
     (folder / "corpus" / "text").mkdir(parents=True)
-    texts.to_parquet(folder / "corpus" / "text" / "test.parquet")
     pieces = Tokenizer(corpus / "tokenizer.model")
-    shard = folder / "tokens" / "shard-0.bin"
-    write_shard(folder / "corpus" / "text" / "test.parquet", pieces, 0, 1, shard)
-    manifest = folder / "tokens" / "manifest.json"
-    write_manifest([shard], corpus / "tokenizer.model", manifest)
+    for split in ("test", "validation"):
+        text = folder / "corpus" / "text" / f"{split}.parquet"
+        texts.to_parquet(text)
+        shard = folder / "tokens" / split / "shard-0.bin"
+        write_shard(text, pieces, 0, 1, shard)
+        manifest = folder / "tokens" / split / "manifest.json"
+        write_manifest([shard], corpus / "tokenizer.model", manifest)
     for name in ("completion", "chat", "qa"):
         halves = [text.split(" ", 6) for text in texts["text"]]
         table = pd.DataFrame(
@@ -145,12 +148,13 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     folder = study["folder"]
+    settings = {"new_tokens": 8, "batch_size": 7, "samples_kept": 3}
     evaluate(
         folder / "runs" / "proposed-2" / "seed0",
         folder / "corpus",
         folder / "tokens",
         study["tokenizer"],
-        {"new_tokens": 8, "batch_size": 7, "samples_kept": 3},
+        settings | {"scored_on": ["text", *EVALUATION_SETS]},
         tmp_path / "out.parquet",
         tmp_path / "out.jsonl",
     )
@@ -158,7 +162,9 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     assert list(rows.columns) == [
         *("dataset", "group", "sample", "metric", "value", "weight")
     ]
+    # The validation split was not asked for.
     nats = rows[rows["metric"] == "cross_entropy"]
+    assert set(nats["dataset"]) == {"text"}
     pieces = Tokenizer(study["tokenizer"])
     lengths = [len(pieces.encode(text)) + 1 for text in sentences(20, seed=5)]
     assert nats["weight"].tolist() == lengths

@@ -16,7 +16,8 @@ from shallower.models.counting import (
     on_meta,
 )
 from shallower.models.hugging_face import from_hugging_face, to_hugging_face
-from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM, initialise
+from shallower.models.initial import initialise
+from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM
 from shallower.models.registry import HEADS
 from shallower.models.transforms import first_blocks, fold
 

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from conftest import build, tiny
 from shallower.errors import UserError
 from shallower.files import read_json, sha256
-from shallower.models.llama import LlamaLM, initialise
+from shallower.models.initial import initialise
+from shallower.models.llama import LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints

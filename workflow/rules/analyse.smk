@@ -28,11 +28,10 @@ rule summary:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.summary, parent=True),
-        models=list(study.models),
-        seeds=study.seeds,
+        runs=as_json(study.runs),
         sets=SUMMARISED_SETS,
         code=code_digest("analysis.summary", "analysis.comparisons"),
     shell:
         "python -m shallower summary --results {params.results}"
-        " --models {params.models} --seeds {params.seeds} --sets {params.sets}"
+        " --runs-json {params.runs:q} --sets {params.sets}"
         " 2> >(tee {log} >&2)"

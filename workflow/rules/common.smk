@@ -1,4 +1,5 @@
 import json
+import re
 from glob import glob
 from pathlib import Path
 
@@ -15,7 +16,8 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-SUMMARISED_SETS = ["train", "text", *EVALUATION_SETS, "fixed", "step"]
+HELD_OUT = ["test", "validation"]
+SUMMARISED_SETS = ["train", "text", "validation", *EVALUATION_SETS, "fixed", "step"]
 
 
 pathvars:
@@ -41,7 +43,7 @@ localrules:
 
 
 wildcard_constraints:
-    model="|".join(study.models),
+    model="|".join(map(re.escape, study.models)),
     seed=r"\d+",
     split="train|validation|test",
     part=r"\d+",
@@ -67,14 +69,20 @@ def run_spec(wildcards):
     return as_json(study.run(wildcards.model, int(wildcards.seed)))
 
 
-def all_specs():
-    """The specification of every model, for its first seed."""
-    return {model: study.run(model, study.seeds[0]) for model in study.models}
+def evaluation_of(wildcards):
+    """What one run is scored on, and how."""
+    scored_on = study.scored_on(wildcards.model, int(wildcards.seed))
+    return as_json(study.evaluation.model_dump() | {"scored_on": scored_on})
+
+
+def depth_specs():
+    """The specification of the depth experiment's models, for their first seed."""
+    return {model: study.run(model, study.seeds[0]) for model in study.depth_models}
 
 
 def all_sizes():
     """The architecture of every model, without how it is trained."""
-    return {model: {"model": spec["model"]} for model, spec in all_specs().items()}
+    return {model: {"model": study.run(model, 0)["model"]} for model in study.models}
 
 
 def all_cores(wildcards):
@@ -104,6 +112,11 @@ def parts_of(wildcards):
 def of_every_run(pattern):
     """The pattern's file of every model and seed of the study."""
     return [pattern.format(model=model, seed=seed) for model, seed in study.runs]
+
+
+def of_depth_runs(pattern):
+    """The pattern's file of every model and seed of the depth experiment."""
+    return [pattern.format(model=m, seed=s) for m, s in study.runs_of("depth")]
 
 
 def runs_folder(wildcards, input):

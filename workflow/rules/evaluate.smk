@@ -3,8 +3,8 @@ rule evaluate:
     input:
         weights=rules.train.output.weights,
         sets=rules.corpus.output.sets,
-        text="<results>/corpus/text/test.parquet",
-        tokens="<results>/tokens/text/test/manifest.json",
+        text=expand("<results>/corpus/text/{split}.parquet", split=HELD_OUT),
+        tokens=expand("<results>/tokens/text/{split}/manifest.json", split=HELD_OUT),
         tokenizer=rules.tokenizer.output.model,
     output:
         scores="<results>/evaluations/{model}/seed{seed}.parquet",
@@ -16,9 +16,9 @@ rule evaluate:
     threads: 1
     params:
         run=subpath(input.weights, parent=True),
-        corpus=subpath(input.text, ancestor=2),
-        tokens=subpath(input.tokens, parent=True),
-        settings=as_json(study.evaluation),
+        corpus=f"results/{study.study}/corpus",
+        tokens=f"results/{study.study}/tokens/text",
+        settings=evaluation_of,
         code=code_digest("evaluation.evaluate"),
     shell:
         "python -m shallower evaluate --folder {params.run} --corpus {params.corpus}"
@@ -30,7 +30,7 @@ rule evaluate:
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:
-        weights=of_every_run(rules.train.output.weights),
+        weights=of_depth_runs(rules.train.output.weights),
         sets=rules.corpus.output.sets,
         text="<results>/corpus/text/test.parquet",
         tokenizer=rules.tokenizer.output.model,
@@ -43,7 +43,7 @@ rule latency:
         "../../envs/pipeline.yaml"
     threads: all_cores
     params:
-        specs=as_json(all_specs()),
+        specs=as_json(depth_specs()),
         seeds=study.seeds,
         runs=runs_folder,
         corpus=subpath(input.text, ancestor=2),

@@ -5,6 +5,7 @@ rule train:
     output:
         spec="<results>/runs/{model}/seed{seed}/spec.yaml",
         losses="<results>/runs/{model}/seed{seed}/losses.csv",
+        diagnostics="<results>/runs/{model}/seed{seed}/diagnostics.csv",
         facts="<results>/runs/{model}/seed{seed}/training.json",
         half="<results>/runs/{model}/seed{seed}/model-half.safetensors",
         weights="<results>/runs/{model}/seed{seed}/model.safetensors",

@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         *("--new-tokens", "--paper", "--output", "--step-time", *MACHINE),
     )
     command(run_parameters, "--specs?", "--paper?", "--output?")
-    command(run_summary, "--results", "--models", "--seeds", "--sets")
+    command(run_summary, "--results", "--runs-json", "--sets")
     command(run_figures, "--results", "--settings")
     command(run_report, "--results", "--settings")
     command(run_provenance, "--results", "--settings")
@@ -101,7 +101,15 @@ PATHS = (
     ),
     *("--samples", "--checkpoints", "--step-time", "--results", "--output?"),
 )
-JSONS = ("--settings", "--spec", "--specs", "--paper", "--specs?", "--paper?")
+JSONS = (
+    "--runs-json",
+    "--settings",
+    "--spec",
+    "--specs",
+    "--paper",
+    "--specs?",
+    "--paper?",
+)
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
@@ -109,7 +117,6 @@ OPTIONS: dict[str, Adder] = {
     "--parts": _option(type=int),
     "--new-tokens": _option(type=int),
     "--shards": _option(type=Path, nargs="+"),
-    "--models": _option(nargs="+"),
     "--seeds": _option(type=int, nargs="+"),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
@@ -224,7 +231,7 @@ def run_summary(a: Arguments) -> None:
     from shallower.analysis.comparisons import write_comparisons
     from shallower.analysis.summary import raw_rows, write_summaries
 
-    rows, sessions = raw_rows(a.results, a.models, a.seeds)
+    rows, sessions = raw_rows(a.results, [(model, seed) for model, seed in a.runs_json])
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows)
 

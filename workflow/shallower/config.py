@@ -8,8 +8,8 @@ Unknown keys are refused, and an error names the key.
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict
 from functools import cached_property
+from itertools import product
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -21,9 +21,12 @@ from pydantic import (
     model_validator,
 )
 
+from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
 from shallower.models.registry import HEADS
+from shallower.models.variants import entry
+from shallower.names import OPTIONS, ModelName, Value
 from shallower.strict import Strict
 
 # --- tokens, model, training ----------------------------------------------------
@@ -94,6 +97,7 @@ class Training(Strict):
     clip: float = Field(1.0, gt=0)  # global gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     log_every: int = Field(4, ge=1)  # the paper logs every 4th iteration
+    diagnose_every: int = Field(40, ge=1)  # steps between looks into the blocks
     checkpoint_every: int = Field(50, ge=1)  # steps
 
     @model_validator(mode="after")
@@ -104,6 +108,13 @@ class Training(Strict):
                 f"accumulation {self.accumulation}"
             )
         return self
+
+
+class Initialisation(Strict):
+    """Standard deviations at the start; the original states none of them."""
+
+    std: float = Field(0.02, gt=0)  # of the matrices in the blocks
+    output_scale: float = Field(1.0, ge=0)  # multiplies that of W_O
 
 
 class TrainingDefaults(Training):
@@ -128,17 +139,44 @@ Variant = Annotated[str, AfterValidator(_known_variant)]
 
 
 class Grid(Strict):
-    """Every combination of variant, depth and seed."""
+    """Every combination of variant, depth, seed and the options' values."""
 
     variants: list[Variant] = Field(min_length=1)
     depths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    options: dict[str, list[float | int]] = {}  # see `names.OPTIONS`
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, value: dict[str, list[float | int]]) -> dict[str, Any]:
+        for key, values in value.items():
+            if key not in OPTIONS:
+                raise ValueError(
+                    f"{key}: no such option{_suggestion(key, list(OPTIONS))}; there "
+                    f"are {', '.join(OPTIONS)}"
+                )
+            if not values:
+                raise ValueError(f"{key}: expected at least one value")
+        return value
 
 
 class Experiments(Strict):
-    """Named parts of a study; later ones are lists that an overlay may empty."""
+    """Named parts of a study; all but `depth` may be empty."""
 
     depth: list[Grid]
+    head: list[Grid] = []  # which part of the added layer matters
+    learning_rate: list[Grid] = []  # a search: scored on validation data only
+    budget: list[Grid] = []  # more or fewer tokens, for trends over depth
+
+
+class Contrast(Strict):
+    """A comparison that was decided on before the run; `margin` in nats."""
+
+    id: str
+    left: str
+    right: str
+    test: Literal["superiority", "equivalence"]
+    margin: float = Field(0.03, gt=0)
 
 
 # --- evaluation, latency, reporting ---------------------------------------------
@@ -181,8 +219,10 @@ class Study(Strict):
     shards: Shards
     model: Architecture
     paper_scale: PaperScale
+    initialisation: Initialisation = Initialisation()
     training: TrainingDefaults
     experiments: Experiments
+    contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
     evaluation: Evaluation
     latency: Latency
 
@@ -238,16 +278,56 @@ class Study(Strict):
                 ) from None
         return self
 
+    @model_validator(mode="after")
+    def _contrasts_are_trained(self) -> Study:
+        """A contrast needs two seeds that both of its models have."""
+        for contrast in self.contrasts:
+            for side in (contrast.left, contrast.right):
+                if side not in self.models:
+                    raise ValueError(
+                        f"contrasts.{contrast.id}: no such model {side!r}"
+                        f"{_suggestion(side, list(self.models))}"
+                    )
+        return self
+
     @cached_property
     def models(self) -> dict[str, ModelName]:
-        """Every model that is trained, by name, in the order of the grids."""
-        names = (
-            ModelName(variant, depth)
-            for grid in self.experiments.depth
+        """Every model that is trained, by name, in the order of the experiments."""
+        return {str(name): name for _, name, _ in self._cells}
+
+    @cached_property
+    def _cells(self) -> list[tuple[str, ModelName, int]]:
+        """(experiment, model, seed) of every cell of every grid, in order."""
+        return [
+            (experiment, name, seed)
+            for experiment, grids in self.experiments
+            for grid in grids
             for variant in grid.variants
             for depth in grid.depths
-        )
-        return {str(name): name for name in names}
+            for values in product(*grid.options.values())
+            for options in [dict(zip(grid.options, values, strict=True))]
+            for name in [self._named(variant, depth, options)]
+            for seed in grid.seeds
+        ]
+
+    def _named(self, variant: str, depth: int, options: dict[str, Value]) -> ModelName:
+        """The model with these options; those that change nothing are left out.
+
+        So that a grid over learning rates shares the run at the study's own rate.
+        """
+        usual = self._specify(ModelName(variant, depth))
+        changed = {
+            key: value
+            for key, value in options.items()
+            if usual[OPTIONS[key][0]][OPTIONS[key][1]] != value
+        }
+        return ModelName(variant, depth, changed)
+
+    @cached_property
+    def depth_models(self) -> list[str]:
+        """The models of the depth experiment, in the order of its grid."""
+        names = [str(name) for part, name, _ in self._cells if part == "depth"]
+        return list(dict.fromkeys(names))
 
     @property
     def seeds(self) -> list[int]:
@@ -259,46 +339,69 @@ class Study(Strict):
         """The depths of the depth experiment, ascending."""
         return sorted(self.experiments.depth[0].depths)
 
-    @property
+    @cached_property
     def runs(self) -> list[tuple[str, int]]:
-        """Every (model, seed) that is trained."""
-        return [(model, seed) for model in self.models for seed in self.seeds]
+        """Every (model, seed) that is trained, each once."""
+        return list(dict.fromkeys((str(name), seed) for _, name, seed in self._cells))
+
+    def runs_of(self, experiment: str) -> list[tuple[str, int]]:
+        """The (model, seed) of one experiment."""
+        chosen = [(str(n), seed) for part, n, seed in self._cells if part == experiment]
+        return list(dict.fromkeys(chosen))
+
+    def scored_on(self, model: str, seed: int) -> list[str]:
+        """The data sets a run is scored on.
+
+        A search never sees the test split, and only the experiments that speak of
+        generated text generate any.
+        """
+        parts = {part for part, n, s in self._cells if (str(n), s) == (model, seed)}
+        sets = ["validation"]
+        if parts & {"depth", "head", "budget"}:
+            sets.append("text")
+        if parts & {"depth", "budget"}:
+            sets += EVALUATION_SETS
+        return sets
 
     def training_of(self, model: str) -> Training:
         """The resolved training settings of one model."""
-        settings = self.training.model_dump(exclude={"overrides"})
-        return Training(**(settings | self.training.overrides.get(model, {})))
+        return Training(**self._specify(self.models[model])["training"])
+
+    def _specify(self, name: ModelName) -> dict[str, Any]:
+        """Sections of the specification of a model, its name's options applied."""
+        training = self.training.model_dump(mode="json", exclude={"overrides"})
+        plain = str(ModelName(name.variant, name.depth))
+        sections: dict[str, Any] = {
+            "model": self.model.model_dump(),
+            "initialisation": self.initialisation.model_dump(),
+            "training": training | self.training.overrides.get(plain, {}),
+        }
+        for key, value in name.options.items():
+            section, field = OPTIONS[key]
+            sections[section][field] = value
+        sections["training"] |= self.training.overrides.get(str(name), {})
+        sizes = sections["model"]
+        # A narrower model keeps the proportion of its FFN.
+        share = sizes["width"] / self.model.width
+        sizes["ffn_hidden"] = round(self.model.ffn_hidden * share)
+        return sections
 
     def run(self, model: str, seed: int) -> dict[str, Any]:
         """The complete specification of one run: what `spec.yaml` will hold."""
         name = self.models[model]
-        architecture = self.model.model_dump() | {
+        sections = self._specify(name)
+        sections["model"] = Architecture(**sections["model"]).model_dump() | {
             "vocabulary": self.tokenizer.vocabulary,
             "depth": name.depth,
-            "head": asdict(HEADS[name.variant]),
+            "head": entry(HEADS[name.variant]),
         }
-        training = self.training_of(model).model_dump(mode="json")
-        return {
-            "name": model,
-            "seed": seed,
-            "model": architecture,
-            "training": training,
-        }
-
-
-class ModelName:
-    """`<variant>-<depth>`, for example `proposed-5`."""
-
-    def __init__(self, variant: str, depth: int) -> None:
-        self.variant, self.depth = variant, depth
-
-    def __str__(self) -> str:
-        return f"{self.variant}-{self.depth}"
+        sections["training"] = self.training_of(model).model_dump(mode="json")
+        return {"name": model, "seed": seed} | sections
 
 
 def paper_scale(sizes: PaperScale) -> dict[str, Any]:
     """The paper's sizes with the two variants of its Table 1, as plain values."""
-    variants = {name: asdict(HEADS[name]) for name in ("baseline", "proposed")}
+    variants = {name: entry(HEADS[name]) for name in ("baseline", "proposed")}
     return sizes.model_dump(mode="json") | {"variants": variants}
 
 

@@ -31,15 +31,15 @@ UNITS = {
 TAIL = 0.1  # share of the logged losses, at the end, that make the final loss
 
 
-def quality_rows(
-    evaluations: Path, models: list[str], seeds: list[int]
-) -> pd.DataFrame:
+Runs = list[tuple[str, int]]  # model and seed
+
+
+def quality_rows(evaluations: Path, runs: Runs) -> pd.DataFrame:
     """Samples of every run's evaluation, and one perplexity per run."""
     frames = []
-    for model in models:
-        for seed in seeds:
-            rows = pd.read_parquet(evaluations / model / f"seed{seed}.parquet")
-            frames.append(rows.assign(model=model, seed=seed))
+    for model, seed in runs:
+        rows = pd.read_parquet(evaluations / model / f"seed{seed}.parquet")
+        frames.append(rows.assign(model=model, seed=seed))
     table = pd.concat(frames, ignore_index=True)
     nats = table[table["metric"] == "cross_entropy"]
     perplexities = [
@@ -57,24 +57,23 @@ def quality_rows(
     return _label(table, scale="study", unit_id=table["seed"])
 
 
-def training_rows(runs: Path, models: list[str], seeds: list[int]) -> pd.DataFrame:
+def training_rows(folder: Path, runs: Runs) -> pd.DataFrame:
     """Final training loss (mean of the last tenth of the log), time and speed."""
     rows = []
-    for model in models:
-        for seed in seeds:
-            folder = runs / model / f"seed{seed}"
-            losses = pd.read_csv(folder / "losses.csv")
-            tail = losses["loss"].iloc[-max(1, round(TAIL * len(losses))) :]
-            facts = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-            values = {
-                "training_loss": tail.mean(),
-                "training_seconds": facts["seconds"],
-                "tokens_per_second": facts["tokens"] / facts["seconds"],
-            }
-            rows += [
-                {"model": model, "seed": seed, "metric": metric, "value": value}
-                for metric, value in values.items()
-            ]
+    for model, seed in runs:
+        run = folder / model / f"seed{seed}"
+        losses = pd.read_csv(run / "losses.csv")
+        tail = losses["loss"].iloc[-max(1, round(TAIL * len(losses))) :]
+        facts = json.loads((run / "training.json").read_text(encoding="utf-8"))
+        values = {
+            "training_loss": tail.mean(),
+            "training_seconds": facts["seconds"],
+            "tokens_per_second": facts["tokens"] / facts["seconds"],
+        }
+        rows += [
+            {"model": model, "seed": seed, "metric": metric, "value": value}
+            for metric, value in values.items()
+        ]
     table = pd.DataFrame(rows)
     return _label(table, dataset="train", scale="study", unit_id=table["seed"])
 

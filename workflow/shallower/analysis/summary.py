@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from shallower.analysis.raw import (
+    Runs,
     latency_rows,
     quality_rows,
     step_rows,
@@ -40,9 +41,7 @@ COLUMNS = [
 ]
 
 
-def raw_rows(
-    results: Path, models: list[str], seeds: list[int]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def raw_rows(results: Path, runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every sample of a study as the rows of `raw`, and its judged sessions.
 
     Times of disturbed sessions are left out.
@@ -52,8 +51,8 @@ def raw_rows(
     sessions = judge(latency)
     kept = used(sessions)
     parts = [
-        training_rows(results / "runs", models, seeds),
-        quality_rows(results / "evaluations", models, seeds),
+        training_rows(results / "runs", runs),
+        quality_rows(results / "evaluations", runs),
         latency_rows(latency[latency["session"].isin(kept)]),
         step_rows(steps[steps["session"].isin(kept)]),
     ]

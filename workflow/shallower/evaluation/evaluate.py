@@ -23,6 +23,8 @@ from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import load_run
 
+SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
+MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
 COLUMNS = ["dataset", "group", "sample", "metric", "value", "weight"]
 Row = tuple[str, str, str, str, float, float]
 
@@ -38,17 +40,22 @@ def evaluate(
     threads: int = 1,
     device: str = "auto",
 ) -> None:
-    """Score a trained run on the test text and the three evaluation sets.
+    """Score a trained run on held-out text and on the evaluation sets.
 
     Writes `output` (Parquet, one row a sample and metric) and `samples` (JSON lines:
-    some generated texts). `settings` is the configuration's `evaluation` section.
+    some generated texts). `settings` is the configuration's `evaluation` section with
+    `scored_on`, the data sets: `text` is the test split, `validation` the other.
     """
     torch.set_num_threads(threads)
     model = load_run(run).to(machine.choose_device(device))
     pieces, corpus = Tokenizer(tokenizer), Path(corpus)
-    rows = list(text_rows(model, corpus, Path(tokens), settings["batch_size"]))
+    rows: list[Row] = []
+    for name, split in SPLITS.items():
+        if name in settings["scored_on"]:
+            batch = settings["batch_size"]
+            rows += text_rows(model, corpus, Path(tokens), name, split, batch)
     kept: list[dict[str, Any]] = []
-    for name in EVALUATION_SETS:
+    for name in [name for name in EVALUATION_SETS if name in settings["scored_on"]]:
         table = pd.read_parquet(corpus / name / "test.parquet")
         answers = continuations(model, pieces, list(table["prompt"]), settings)
         texts = [pieces.decode(ids) for ids in answers]
@@ -61,11 +68,11 @@ def evaluate(
 
 
 def text_rows(
-    model: LlamaLM, corpus: Path, tokens: Path, batch_size: int
+    model: LlamaLM, corpus: Path, tokens: Path, name: str, split: str, batch_size: int
 ) -> Iterator[Row]:
-    """Cross-entropy (nats a token) and bits per byte of every test document."""
-    table = pd.read_parquet(corpus / "text" / "test.parquet")
-    documents = TokenStream.open(tokens).documents()
+    """Cross-entropy (nats a token) and bits per byte of every document of a split."""
+    table = pd.read_parquet(corpus / "text" / f"{split}.parquet")
+    documents = TokenStream.open(tokens / split).documents()
     if len(documents) != len(table):
         raise UserError(
             f"{tokens}: {len(documents)} documents, but the corpus has {len(table)}"
@@ -74,7 +81,7 @@ def text_rows(
     for item, nats, count in zip(
         table.to_dict("records"), losses.tolist(), counts.tolist(), strict=True
     ):
-        place = ("text", item["domain"], item["id"])
+        place = (name, item["domain"], item["id"])
         size = len(item["text"].encode())
         yield (*place, "cross_entropy", nats / count, float(count))
         yield (*place, "bits_per_byte", nats / math.log(2) / size, float(size))
@@ -101,15 +108,26 @@ def generation_rows(
     """Every text metric of every sample; empty outputs score 0 and are counted."""
     references = list(table["reference"])
     scores = score_pairs(texts, references).scores
+    # A control: a metric that means something scores these lower.
+    wrong = score_pairs(texts, mismatched(references)).scores
     items = table.to_dict("records")
-    for item, text, length, metrics in zip(items, texts, lengths, scores, strict=True):
+    for item, text, length, metrics, others in zip(
+        items, texts, lengths, scores, wrong, strict=True
+    ):
         place = (name, item["group"], item["id"])
         for metric, value in metrics.items():
             yield (*place, metric, value, 1.0)
+            yield (*place, metric + MISMATCHED, others[metric], 1.0)
         yield (*place, "empty", float(is_empty(text)), 1.0)
         yield (*place, "generated_tokens", float(length), 1.0)
     whole = corpus_bleu(texts, references)
     yield (name, "", "corpus", "corpus_bleu", whole, 1.0)
+
+
+def mismatched(references: list[str]) -> list[str]:
+    """For each item the reference of another, half the set away."""
+    half = len(references) // 2
+    return references[half:] + references[:half]
 
 
 def write_samples(kept: list[dict[str, Any]], count: int, path: str | Path) -> None:

@@ -30,12 +30,12 @@ from shallower.evaluation.neighbours import Neighbours
 from shallower.evaluation.step_time import time_training_steps
 from shallower.files import replacing
 from shallower.models.counting import on_meta
+from shallower.models.initial import initialise
 from shallower.models.llama import (
     BASELINE,
     KeyValueCache,
     LlamaConfig,
     LlamaLM,
-    initialise,
     rotary_table,
 )
 from shallower.models.transforms import first_blocks, fold

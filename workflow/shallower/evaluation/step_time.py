@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from shallower.models.llama import LlamaConfig, LlamaLM, initialise
+from shallower.models.initial import initialise
+from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.training.loop import make_optimizer, training_step
 
 WARMUPS = 1  # steps of each model that are not recorded

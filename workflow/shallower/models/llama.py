@@ -12,7 +12,6 @@ inference (a preallocated key-value cache: prefill, then one token a step).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shallower.models.heads import Heads, PerHeadLinear
+from shallower.models.heads import ACTIVATIONS, Heads, concatenate
 from shallower.models.variants import HeadVariant
-from shallower.randomness import derive
 
 BASELINE = HeadVariant()  # plain attention
 
@@ -50,6 +48,16 @@ class LlamaConfig:
     def head_dim(self) -> int:
         """d/n."""
         return self.width // self.heads
+
+    @property
+    def ffn_width(self) -> int:
+        """H, or for the parameter-matched baseline what the added layer would cost.
+
+        A hidden unit has 3d parameters, the added layer d^2/n + d: at the paper's
+        size exactly 43 units.
+        """
+        more = round((self.head_dim + 1) / 3) if self.head.ffn_matched else 0
+        return self.ffn_hidden + more
 
 
 class KeyValueCache:
@@ -101,8 +109,13 @@ class Attention(nn.Module):
         # Queries, keys and values in one product: small models are bound by calls.
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.value_bias = nn.Parameter(torch.empty(d)) if variant.value_bias else None
+        self.value_activation = ACTIVATIONS.get(variant.value_activation)
+        sizes = (config.head_dim, config.norm_eps)
+        self.query_norm = nn.RMSNorm(*sizes) if variant.query_key_norm else None
+        self.key_norm = nn.RMSNorm(*sizes) if variant.query_key_norm else None
         self.mix = Heads(variant, config.heads, config.head_dim)
         self.output = nn.Linear(d, d, bias=False)
+        self.output_activation = ACTIVATIONS.get(variant.output_activation)
 
     def forward(
         self,
@@ -113,19 +126,32 @@ class Attention(nn.Module):
         block: int,
     ) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3 * self.heads, self.head_dim)
-        qk, v = qkv.transpose(1, 2).split((2 * self.heads, self.heads), dim=1)
-        q, k = rotate(qk, rotary).chunk(2, dim=1)
-        if self.value_bias is not None:
-            v = v + self.value_bias.view(self.heads, 1, self.head_dim)
+        q, k, v = self.project(x, rotary)
         if cache is not None:
             k, v = cache.append(block, k, v)
         # Without a mask the queries are either all tokens so far, which is causal
         # attention, or the last token alone, which may look at everything.
-        causal = mask is None and tokens > 1
+        causal = mask is None and x.shape[1] > 1
         o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        return self.output(self.mix(o).transpose(1, 2).reshape(batch, tokens, width))
+        y = self.output(concatenate(self.mix(o, x)))
+        return y if self.output_activation is None else self.output_activation(y)
+
+    def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys, turned by their positions, and values.
+
+        Each (batch, heads, tokens, head_dim) for x (batch, tokens, width).
+        """
+        qkv = self.qkv(x).unflatten(2, (3 * self.heads, self.head_dim))
+        qk, v = qkv.transpose(1, 2).split((2 * self.heads, self.heads), dim=1)
+        if self.query_norm is not None and self.key_norm is not None:
+            q, k = qk.chunk(2, dim=1)
+            qk = torch.cat((self.query_norm(q), self.key_norm(k)), dim=1)
+        q, k = rotate(qk, rotary).chunk(2, dim=1)
+        if self.value_bias is not None:
+            v = v + self.value_bias.view(self.heads, 1, self.head_dim)
+        if self.value_activation is not None:
+            v = self.value_activation(v)
+        return q, k, v
 
 
 class FeedForward(nn.Module):
@@ -133,8 +159,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.ffn_hidden, bias=False)
-        self.down = nn.Linear(config.ffn_hidden, config.width, bias=False)
+        self.gate_up = nn.Linear(config.width, 2 * config.ffn_width, bias=False)
+        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
@@ -230,41 +256,3 @@ class LlamaLM(nn.Module):
         real = keys >= padding[:, None, None, None]
         # A padded query sees itself: an empty softmax would yield NaN.
         return (causal & real) | (keys == queries)
-
-
-def initialise(model: LlamaLM, seed: int) -> LlamaLM:
-    """Fill every parameter from a stream named by (seed, parameter name), in place.
-
-    Matrices N(0, 0.02), those that write to the residual stream (attention output,
-    FFN down) divided by sqrt(2 depth), gains 1, value bias 0, per-head layers as
-    nn.Linear. The original does not state its initialisation; this one is ours.
-    """
-    residual = 0.02 / math.sqrt(2 * model.config.depth)
-    for name, parameter in model.named_parameters():
-        if ".mix.linear." in name:
-            continue
-        if parameter.ndim == 1:
-            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
-            continue
-        writes = name.endswith(("attention.output.weight", "ffn.down.weight"))
-        generator = _generator(seed, name, parameter)
-        nn.init.normal_(
-            parameter, std=residual if writes else 0.02, generator=generator
-        )
-    for name, module in model.named_modules():
-        if isinstance(module, PerHeadLinear):
-            _initialise_per_head(module, name, seed)
-    return model
-
-
-def _initialise_per_head(module: PerHeadLinear, name: str, seed: int) -> None:
-    def uniform(parameter: Tensor, suffix: str, bound: float) -> None:
-        generator = _generator(seed, f"{name}.{suffix}", parameter)
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
-
-    module.initialise(uniform)
-
-
-def _generator(seed: int, name: str, parameter: Tensor) -> torch.Generator:
-    generator = torch.Generator(device=parameter.device)
-    return generator.manual_seed(derive(seed, f"parameter {name}"))

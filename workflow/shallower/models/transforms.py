@@ -7,6 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from shallower.models.heads import PerHeadLinear
+from shallower.models.initial import fold_values
 from shallower.models.llama import Attention, LlamaLM
 from shallower.models.variants import HeadVariant
 
@@ -26,24 +28,37 @@ def fold(model: LlamaLM) -> LlamaLM:
     head = model.config.head
     if not head.folds:
         return model
-    target = replace(head, linear="none", value_bias=True)
-    weight = model.embedding.weight
+    biased = head.value_bias or head.linear != "no_bias"
+    target = replace(head, linear="none", linear_start="default", value_bias=biased)
     with torch.device("meta"):
         folded = LlamaLM(replace(model.config, head=target))
     state = {k: v for k, v in model.state_dict().items() if ".mix.linear." not in k}
     for index, block in enumerate(model.blocks):
         attention = block.attention
         assert isinstance(attention, Attention)
-        assert attention.mix.linear is not None
-        name, width = f"blocks.{index}.attention", model.config.width
-        queries_keys, values = attention.qkv.weight.detach().split((2 * width, width))
-        per_head = values.double().view(model.config.heads, model.config.head_dim, -1)
-        matrix = attention.mix.linear.weight.detach().double()  # heads x in x out
-        product = matrix.transpose(1, 2) @ per_head
-        folded_values = product.reshape(width, width).to(weight)
-        state[f"{name}.qkv.weight"] = torch.cat((queries_keys, folded_values))
-        state[f"{name}.value_bias"] = attention.mix.linear.bias.detach().reshape(-1)
+        layer, name = attention.mix.linear, f"blocks.{index}.attention"
+        assert layer is not None
+        state[f"{name}.qkv.weight"] = fold_values(
+            attention.qkv.weight.detach(), layer.weight.detach(), model.config.heads
+        )
+        if biased:
+            heads = (model.config.heads, -1)
+            state[f"{name}.value_bias"] = (
+                _folded_bias(attention, layer).expand(heads).reshape(-1)
+            )
     return _adopt(folded, state, model)
+
+
+def _folded_bias(attention: Attention, layer: PerHeadLinear) -> Tensor:
+    """Bias of the folded values, (copies or heads, head_dim): b_V A + b."""
+    matrix = layer.weight.detach().double()
+    bias = torch.zeros_like(matrix[:, 0])
+    if attention.value_bias is not None:
+        values = attention.value_bias.detach().double().view(attention.heads, 1, -1)
+        bias = (values @ matrix).squeeze(1)
+    if layer.bias is not None:
+        bias = bias + layer.bias.detach().double()
+    return bias.to(layer.weight)
 
 
 def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:

@@ -64,7 +64,7 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
     problems = code_problems(results) + checksum_problems(directory)
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        rows, sessions = raw_rows(directory, list(study.models), study.seeds)
+        rows, sessions = raw_rows(directory, study.runs)
         write_summaries(fresh, rows, sessions, sets)
         write_comparisons(fresh, rows)
         wrong = differences(fresh, directory)

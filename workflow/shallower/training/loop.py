@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from shallower.digest import code_digest, commit
 from shallower.errors import UserError
 from shallower.files import replacing, write_json, write_text
 from shallower.models.counting import count_flops_per_token, on_meta
-from shallower.models.llama import LlamaConfig, LlamaLM, initialise
+from shallower.models.initial import initialise
+from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints, fingerprint
+from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
 from shallower.training.schedule import learning_rate
 
 Report = Callable[[int, float, float], None]
@@ -45,6 +48,7 @@ class State:
     restarts: int = 0
     losses: list[list[float]] = field(default_factory=list)  # rows of LOSS_COLUMNS
     half: dict[str, Tensor] = field(default_factory=dict)  # weights at the midpoint
+    diagnostics: list[list[Any]] = field(default_factory=list)  # see `diagnostics.py`
 
 
 def train(
@@ -77,7 +81,8 @@ def train(
     mark = fingerprint(spec, stream.manifest, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
     kept.lock()
-    model = initialise(LlamaLM(config), spec["seed"]).to(place)
+    start = spec["initialisation"]
+    model = initialise(LlamaLM(config), spec["seed"], **start).to(place)
     optimizer = make_optimizer(model, settings)
     state = _resume(kept, model, optimizer)
     batches = Batches(stream, config.context, settings["batch_size"], spec["seed"])
@@ -111,11 +116,12 @@ def training_step(
     inputs: Tensor,
     targets: Tensor,
     settings: dict[str, Any],
+    watch: Watch | None = None,
 ) -> Tensor:
     """One optimizer step on a batch (batch, context); returns its mean loss in nats.
 
     The batch is processed in `accumulation` parts of equal size, which gives the
-    gradient of the whole.
+    gradient of the whole. `watch` looks on and changes nothing.
     """
     device = inputs.device
     optimizer.zero_grad(set_to_none=True)
@@ -129,8 +135,12 @@ def training_step(
         loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) / parts
         loss.backward()
         total += loss.detach()
+    if watch is not None:
+        watch.before_update()
     nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
     optimizer.step()
+    if watch is not None:
+        watch.after_update()
     return total
 
 
@@ -160,8 +170,12 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = rate
         inputs, targets = (block.to(device) for block in batches(state.step))
-        loss = training_step(model, optimizer, inputs, targets, settings)
+        watched = state.step % settings["diagnose_every"] == 0
+        with Watch(model) if watched else nullcontext() as watch:
+            loss = training_step(model, optimizer, inputs, targets, settings, watch)
         state.step += 1
+        if watch is not None:
+            state.diagnostics += watch.rows(state.step)
         if state.step % settings["log_every"] == 0 or state.step == steps:
             value, now = loss.item(), time.perf_counter()
             if not value < float("inf"):
@@ -221,6 +235,10 @@ def _write_run(
     losses = pd.DataFrame(state.losses, columns=LOSS_COLUMNS)
     losses = losses.astype({"iteration": int, "tokens": int})
     write_text(output / "losses.csv", losses.to_csv(index=False))
+    watched = pd.DataFrame(state.diagnostics, columns=DIAGNOSTIC_COLUMNS)
+    write_text(
+        output / "diagnostics.csv", watched.to_csv(index=False, float_format="%.6g")
+    )
     write_json(
         output / "training.json",
         {

@@ -1,0 +1,47 @@
+"""Names of models: `<variant>-<depth>`, then `__key=value` for what else differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+Value = float | int | str
+
+OPTIONS = {  # key in a name -> section and field of a run's specification
+    "lr": ("training", "learning_rate"),
+    "steps": ("training", "steps"),
+    "warmup": ("training", "warmup_fraction"),
+    "width": ("model", "width"),
+    "init_std": ("initialisation", "std"),
+    "output_init": ("initialisation", "output_scale"),
+}
+
+
+@dataclass(frozen=True)
+class ModelName:
+    """For example `proposed-5` or `silu-5__lr=1e-3`."""
+
+    variant: str
+    depth: int
+    options: dict[str, Value] = field(default_factory=dict, hash=False)
+
+    def __str__(self) -> str:
+        """Options stand in the order of `OPTIONS`, so that a model has one name."""
+        chosen = [
+            f"__{k}={short(self.options[k])}" for k in OPTIONS if k in self.options
+        ]
+        return f"{self.variant}-{self.depth}" + "".join(chosen)
+
+
+def short(value: Value) -> str:
+    """A number as people write it: 1e-3, 4.5e-3, 0.2, 480."""
+    if isinstance(value, str) or value == 0 or abs(value) >= 0.01:
+        return f"{value:g}" if not isinstance(value, str) else value
+    mantissa, _, exponent = f"{value:e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def split_name(model: str) -> tuple[str, int, dict[str, str]]:
+    """Variant, depth and options (as text) of a model's name."""
+    base, *options = model.split("__")
+    variant, _, depth = base.rpartition("-")
+    return variant, int(depth), dict(option.split("=", 1) for option in options)

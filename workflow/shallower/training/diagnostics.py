@@ -1,0 +1,122 @@
+"""What happens inside the blocks during training, looked at every few steps.
+
+Rows of `diagnostics.csv`: iteration, block (counted from 0), quantity, value.
+
+output_rms: root mean square of the heads' outputs o, before the variant's layer;
+branch_rms: of what attention adds to the residual stream;
+branch_ratio: that divided by the root mean square of the residual stream it joins;
+entropy: of the attention rows, mean over heads and queries, in nats;
+gradient_norm: of the block's parameters, before clipping;
+update_ratio: norm of the step's change of the block's matrices over their norm.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shallower.models.llama import Attention, Block, LlamaLM
+
+DIAGNOSTIC_COLUMNS = ["iteration", "block", "quantity", "value"]
+SEQUENCES = 2  # of the batch whose attention rows are computed again
+
+
+class Watch:
+    """Looks at one training step; a context manager around it."""
+
+    def __init__(self, model: LlamaLM) -> None:
+        self.model = model
+        self.found: list[tuple[int, str, float]] = []
+        self._hooks: list[Any] = []
+        self._before: list[list[Tensor]] = []
+
+    def __enter__(self) -> Watch:
+        for index, block in enumerate(self.model.blocks):
+            assert isinstance(block, Block)
+            self._hooks += [
+                block.attention.mix.register_forward_pre_hook(self._outputs(index)),
+                block.attention.register_forward_hook(self._branch(index)),
+                block.attention_norm.register_forward_pre_hook(self._stream(index)),
+            ]
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def before_update(self) -> None:
+        """Gradients are there: note their norms, and the weights as they are."""
+        for index, block in enumerate(self.model.blocks):
+            gradients = [p.grad for p in block.parameters() if p.grad is not None]
+            total = nn.utils.get_total_norm(gradients)
+            self.found.append((index, "gradient_norm", total.item()))
+            self._before.append([p.detach().clone() for p in _matrices(block)])
+
+    def after_update(self) -> None:
+        """The step is taken: note how far it went."""
+        for index, block in enumerate(self.model.blocks):
+            old, new = self._before[index], _matrices(block)
+            change = [a.detach() - b for a, b in zip(new, old, strict=True)]
+            ratio = nn.utils.get_total_norm(change) / nn.utils.get_total_norm(old)
+            self.found.append((index, "update_ratio", ratio.item()))
+
+    def rows(self, iteration: int) -> list[list[Any]]:
+        """Rows of DIAGNOSTIC_COLUMNS; with accumulation, of the last part."""
+        return [[iteration, *key, v] for key, v in self._last().items()]
+
+    def _last(self) -> dict[tuple[int, str], float]:
+        return {(block, quantity): value for block, quantity, value in self.found}
+
+    def _note(self, block: int, quantity: str, value: Tensor) -> None:
+        self.found.append((block, quantity, value.item()))
+
+    def _outputs(self, block: int) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._note(block, "output_rms", rms(inputs[0]))
+
+        return hook
+
+    def _stream(self, block: int) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self._note(block, "stream_rms", rms(inputs[0]))
+
+        return hook
+
+    def _branch(self, block: int) -> Any:
+        @torch.no_grad()
+        def hook(module: Attention, inputs: tuple[Any, ...], output: Tensor) -> None:
+            self._note(block, "branch_rms", rms(output))
+            stream = self._last()[block, "stream_rms"]
+            self.found.append((block, "branch_ratio", float(rms(output)) / stream))
+            x, rotary = inputs[0][:SEQUENCES], inputs[1]
+            self._note(block, "entropy", entropy(*module.project(x, rotary)[:2]))
+
+        return hook
+
+
+def rms(x: Tensor) -> Tensor:
+    """Root mean square over all entries."""
+    return x.detach().float().square().mean().sqrt()
+
+
+def entropy(queries: Tensor, keys: Tensor) -> Tensor:
+    """Mean entropy in nats of causal attention rows, heads and queries alike.
+
+    Queries and keys are (batch, heads, tokens, head_dim).
+    """
+    scores = queries.float() @ keys.float().transpose(2, 3) / queries.shape[-1] ** 0.5
+    hidden = torch.ones(scores.shape[-2:], device=scores.device).triu(1).bool()
+    rows = scores.masked_fill(hidden, float("-inf")).softmax(-1)
+    return torch.special.entr(rows).sum(-1).mean()
+
+
+def _matrices(block: nn.Module) -> list[Tensor]:
+    return [p for p in block.parameters() if p.ndim > 1]
