@@ -127,7 +127,7 @@ def results(tmp_path: Path) -> Path:
             columns = ["dataset", "group", "sample", "metric", "value", "weight"]
             path = tmp_path / "evaluations" / model / f"seed{seed}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(rows, columns=columns).to_parquet(path)
+            pd.DataFrame(rows, columns=columns).assign(form="trained").to_parquet(path)
             run = tmp_path / "runs" / model / f"seed{seed}"
             run.mkdir(parents=True)
             losses = pd.DataFrame({"iteration": range(20), "loss": range(20)})

@@ -160,8 +160,15 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     )
     rows = pd.read_parquet(tmp_path / "out.parquet")
     assert list(rows.columns) == [
-        *("dataset", "group", "sample", "metric", "value", "weight")
+        *("dataset", "group", "sample", "metric", "value", "weight", "form")
     ]
+    folded, rows = rows[rows["form"] == "folded"], rows[rows["form"] == "trained"]
+    both = [t.set_index(["sample", "metric"])["value"] for t in (folded, rows)]
+    nats = [values.xs("cross_entropy", level="metric") for values in both]
+    assert (nats[0] - nats[1]).abs().max() < 1e-5
+    errors = rows.set_index("metric")["value"]
+    assert 0 < errors["fold_error_float64"] < 1e-10
+    assert 0 < errors["fold_error_float32"] < 1e-4
     # The validation split was not asked for.
     nats = rows[rows["metric"] == "cross_entropy"]
     assert set(nats["dataset"]) == {"text"}

@@ -16,6 +16,7 @@ import pandas as pd
 from shallower.evaluation import metrics
 
 UNITS = {
+    "fold_error_float64": "logits",
     **metrics.UNITS,
     "cross_entropy": "nats",
     "training_loss": "nats",
@@ -48,10 +49,13 @@ def quality_rows(evaluations: Path, runs: Runs) -> pd.DataFrame:
             "seed": seed,
             "dataset": dataset,
             "metric": "perplexity",
+            "form": form,
             "value": np.exp(np.average(rows["value"], weights=rows["weight"])),
             "weight": 1.0,
         }
-        for (model, seed, dataset), rows in nats.groupby(["model", "seed", "dataset"])
+        for (model, seed, dataset, form), rows in nats.groupby(
+            ["model", "seed", "dataset", "form"]
+        )
     ]
     table = pd.concat([table, pd.DataFrame(perplexities)], ignore_index=True)
     return _label(table, scale="study", unit_id=table["seed"])

@@ -14,11 +14,13 @@ import torch
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
+from shallower.evaluation.fold_check import fold_errors
 from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
 from shallower.evaluation.perplexity import document_losses
 from shallower.files import replacing, write_text
 from shallower.models.llama import LlamaLM
+from shallower.models.transforms import fold
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import load_run
@@ -49,11 +51,7 @@ def evaluate(
     torch.set_num_threads(threads)
     model = load_run(run).to(machine.choose_device(device))
     pieces, corpus = Tokenizer(tokenizer), Path(corpus)
-    rows: list[Row] = []
-    for name, split in SPLITS.items():
-        if name in settings["scored_on"]:
-            batch = settings["batch_size"]
-            rows += text_rows(model, corpus, Path(tokens), name, split, batch)
+    rows, folded = held_out_rows(model, corpus, Path(tokens), settings)
     kept: list[dict[str, Any]] = []
     for name in [name for name in EVALUATION_SETS if name in settings["scored_on"]]:
         table = pd.read_parquet(corpus / name / "test.parquet")
@@ -63,8 +61,30 @@ def evaluate(
         for item, text in zip(table.to_dict("records"), texts, strict=True):
             kept.append(item | {"dataset": name, "prediction": text})
     write_samples(kept, settings["samples_kept"], samples)
+    trained = pd.DataFrame(rows, columns=COLUMNS).assign(form="trained")
+    deployed = pd.DataFrame(folded, columns=COLUMNS).assign(form="folded")
+    table = pd.concat([trained, deployed]) if folded else trained
     with replacing(output) as temporary:
-        pd.DataFrame(rows, columns=COLUMNS).to_parquet(temporary, index=False)
+        table.to_parquet(temporary, index=False)
+
+
+def held_out_rows(
+    model: LlamaLM, corpus: Path, tokens: Path, settings: dict[str, Any]
+) -> tuple[list[Row], list[Row]]:
+    """Rows of the model as trained, and folded if it folds: test text only."""
+    rows: list[Row] = []
+    for name, split in SPLITS.items():
+        if name in settings["scored_on"]:
+            batch = settings["batch_size"]
+            rows += text_rows(model, corpus, tokens, name, split, batch)
+    if not model.config.head.folds or "text" not in settings["scored_on"]:
+        return rows, []
+    folded = fold(model)
+    documents = TokenStream.open(tokens / "test").documents()
+    errors = fold_errors(model, documents).items()
+    rows += [("text", "", "fold", metric, error, 1.0) for metric, error in errors]
+    batch = settings["batch_size"]
+    return rows, list(text_rows(folded, corpus, tokens, "text", "test", batch))
 
 
 def text_rows(
