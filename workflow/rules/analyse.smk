@@ -35,3 +35,29 @@ rule summary:
         "python -m shallower summary --results {params.results}"
         " --runs-json {params.runs:q} --sets {params.sets}"
         " 2> >(tee {log} >&2)"
+
+
+# every claim of the original with its verdict
+rule claims:
+    input:
+        by_seed=rules.summary.output.by_seed,
+        parameters=rules.parameters.output.table,
+        losses=of_depth_runs(rules.train.output.losses),
+    output:
+        claims=report(
+            "<results>/claims.csv",
+            category="Tables",
+            labels={"table": "claims and verdicts"},
+            caption="../../report/captions/claims.rst",
+        ),
+    log:
+        "<logs>/claims.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.claims, parent=True),
+        settings=as_json(study),
+        code=code_digest("analysis.claims"),
+    shell:
+        "python -m shallower claims --results {params.results}"
+        " --settings {params.settings:q} 2> >(tee {log} >&2)"

@@ -32,6 +32,7 @@ localrules:
     shards,
     parameters,
     summary,
+    claims,
     figures,
     tables,
     typeset,

@@ -61,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command(run_parameters, "--specs?", "--paper?", "--output?")
     command(run_summary, "--results", "--runs-json", "--sets")
+    command(run_claims, "--results", "--settings")
     command(run_figures, "--results", "--settings")
     command(run_report, "--results", "--settings")
     command(run_provenance, "--results", "--settings")
@@ -234,6 +235,14 @@ def run_summary(a: Arguments) -> None:
     rows, sessions = raw_rows(a.results, [(model, seed) for model, seed in a.runs_json])
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows)
+
+
+def run_claims(a: Arguments) -> None:
+    """Judge every claim by the summaries."""
+    from shallower.analysis.claims import write_claims
+    from shallower.config import Study
+
+    write_claims(a.results, Study.model_validate(a.settings))
 
 
 def run_figures(a: Arguments) -> None:

@@ -13,6 +13,8 @@ FIGURES = {  # name -> label in the HTML report
 TABLES = [
     "parameters",
     "published",
+    "claims",
+    "claims_notes",
     "quality",
     "latency",
     "metrics_completion",

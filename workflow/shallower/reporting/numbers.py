@@ -23,6 +23,7 @@ from shallower.models.variants import TWIN
 from shallower.reporting.contents import INFERENCE_TIME
 from shallower.reporting.latex import breakable, escape, number, significant
 from shallower.reporting.results import Results
+from shallower.reporting.verdicts import numbers as verdicts
 
 Pairs = Iterator[tuple[str, str]]
 
@@ -38,7 +39,7 @@ def write_numbers(
 
 def collect(results: Results) -> dict[str, str]:
     """Every key with its text, ready for LaTeX."""
-    parts = (study, data, training, parameters, quality, speed, comparisons)
+    parts = (study, data, training, parameters, quality, speed, comparisons, verdicts)
     return {key: text for part in parts for key, text in part(results)}
 
 

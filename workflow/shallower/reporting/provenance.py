@@ -12,10 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shallower.analysis.claims import write_claims
 from shallower.analysis.comparisons import write_comparisons
 from shallower.analysis.summary import raw_rows, write_summaries
 from shallower.config import Study
 from shallower.digest import code_digest, commit
+from shallower.errors import UserError
 from shallower.files import read_json, sha256, write_json
 from shallower.reporting.figures import draw_all
 from shallower.reporting.numbers import write_numbers
@@ -24,6 +26,7 @@ from shallower.reporting.tables import write_tables
 
 MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
+    "claims.csv",
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )
 GIVEN = ("parameters.csv", "latency.parquet", "step_time.parquet")
@@ -61,12 +64,15 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
     """What is wrong with a study's results: one line each, none if all is well."""
     results = Results(directory, Study.model_validate(settings))
     study = results.study
+    if not (directory / "provenance.json").is_file():
+        raise UserError(f"{directory}: nothing to verify here; run snakemake first")
     problems = code_problems(results) + checksum_problems(directory)
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
         rows, sessions = raw_rows(directory, study.runs)
         write_summaries(fresh, rows, sessions, sets)
         write_comparisons(fresh, rows)
+        write_claims(directory, study, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
             draw_all(directory, settings, fresh)

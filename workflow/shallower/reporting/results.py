@@ -41,6 +41,11 @@ class Results:
         return pd.read_csv(self.directory / "comparisons.csv")
 
     @cached_property
+    def claims(self) -> pd.DataFrame:
+        """Rows of claims.csv."""
+        return pd.read_csv(self.directory / "claims.csv")
+
+    @cached_property
     def parameters(self) -> pd.DataFrame:
         """Rows of parameters.csv, by (scale, model)."""
         table = pd.read_csv(self.directory / "parameters.csv")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from shallower.analysis.published import TABLE_1
 from shallower.config import Study
 from shallower.files import write_text
 from shallower.reporting.contents import METRICS, TABLES
@@ -21,13 +22,8 @@ from shallower.reporting.latex import (
     tabular,
 )
 from shallower.reporting.results import Results
+from shallower.reporting.verdicts import claims_table, notes_table
 
-# What the original states (Table 1 and section 3.4), to be set beside ours.
-PUBLISHED_TABLE_1 = {
-    "baseline": {5: 128_789_504, 6: 141_440_000, 7: 154_090_496, 8: 166_740_992},
-    "proposed": {5: 129_449_984, 6: 142_232_576, 7: 155_015_168, 8: 167_797_760},
-    "added": {5: 660_480, 6: 792_576, 7: 924_672, 8: 1_056_768},
-}
 SAMPLES_SHOWN = 2  # of each evaluation set
 
 
@@ -42,6 +38,8 @@ def write_tables(
     makers: dict[str, Callable[[Results], str]] = {
         "parameters": parameters,
         "published": published,
+        "claims": claims_table,
+        "claims_notes": notes_table,
         "quality": quality,
         "latency": latency,
         "corpus": corpus,
@@ -82,7 +80,7 @@ def published(results: Results) -> str:
     counts = results.parameters["parameters_trained"]
     rows = []
     for variant in ("baseline", "proposed"):
-        for depth, value in PUBLISHED_TABLE_1[variant].items():
+        for depth, value in TABLE_1[variant].items():
             ours = counts.get(("paper", f"{variant}-{depth}"), float("nan"))
             label = f"Parameters, {variant}, {depth} blocks"
             rows.append([label, number(value, 0), number(ours, 0)])
@@ -116,7 +114,7 @@ def published(results: Results) -> str:
 def quality(results: Results) -> str:
     """Losses and perplexities of every model, means over seeds."""
     rows = []
-    for model in results.study.models:
+    for model in results.study.depth_models:
         nats = results.row(model, "text", "cross_entropy")
         rows.append(
             [
@@ -182,7 +180,7 @@ def metrics(results: Results, dataset: str) -> str:
     """Text metrics on one set, 0 to 100: mean over samples (spread of the seeds)."""
     chosen = ["bleu1", "bleu4", "rouge1", "rougeL", "fuzzy"]
     rows = []
-    for model in results.study.models:
+    for model in results.study.depth_models:
         cells = [_name(model)]
         for metric in chosen:
             scale = 1.0 if metric == "fuzzy" else 100.0

@@ -1,0 +1,85 @@
+"""Claims and contrasts with their verdicts: two tables, and numbers for the text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+
+from shallower.reporting.latex import MISSING, escape, interval, number, tabular
+from shallower.reporting.results import Results
+
+DIGITS = {"nats": 3, "ratio": 2, "percent": 2}  # by unit; others are counts
+VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
+
+
+def claims_table(results: Results) -> str:
+    """Every claim: effect with interval, threshold and verdict."""
+    rows: list[list[str] | str] = []
+    status = None
+    for _, row in results.claims.iterrows():
+        if status not in (None, row["status"]):
+            rows.append(r"\midrule")
+        status = row["status"]
+        rows.append(
+            [
+                escape(row["id"]),
+                escape(row["claim"]),
+                shown(row, "effect"),
+                _interval(row),
+                shown(row, "threshold"),
+                escape(str(row["unit"])),
+                rf"\textbf{{{row['verdict']}}}"
+                if row["verdict"] != "not tested"
+                else "not tested",
+            ]
+        )
+    header = ["", "claim", "effect", r"95\,\% interval", "threshold", "unit", "verdict"]
+    return tabular(r"l>{\raggedright\arraybackslash}p{7.4cm}rrrll", [header], rows)
+
+
+def notes_table(results: Results) -> str:
+    """What stands behind each verdict."""
+    rows = [
+        [escape(row["id"]), row["verdict"], escape(row["note"]) if row["note"] else ""]
+        for _, row in results.claims.fillna({"note": ""}).iterrows()
+    ]
+    layout = r"ll>{\raggedright\arraybackslash}p{12.4cm}"
+    return tabular(layout, [["", "verdict", "behind it"]], rows)
+
+
+def numbers(results: Results) -> Iterator[tuple[str, str]]:
+    """`verdict.C5`, `claim.C5`, `claim.C5.low`, `.high`, `.threshold`; counts."""
+    table = results.claims
+    for _, row in table.iterrows():
+        key = f"claim.{row['id']}"
+        yield f"verdict.{row['id']}", row["verdict"]
+        yield key, shown(row, "effect")
+        for part, column in (("low", "ci_low"), ("high", "ci_high")):
+            yield f"{key}.{part}", shown(row, column)
+        yield f"{key}.threshold", shown(row, "threshold")
+    originals = table[table["status"] == "claim of the original"]
+    yield "verdicts.claims", str(len(originals))
+    for verdict in VERDICTS:
+        count = (originals["verdict"] == verdict).sum()
+        yield f"verdicts.{verdict.replace(' ', '_')}", str(count)
+        names = list(originals.loc[originals["verdict"] == verdict, "id"])
+        yield f"verdicts.{verdict.replace(' ', '_')}.ids", ", ".join(names) or "none"
+
+
+def shown(row: pd.Series, column: str) -> str:
+    """A value in the digits of its unit; tiny ones as powers of ten."""
+    value = row[column]
+    if value is None or math.isnan(value):
+        return MISSING
+    if row["unit"] == "logits":
+        exponent = math.floor(math.log10(value)) if value else 0
+        return rf"${value / 10**exponent:.1f}\cdot10^{{{exponent}}}$"
+    return number(value, DIGITS.get(row["unit"], 0))
+
+
+def _interval(row: pd.Series) -> str:
+    if row["unit"] == "logits":
+        return MISSING
+    return interval(row["ci_low"], row["ci_high"], DIGITS.get(row["unit"], 0))
