@@ -29,11 +29,13 @@ rule summary:
     params:
         results=subpath(output.summary, parent=True),
         runs=as_json(study.runs),
+        contrasts=as_json([(c.left, c.right) for c in study.contrasts]),
         sets=SUMMARISED_SETS,
         code=code_digest("analysis.summary", "analysis.comparisons"),
     shell:
         "python -m shallower summary --results {params.results}"
-        " --runs-json {params.runs:q} --sets {params.sets}"
+        " --runs-json {params.runs:q} --contrasts {params.contrasts:q}"
+        " --sets {params.sets}"
         " 2> >(tee {log} >&2)"
 
 

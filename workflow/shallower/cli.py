@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         *("--new-tokens", "--paper", "--output", "--step-time", *MACHINE),
     )
     command(run_parameters, "--specs?", "--paper?", "--output?")
-    command(run_summary, "--results", "--runs-json", "--sets")
+    command(run_summary, "--results", "--runs-json", "--contrasts", "--sets")
     command(run_claims, "--results", "--settings")
     command(run_figures, "--results", "--settings")
     command(run_report, "--results", "--settings")
@@ -104,6 +104,7 @@ PATHS = (
 )
 JSONS = (
     "--runs-json",
+    "--contrasts",
     "--settings",
     "--spec",
     "--specs",
@@ -234,7 +235,7 @@ def run_summary(a: Arguments) -> None:
 
     rows, sessions = raw_rows(a.results, [(model, seed) for model, seed in a.runs_json])
     write_summaries(a.results, rows, sessions, a.sets)
-    write_comparisons(a.results, rows)
+    write_comparisons(a.results, rows, [(left, right) for left, right in a.contrasts])
 
 
 def run_claims(a: Arguments) -> None:

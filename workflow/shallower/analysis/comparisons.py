@@ -8,15 +8,19 @@ are not verdicts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from shallower.analysis.statistics import (
+    crossed_interval,
     holm,
     paired_t,
+    pairing_correlation,
     ratio_interval,
     ratio_p,
     t_interval,
@@ -51,9 +55,15 @@ TIMES = [
 ]
 
 
-def write_comparisons(results: Path, rows: pd.DataFrame) -> None:
-    """Write `comparisons.csv` from a study's raw rows (see `summary.raw_rows`)."""
-    text = compare(by_unit(rows)).to_csv(index=False, float_format="%.10g")
+def write_comparisons(
+    results: Path, rows: pd.DataFrame, registered: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Write `comparisons.csv` from a study's raw rows (see `summary.raw_rows`).
+
+    `registered` are the (left, right) that were decided on before the run.
+    """
+    table = compare(by_unit(rows), registered)
+    text = crossed(table, rows).to_csv(index=False, float_format="%.10g")
     write_text(results / "comparisons.csv", text)
 
 
@@ -63,17 +73,22 @@ class Pair:
 
     left: str
     right: str
-    family: str  # layer | depth | twin
+    family: str  # layer | depth | twin | contrast
     scale: str
     form: str
 
 
-def compare(units: pd.DataFrame) -> pd.DataFrame:
+def compare(
+    units: pd.DataFrame, registered: Sequence[tuple[str, str]] = ()
+) -> pd.DataFrame:
     """All comparisons of a study, from its rows by unit (see `summary.by_unit`)."""
     units = units[units["mode"] == "eager"]
     found: list[dict[str, Any] | None] = []
     for scale, part in units.groupby("scale", sort=False):
-        for family, pairs in contrasts(list(part["model"].unique())).items():
+        families = contrasts(list(part["model"].unique()))
+        known = {pair for pairs in families.values() for pair in pairs}
+        families["contrast"] = [pair for pair in registered if pair not in known]
+        for family, pairs in families.items():
             for form in ("trained", "folded"):
                 chosen = [Pair(*pair, family, str(scale), form) for pair in pairs]
                 found += [difference(part, *q, p) for q in QUALITY for p in chosen]
@@ -86,7 +101,54 @@ def compare(units: pd.DataFrame) -> pd.DataFrame:
         *(table[k] for k in ("family", "scale", "form", "dataset", "metric")),
     ]
     table["p_holm"] = table.groupby(keys)["p"].transform(lambda p: holm(list(p)))
-    return table
+    levels = table.groupby(keys)["p"].transform(lambda p: holm_levels(list(p)))
+    # The interval that goes with the adjusted p: the two never disagree.
+    usual = stats.t.ppf((1 + LEVEL) / 2, table["n"] - 1)
+    wider = stats.t.ppf((1 + levels) / 2, table["n"] - 1) / usual
+    half = (table["ci_high"] - table["effect"]) * wider
+    known = set(registered)
+    sides = list(zip(table["left"], table["right"], strict=True))
+    status = ["pre-registered" if p in known else "exploratory" for p in sides]
+    return table.assign(
+        holm_low=table["effect"] - half,
+        holm_high=table["effect"] + half,
+        status=status,
+    )
+
+
+def crossed(table: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Beside the interval over seeds one over seeds and documents, both random.
+
+    For the cross-entropy of the test text, where every seed scores the same
+    documents; and the correlation over seeds that pairing by seed makes use of.
+    """
+    chosen = rows[(rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")]
+    documents = {
+        key: part.pivot(index="unit_id", columns="sample", values="value")
+        for key, part in chosen.groupby(["model", "form"])
+    }
+    weights = chosen.drop_duplicates("sample").set_index("sample")["weight"]
+    extra = []
+    for _, row in table.iterrows():
+        left, right = (
+            documents.get((row[side], row["form"])) for side in ("left", "right")
+        )
+        if row["dataset"] != "text" or left is None or right is None:
+            extra.append([float("nan")] * 3)
+        else:
+            extra.append(_crossed(left, right, weights))
+    columns = ["crossed_low", "crossed_high", "seed_correlation"]
+    return table.join(pd.DataFrame(extra, columns=columns, index=table.index))
+
+
+def _crossed(
+    left: pd.DataFrame, right: pd.DataFrame, weights: pd.Series
+) -> list[float]:
+    a, b = left.align(right, join="inner")
+    token_weights = weights[a.columns].to_numpy()
+    _, low, high = crossed_interval((a - b).to_numpy(), token_weights)
+    means = [np.average(side, axis=1, weights=token_weights) for side in (a, b)]
+    return [low, high, pairing_correlation(*means)]
 
 
 def contrasts(models: list[str]) -> dict[str, list[tuple[str, str]]]:

@@ -71,7 +71,7 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
         fresh = Path(name)
         rows, sessions = raw_rows(directory, study.runs)
         write_summaries(fresh, rows, sessions, sets)
-        write_comparisons(fresh, rows)
+        write_comparisons(fresh, rows, [(c.left, c.right) for c in study.contrasts])
         write_claims(directory, study, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
