@@ -15,10 +15,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from shallower.analysis.statistics import (
+    LEVEL,
     crossed_interval,
     holm,
+    holm_levels,
     paired_t,
     pairing_correlation,
     ratio_interval,
