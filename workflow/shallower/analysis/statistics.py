@@ -68,11 +68,12 @@ def crossed_interval(
         raise ValueError(f"(seeds, documents) and (documents,) are due, not {found}")
     if (weights < 0).any():
         raise ValueError("weights are token counts: none may be negative")
-    if min(len(differences), np.count_nonzero(weights)) < 1:
+    smaller = min(len(differences), int(np.count_nonzero(weights)))
+    if smaller < 1:
         return float("nan"), float("nan"), float("nan")
     weights = weights / weights.sum()
     effect = float((differences @ weights).mean())
-    if min(len(differences), np.count_nonzero(weights)) < 2:
+    if smaller < 2:
         return effect, float("nan"), float("nan")
     variance, freedom = satterthwaite(mean_squares(differences, weights))
     half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(variance)

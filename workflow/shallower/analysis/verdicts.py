@@ -136,7 +136,8 @@ def conjunction(findings: Sequence[Finding]) -> Finding:
     """
     order = ("not supported", "not tested", "inconclusive", "supported")
     if not findings:
-        return Finding(*[float("nan")] * 4, "not tested", "no part was measured")
+        nan = float("nan")
+        return Finding(nan, nan, nan, nan, "not tested", "no part was measured")
     decisive = min((part.verdict for part in findings), key=order.index)
     index = min(
         (i for i, part in enumerate(findings) if part.verdict == decisive),
