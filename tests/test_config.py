@@ -38,7 +38,8 @@ def change(configuration: dict, path: str, value: Any) -> dict:
 
 def test_default_study(configuration: dict) -> None:
     study = load_study(configuration)
-    assert len(study.runs) == 24
+    assert len(study.runs_of("depth")) == 24
+    assert len(set(study.runs)) == len(study.runs) == 51
     assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
     run = study.run("proposed-7", 2)
     config = LlamaConfig.parse(run["model"])  # the model takes every key, and no other
@@ -124,7 +125,8 @@ def test_an_override_changes_one_model(configuration: dict) -> None:
     plain = load_study(configuration)
     overrides = {"proposed-5": {"learning_rate": 1e-3}}
     changed = load_study(change(configuration, "training.overrides", overrides))
-    different = {m for m in plain.models if plain.run(m, 0) != changed.run(m, 0)}
+    models = plain.depth_models
+    different = {m for m in models if plain.run(m, 0) != changed.run(m, 0)}
     assert different == {"proposed-5"}
     assert changed.run("proposed-5", 0)["training"]["learning_rate"] == 1e-3
 

@@ -23,6 +23,8 @@ from shallower.files import read_json, sha256
 from shallower.reporting.contents import FIGURES, TABLES
 
 pytestmark = pytest.mark.smoke
+RUNS = 12  # of the smoke study
+ANOTHER_START = ("workflow/shallower/models/initial.py", "STD = 0.02", "STD = 0.03")
 MODELS = ["baseline-1", "baseline-2", "proposed-1", "proposed-2"]
 
 
@@ -175,6 +177,8 @@ CONTRACTS = {
     " unit n_seeds n mean median p5 p95 std ci_low ci_high",
     "comparisons.csv": "left right dataset metric unit seeds n effect ci_low ci_high"
     " p p_holm method",
+    "claims.csv": "id source claim effect ci_low ci_high threshold verdict note",
+    "runs/silu-1/seed0/diagnostics.csv": "iteration block quantity value",
     "parameters.csv": "model system scale depth variant parameters_trained"
     " parameters_deployed flops_per_token",
     "latency.parquet": "model seed form mode scale workload batch dtype device threads"
@@ -228,12 +232,9 @@ def test_a_comment_makes_nothing_stale(project: Project) -> None:
 
 
 def test_a_line_of_model_code_makes_training_stale(project: Project) -> None:
-    with project.edited(
-        "workflow/shallower/models/llama.py", "residual = 0.02", "residual = 0.03"
-    ):
+    with project.edited(*ANOTHER_START):
         stale = project.stale()
-    assert stale["train"] == 8
-    assert stale["evaluate"] == 8
+    assert stale["train"] == stale["evaluate"] == RUNS
     assert "shard" not in stale
 
 
@@ -309,7 +310,7 @@ def test_provenance_names_what_was_used(project: Project) -> None:
     facts = read_json(project.results / "provenance.json")
     assert facts["study"] == facts["configuration"]["study"] == "smoke"
     assert facts["versions"]["torch"].startswith("2.13.0")
-    assert len(facts["runs"]) == 8
+    assert len(facts["runs"]) == RUNS
     assert facts["sha256"]["summary.csv"] == sha256(project.results / "summary.csv")
     assert {"commit", "dirty", "device"} <= facts.keys()
 
@@ -326,6 +327,8 @@ def test_verify_is_content_with_what_was_made(project: Project) -> None:
         ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
         ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
         ("summary.csv", "proposed-2", "proposed-9"),
+        ("claims.csv", ",supported,", ",inconclusive,"),
+        ("tables/claims.tex", "supported", "not supported"),
         ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
     ],
 )
@@ -346,12 +349,26 @@ def test_verify_finds_what_was_edited(
 
 
 def test_verify_refuses_results_of_other_code(project: Project) -> None:
-    with project.edited(
-        "workflow/shallower/models/llama.py", "residual = 0.02", "residual = 0.03"
-    ):
+    with project.edited(*ANOTHER_START):
         run = project.shallower_verify()
     assert run.returncode == 2
     assert "runs/proposed-2/seed1: trained by code" in run.stderr
+
+
+def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
+    """Typed as it is, for a study that was never run: one line, and no training."""
+    start = time.monotonic()
+    run = subprocess.run(
+        ["snakemake", "verify"],
+        cwd=project.folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0
+    assert "results/default: nothing to verify here; run snakemake first" in run.stderr
+    assert time.monotonic() - start < 60
+    assert not (project.folder / "results" / "default" / "corpus").exists()
 
 
 # --- habits ---------------------------------------------------------------------------
@@ -378,6 +395,25 @@ def test_targets_work_as_typed(project: Project, target: str) -> None:
     assert run.returncode == 0, run.stderr
 
 
+TIMES = ("us", "s", "tokens/s")  # units that may differ between two runs
+
+
+def test_two_runs_give_the_same_summaries(
+    project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Everything is made again in another folder, from the data on."""
+    other = Project(tmp_path_factory.mktemp("again"))
+    run = other.snakemake("--", "results/smoke/claims.csv")
+    assert run.returncode == 0, run.stderr[-3000:]
+    for name in ("summary.csv", "by_seed.csv"):
+        tables = [pd.read_csv(p.results / name) for p in (project, other)]
+        first, again = (t[~t["unit"].isin(TIMES)] for t in tables)
+        assert len(first) > 50
+        pd.testing.assert_frame_equal(first, again, check_exact=True)
+    for name in ("runs/proposed-2/seed1/model.safetensors", "corpus/manifest.json"):
+        assert sha256(project.results / name) == sha256(other.results / name)
+
+
 def test_html_report(project: Project) -> None:
     run = project.snakemake("--report", "report.zip")
     assert run.returncode == 0, run.stderr
@@ -386,7 +422,7 @@ def test_html_report(project: Project) -> None:
         page = archive.read(next(n for n in archive.namelist() if "report.html" in n))
     for figure in FIGURES:
         assert f"{figure}.svg" in names
-    for table in ("summary.csv", "comparisons.csv", "parameters.csv"):
+    for table in ("summary.csv", "comparisons.csv", "parameters.csv", "claims.csv"):
         assert table in names
     for category in ("Figures", "Tables", "Notebooks", "Paper"):
         assert category.encode() in page

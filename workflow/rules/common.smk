@@ -120,6 +120,16 @@ def of_depth_runs(pattern):
     return [pattern.format(model=m, seed=s) for m, s in study.runs_of("depth")]
 
 
+def corpus_folder(wildcards, input):
+    """The folder that holds the corpus."""
+    return Path(input.text[0]).parents[1]
+
+
+def tokens_folder(wildcards, input):
+    """The folder that holds the tokens of the text, split by split."""
+    return Path(input.tokens[0]).parents[1]
+
+
 def runs_folder(wildcards, input):
     """The folder that holds every run."""
     return Path(input.weights[0]).parents[2]

@@ -16,8 +16,8 @@ rule evaluate:
     threads: 1
     params:
         run=subpath(input.weights, parent=True),
-        corpus=f"results/{study.study}/corpus",
-        tokens=f"results/{study.study}/tokens/text",
+        corpus=corpus_folder,
+        tokens=tokens_folder,
         settings=evaluation_of,
         code=code_digest("evaluation.evaluate"),
     shell:
