@@ -39,12 +39,13 @@ rule summary:
         " 2> >(tee {log} >&2)"
 
 
-# every claim of the original with its verdict
+# every claim of the original with its verdict, the search and the budgets
 rule claims:
     input:
         by_seed=rules.summary.output.by_seed,
         parameters=rules.parameters.output.table,
-        losses=of_depth_runs(rules.train.output.losses),
+        losses=of_every_run(rules.train.output.losses),
+        diagnostics=of_every_run(rules.train.output.diagnostics),
     output:
         claims=report(
             "<results>/claims.csv",
@@ -52,6 +53,8 @@ rule claims:
             labels={"table": "claims and verdicts"},
             caption="../../report/captions/claims.rst",
         ),
+        search="<results>/learning_rate.csv",
+        budgets="<results>/budget.csv",
     log:
         "<logs>/claims.log",
     conda:
@@ -59,7 +62,7 @@ rule claims:
     params:
         results=subpath(output.claims, parent=True),
         settings=as_json(study),
-        code=code_digest("analysis.claims"),
+        code=code_digest("analysis.claims", "analysis.search", "analysis.budgets"),
     shell:
         "python -m shallower claims --results {params.results}"
         " --settings {params.settings:q} 2> >(tee {log} >&2)"

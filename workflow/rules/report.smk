@@ -4,6 +4,9 @@ rule figures:
         summary=rules.summary.output.summary,
         by_seed=rules.summary.output.by_seed,
         parameters=rules.parameters.output.table,
+        search=rules.claims.output.search,
+        budgets=rules.claims.output.budgets,
+        diagnostics=of_every_run(rules.train.output.diagnostics),
         losses=of_every_run(rules.train.output.losses),
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
@@ -35,6 +38,8 @@ rule tables:
         summary=rules.summary.output.summary,
         comparisons=rules.summary.output.comparisons,
         claims=rules.claims.output.claims,
+        search=rules.claims.output.search,
+        budgets=rules.claims.output.budgets,
         sessions=rules.summary.output.sessions,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,

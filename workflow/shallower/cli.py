@@ -239,11 +239,16 @@ def run_summary(a: Arguments) -> None:
 
 
 def run_claims(a: Arguments) -> None:
-    """Judge every claim by the summaries."""
+    """Judge every claim by the summaries; write the search and the budgets."""
+    from shallower.analysis.budgets import write_budgets
     from shallower.analysis.claims import write_claims
+    from shallower.analysis.search import write_search
     from shallower.config import Study
 
-    write_claims(a.results, Study.model_validate(a.settings))
+    study = Study.model_validate(a.settings)
+    write_claims(a.results, study)
+    write_search(a.results, study)
+    write_budgets(a.results, study)
 
 
 def run_figures(a: Arguments) -> None:

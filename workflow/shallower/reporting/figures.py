@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallower.config import ModelName, Study
-from shallower.reporting import style
+from shallower.reporting import experiments, style
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
 
@@ -35,6 +35,10 @@ def draw_all(
         "perplexity_latency": perplexity_latency,
         "training_time": training_time,
         "latency_scales": latency_scales,
+        "head_ablation": experiments.head_ablation,
+        "learning_rate": experiments.learning_rate,
+        "diagnostics": experiments.diagnostics,
+        "budget": experiments.budget,
     }
     for name in FIGURES:
         figure = drawers[name](results) if name in drawers else metrics(results, name)

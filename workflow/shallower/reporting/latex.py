@@ -81,6 +81,14 @@ def significant(value: float, digits: int = 3) -> str:
     return number(value, decimals)
 
 
+def scientific(value: float) -> str:
+    """One digit and a power of ten, for errors; a dash for NaN."""
+    if value is None or math.isnan(value):
+        return MISSING
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    return rf"${value / 10**exponent:.1f}\cdot10^{{{exponent}}}$"
+
+
 def interval(low: float, high: float, digits: int = 2) -> str:
     """`[low, high]`, or a dash where there is none."""
     if math.isnan(low) or math.isnan(high):

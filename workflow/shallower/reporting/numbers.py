@@ -21,6 +21,7 @@ from shallower.corpus import EVALUATION_SETS
 from shallower.files import write_text
 from shallower.models.variants import TWIN
 from shallower.reporting.contents import INFERENCE_TIME
+from shallower.reporting.findings import numbers as findings
 from shallower.reporting.latex import breakable, escape, number, significant
 from shallower.reporting.results import Results
 from shallower.reporting.verdicts import numbers as verdicts
@@ -39,8 +40,9 @@ def write_numbers(
 
 def collect(results: Results) -> dict[str, str]:
     """Every key with its text, ready for LaTeX."""
-    parts = (study, data, training, parameters, quality, speed, comparisons, verdicts)
-    return {key: text for part in parts for key, text in part(results)}
+    parts = (study, data, training, parameters, quality, speed, comparisons)
+    more = (verdicts, findings)
+    return {key: text for part in parts + more for key, text in part(results)}
 
 
 def roles(results: Results) -> dict[str, str]:

@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from shallower.analysis.budgets import write_budgets
 from shallower.analysis.claims import write_claims
 from shallower.analysis.comparisons import write_comparisons
+from shallower.analysis.search import write_search
 from shallower.analysis.summary import raw_rows, write_summaries
 from shallower.config import Study
 from shallower.digest import code_digest, commit
@@ -26,7 +28,7 @@ from shallower.reporting.tables import write_tables
 
 MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
-    "claims.csv",
+    *("claims.csv", "learning_rate.csv", "budget.csv"),
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )
 GIVEN = ("parameters.csv", "latency.parquet", "step_time.parquet")
@@ -73,6 +75,8 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
         write_summaries(fresh, rows, sessions, sets)
         write_comparisons(fresh, rows, [(c.left, c.right) for c in study.contrasts])
         write_claims(directory, study, fresh)
+        write_search(directory, study, fresh)
+        write_budgets(directory, study, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
             draw_all(directory, settings, fresh)

@@ -46,6 +46,16 @@ class Results:
         return pd.read_csv(self.directory / "claims.csv")
 
     @cached_property
+    def search(self) -> pd.DataFrame:
+        """Rows of learning_rate.csv."""
+        return pd.read_csv(self.directory / "learning_rate.csv")
+
+    @cached_property
+    def budgets(self) -> pd.DataFrame:
+        """Rows of budget.csv."""
+        return pd.read_csv(self.directory / "budget.csv")
+
+    @cached_property
     def parameters(self) -> pd.DataFrame:
         """Rows of parameters.csv, by (scale, model)."""
         table = pd.read_csv(self.directory / "parameters.csv")
@@ -96,6 +106,18 @@ class Results:
                 for seed in self.study.seeds
             }
         )
+
+    def diagnostics(self, model: str) -> pd.DataFrame:
+        """What was seen in a model's blocks; rows of all its seeds."""
+        seeds = [seed for name, seed in self.study.runs if name == model]
+        folder = self.directory / "runs" / model
+        tables = [pd.read_csv(folder / f"seed{k}" / "diagnostics.csv") for k in seeds]
+        return pd.concat(tables, ignore_index=True)
+
+    def by_seed(self, model: str) -> pd.Series:
+        """Test cross-entropy of every seed, by seed."""
+        rows = select(self.units, model, "text", "cross_entropy", {})
+        return rows.set_index("unit_id")["value"]
 
     def row(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:
         """The one summary row of a model and metric (study scale, as trained)."""

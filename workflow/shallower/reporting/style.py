@@ -22,6 +22,7 @@ SPARE = ["#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # further variants
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1))]
 COLUMN = 3.4  # inches: one of two columns
+PAGE = 7.0  # both columns
 WIDE = 7.0  # inches: the text's width
 
 

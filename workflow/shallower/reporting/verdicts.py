@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from shallower.reporting.latex import MISSING, escape, interval, number, tabular
+from shallower.reporting.latex import (
+    MISSING,
+    escape,
+    interval,
+    number,
+    scientific,
+    tabular,
+)
 from shallower.reporting.results import Results
 
 DIGITS = {"nats": 3, "ratio": 2, "percent": 2}  # by unit; others are counts
@@ -74,8 +81,7 @@ def shown(row: pd.Series, column: str) -> str:
     if value is None or math.isnan(value):
         return MISSING
     if row["unit"] == "logits":
-        exponent = math.floor(math.log10(value)) if value else 0
-        return rf"${value / 10**exponent:.1f}\cdot10^{{{exponent}}}$"
+        return scientific(value)
     return number(value, DIGITS.get(row["unit"], 0))
 
 
