@@ -206,6 +206,7 @@ def study_job(study: dict) -> Job:
             "uncached_repeats": 1,
             "prompts": 2,
             "step_repeats": 2,
+            "bandwidth": {"megabytes": [1, 2], "repeats": 3},
         },
         new_tokens=5,
         paper=paper,
@@ -216,7 +217,8 @@ def study_job(study: dict) -> Job:
 
 def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
     job = study_job(study)
-    measure(job, tmp_path / "latency.parquet", tmp_path / "steps.parquet")
+    files = ("latency", "steps", "bandwidth")
+    measure(job, *(tmp_path / f"{name}.parquet" for name in files))
     table = pd.read_parquet(tmp_path / "latency.parquet")
     columns = "model seed form mode scale workload batch dtype device threads session"
     columns += " repeat prompt_tokens generated_tokens token_index nanoseconds"
@@ -243,6 +245,11 @@ def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
     steps = pd.read_parquet(tmp_path / "steps.parquet")
     assert (steps.groupby(["model", "session"]).size() == 2).all()
     assert set(steps["model"]) == set(study["specs"])
+    reads = pd.read_parquet(tmp_path / "bandwidth.parquet")
+    contract = {"session", "threads", "device", "bytes", "repeat", "nanoseconds"}
+    assert contract <= set(reads.columns)
+    assert (reads.groupby(["session", "bytes"]).size() == 3).all()
+    assert set(reads["bytes"]) == {2**20, 2**21}
 
 
 def test_the_order_of_models_is_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:

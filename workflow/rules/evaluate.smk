@@ -37,6 +37,7 @@ rule latency:
     output:
         latency="<results>/latency.parquet",
         step_time="<results>/step_time.parquet",
+        bandwidth="<results>/bandwidth.parquet",
     log:
         "<logs>/latency.log",
     conda:
@@ -56,7 +57,8 @@ rule latency:
         " --runs {params.runs} --corpus {params.corpus} --tokenizer {input.tokenizer}"
         " --settings {params.settings:q} --new-tokens {params.new_tokens}"
         " --paper {params.paper:q} --output {output.latency}"
-        " --step-time {output.step_time} 2> >(tee {log} >&2)"
+        " --step-time {output.step_time} --bandwidth {output.bandwidth}"
+        " 2> >(tee {log} >&2)"
 
 
 # sizes of all models, on the meta device

@@ -57,7 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         run_latency,
         *("--specs", "--seeds", "--runs", "--corpus", "--tokenizer", "--settings"),
-        *("--new-tokens", "--paper", "--output", "--step-time", *MACHINE),
+        *("--new-tokens", "--paper", "--output", "--step-time"),
+        *("--bandwidth", *MACHINE),
     )
     command(run_parameters, "--specs?", "--paper?", "--output?")
     command(run_summary, "--results", "--runs-json", "--contrasts", "--sets")
@@ -100,7 +101,8 @@ PATHS = (
         "--folder",
         "--runs",
     ),
-    *("--samples", "--checkpoints", "--step-time", "--results", "--output?"),
+    *("--samples", "--checkpoints", "--step-time", "--bandwidth", "--results"),
+    "--output?",
 )
 JSONS = (
     "--runs-json",
@@ -211,7 +213,7 @@ def run_latency(a: Arguments) -> None:
         threads=a.threads,
         device=a.device,
     )
-    measure(job, a.output, a.step_time)
+    measure(job, a.output, a.step_time, a.bandwidth)
 
 
 def run_parameters(a: Arguments) -> None:

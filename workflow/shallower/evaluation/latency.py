@@ -7,6 +7,9 @@ Every token's time is kept; nothing is averaged here.
 
 Time to the first token (TTFT, `token_index` 0) is prefill of the prompt and choice
 of the first token. Batch 1, greedy.
+
+Workload `decode` compares an eager step with a compiled one (or a CUDA graph), both
+with a static cache of one length and interleaved with each other (`static_decode.py`).
 """
 
 from __future__ import annotations
@@ -25,8 +28,10 @@ import torch
 
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
+from shallower.evaluation import bandwidth
 from shallower.evaluation.generation import encode_prompt
 from shallower.evaluation.neighbours import Neighbours
+from shallower.evaluation.static_decode import Decoder, decoders, time_steps
 from shallower.evaluation.step_time import time_training_steps
 from shallower.files import replacing
 from shallower.models.counting import on_meta
@@ -54,6 +59,7 @@ class Subject:
     form: str  # trained | folded
     scale: str  # study | paper
     network: LlamaLM
+    decoder: Decoder | None = None  # without, the model's own cached path
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Request:
     """What a subject is asked to do, and under which labels it is recorded."""
 
     workload: str
-    mode: str  # eager | uncached
+    mode: str  # eager | uncached; a subject's decoder overrides it
     prompt: list[int]
     new_tokens: int
     stop: int | None
@@ -85,22 +91,27 @@ class Job:
     device: str
 
 
-def measure(job: Job, latency: str | Path, step_time: str | Path) -> None:
-    """Run the sessions one after another, each in a fresh process; write both files."""
+def measure(
+    job: Job, latency: str | Path, step_time: str | Path, reads: str | Path
+) -> None:
+    """Run the sessions one after another, each in a fresh process; write the files.
+
+    `reads` is the bandwidth file.
+    """
     context = multiprocessing.get_context("spawn")
     results = []
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
         for session in range(job.settings["sessions"]):
             results.append(pool.submit(run_session, job, session).result())
     for path, frames in zip(
-        (latency, step_time), zip(*results, strict=True), strict=True
+        (latency, step_time, reads), zip(*results, strict=True), strict=True
     ):
         with replacing(path) as temporary:
             pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
 
 
-def run_session(job: Job, session: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """All measurements of one process: rows of the two files."""
+def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
+    """All measurements of one process: rows of the three files."""
     torch.set_num_threads(job.threads)
     device = machine.choose_device(job.device)
     order = random.Random(derive(session, "latency order"))
@@ -112,11 +123,17 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         "session": session,
     }
     neighbours = Neighbours()
+    settings = job.settings.get("bandwidth") or bandwidth.DEFAULT
+    # Before the models and behind them, so that a drift of the machine meets both.
+    repeats = range(settings["repeats"])
+    middle = len(repeats) // 2
+    reads = bandwidth.time_reads(settings, repeats[:middle], order, device)
     rows = time_study_scale(job, session, order, device)
     rows += time_paper_scale(job, order, device)
+    reads += bandwidth.time_reads(settings, repeats[middle:], order, device)
     steps = time_training_steps(job.specs, job.settings["step_repeats"], order, device)
     common["neighbours"] = neighbours.cores_used_by_others()
-    return pd.DataFrame(rows).assign(**common), pd.DataFrame(steps).assign(**common)
+    return tuple(pd.DataFrame(part).assign(**common) for part in (rows, steps, reads))
 
 
 # --- who is timed, and with what --------------------------------------------------
@@ -152,7 +169,7 @@ def time_study_scale(
     rows += interleave(trained, requests, uncached, order)
     for name in EVALUATION_SETS:
         rows += interleave(trained, set_requests(job, name), fixed, order)
-    return rows
+    return rows + time_static(job, "study", subjects, order, device)
 
 
 def time_paper_scale(
@@ -183,7 +200,52 @@ def time_paper_scale(
             part = first_blocks(network, depth, network.config.head)
             subjects.append(Subject(f"proposed-{depth}", 0, form, "paper", part))
     fixed = job.settings["paper"]
-    return interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+    rows = interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+    return rows + time_static(job, "paper", subjects, order, device)
+
+
+def time_static(
+    job: Job,
+    scale: str,
+    subjects: list[Subject],
+    order: random.Random,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Shallowest and deepest baseline and proposed models, each eager and compiled.
+
+    Workload `decode`: lengths as in workload `fixed`, but a static cache, and all in
+    one interleaving, so that a ratio of modes is of neighbours in time.
+    """
+    changes = (job.settings.get("compiled") or {}).get(scale)
+    if not changes:
+        return []
+    # A process compiles a function for eight kinds of model at most; each scale has
+    # six: two depths of baseline, proposed, and proposed folded.
+    torch.compiler.reset()
+    fixed = job.settings[scale] | changes
+    capacity = fixed["prompt_tokens"] + fixed["new_tokens"]
+    members = [
+        replace(subject, decoder=decoder)
+        for subject in extremes(subjects)
+        for decoder in decoders(device, capacity)
+    ]
+    requests = [
+        replace(request, workload="decode")
+        for request in fixed_requests(job, fixed, "eager")
+    ]
+    return interleave(members, requests, fixed, order)
+
+
+def extremes(subjects: list[Subject]) -> list[Subject]:
+    """The shallowest and the deepest models of the paper's two variants, no twins."""
+    named = {}
+    for subject in subjects:
+        variant, _, depth = subject.model.rpartition("-")
+        if variant in ("baseline", "proposed") and depth.isdigit():
+            named[subject.model, subject.form] = (int(depth), subject)
+    depths = [depth for depth, _ in named.values()]
+    ends = (min(depths), max(depths))
+    return [subject for depth, subject in named.values() if depth in ends]
 
 
 def fixed_requests(job: Job, fixed: dict[str, Any], mode: str) -> list[Request]:
@@ -235,17 +297,25 @@ def interleave(
         # Two tokens run every path: prefill, and a step behind it.
         warmup = replace(requests[0], new_tokens=2)
         for _ in range(settings["warmups"]):
-            time_request(subject.network, warmup)
+            time_subject(subject, warmup)
     gc.collect()
     gc.disable()  # a collection inside a token would be charged to the model
     try:
         for request in requests:
             for subject in order.sample(subjects, len(subjects)):
-                times = time_request(subject.network, request)
+                times = time_subject(subject, request)
                 rows += _rows(subject, request, times)
     finally:
         gc.enable()
     return rows
+
+
+def time_subject(subject: Subject, request: Request) -> list[int]:
+    """Nanoseconds of each token, by the path that the subject is there for."""
+    if subject.decoder is None:
+        return time_request(subject.network, request)
+    what = (request.prompt, request.new_tokens)
+    return time_steps(subject.network, subject.decoder, *what)
 
 
 @torch.inference_mode()
@@ -274,11 +344,13 @@ def time_request(network: LlamaLM, request: Request) -> list[int]:
 
 
 def _rows(subject: Subject, request: Request, times: list[int]) -> list[dict[str, Any]]:
-    labels = {k: v for k, v in vars(subject).items() if k != "network"}
+    objects = ("network", "decoder")
+    labels = {k: v for k, v in vars(subject).items() if k not in objects}
+    mode = subject.decoder.mode if subject.decoder else request.mode
     return [
         labels
         | {
-            "mode": request.mode,
+            "mode": mode,
             "workload": request.workload,
             "repeat": request.repeat,
             "prompt_tokens": len(request.prompt),

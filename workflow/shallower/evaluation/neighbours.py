@@ -18,7 +18,7 @@ class Neighbours:
         self.wall, self.busy, self.own = time.monotonic(), machine_busy(), own_busy()
 
     def cores_used_by_others(self) -> float:
-        """Mean number of cores kept busy by anything but this process."""
+        """Mean number of cores kept busy by anything but this process tree."""
         wall = time.monotonic() - self.wall
         others = (machine_busy() - self.busy) - (own_busy() - self.own)
         # The clocks tick separately: a small negative number is none.
@@ -39,6 +39,7 @@ def machine_busy() -> float:
 
 
 def own_busy() -> float:
-    """CPU seconds of this process."""
+    """CPU seconds of this process and of the children it waited for (compilers)."""
     times = os.times()
-    return times.user + times.system
+    children = times.children_user + times.children_system
+    return times.user + times.system + children

@@ -1,0 +1,147 @@
+"""Decoding one token with shapes that never change, for compilers and CUDA graphs.
+
+`KeyValueCache` returns a slice that grows with every token; here the cache returns all
+its capacity and a mask hides what is not written yet, and the position is a tensor.
+The arithmetic is the model's own: its blocks are called, not written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache as once
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shallower.models.llama import Block, KeyValueCache, LlamaLM
+
+Step = Callable[[Tensor, Tensor], Tensor]  # tokens (batch, 1), position (1,) -> logits
+BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class StaticCache:
+    """Keys and values of up to `capacity` tokens at fixed places."""
+
+    layers: tuple[Tensor, ...]  # per block (2, batch, heads, capacity, head_dim)
+    index: Tensor  # 0, 1, ... capacity - 1
+
+    @classmethod
+    def of(cls, filled: KeyValueCache) -> StaticCache:
+        """The storage of a cache that a prefill fills; nothing is copied."""
+        capacity, device = filled.store.shape[-2], filled.store.device
+        return cls(filled.store.unbind(), torch.arange(capacity, device=device))
+
+
+class Layer(KeyValueCache):
+    """One block's view of a static cache, and the place to write to."""
+
+    def __init__(self, store: Tensor, position: Tensor) -> None:
+        self.store = store  # (2, batch, heads, capacity, head_dim)
+        self.position = position  # (1,)
+
+    def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (batch, heads, 1, head_dim); return the whole capacity."""
+        held_keys, held_values = self.store.unbind()
+        held_keys.index_copy_(2, self.position, keys)
+        held_values.index_copy_(2, self.position, values)
+        return held_keys, held_values
+
+
+def call_block(
+    block: Block, x: Tensor, rotary: Tensor, mask: Tensor, store: Tensor, place: Tensor
+) -> Tensor:
+    """One block on one token: (batch, 1, width) to the same shape."""
+    return block(x, rotary, mask, Layer(store, place), 0)
+
+
+def decode(
+    model: LlamaLM,
+    cache: StaticCache,
+    tokens: Tensor,
+    position: Tensor,
+    block_call: BlockCall = call_block,
+) -> Tensor:
+    """Logits (batch, 1, vocabulary) for `tokens` (batch, 1) at `position` (1,)."""
+    rotary = model.rotary.index_select(1, position)
+    mask = (cache.index <= position)[None]  # one query, all keys
+    x = model.embedding(tokens)
+    for block, store in zip(model.blocks, cache.layers, strict=True):
+        assert isinstance(block, Block)
+        x = block_call(block, x, rotary, mask, store, position)
+    return model.head(model.norm(x))
+
+
+# --- three ways to make a step ------------------------------------------------------
+
+
+def eager(model: LlamaLM, cache: StaticCache) -> Step:
+    """The step as it stands."""
+    return partial(decode, model, cache)
+
+
+def compiled(model: LlamaLM, cache: StaticCache) -> Step:
+    """The step as one compiled graph; models that differ in weights share it.
+
+    The first call compiles, which takes a C++ compiler and seconds; a later process
+    finds the kernels on disk.
+    """
+    return partial(_compiler(), model, cache)
+
+
+@once
+def _compiler() -> Callable[..., Tensor]:
+    # The whole step is one graph, without a return to Python between blocks, but a
+    # block is lowered once and its code used for all: compilation hardly grows with
+    # depth, and decodes as fast as a graph in which every block is lowered anew.
+    region = torch.compiler.nested_compile_region(call_block)
+
+    def step(
+        model: LlamaLM, cache: StaticCache, tokens: Tensor, position: Tensor
+    ) -> Tensor:
+        return decode(model, cache, tokens, position, region)
+
+    # In this process: workers would live on beside what is timed, as strangers.
+    options: dict[str, Any] = {"compile_threads": 1}
+    return torch.compile(step, fullgraph=True, dynamic=False, options=options)
+
+
+def graphed(model: LlamaLM, cache: StaticCache) -> Step:
+    """The step as a CUDA graph for a batch of one: one launch a token.
+
+    NOT RUN: no CUDA device was at hand when this was written. What could be tested
+    without one, the handing over of inputs, is `replaying`.
+    """
+    tokens = torch.zeros(1, 1, dtype=torch.long, device=cache.index.device)
+    position = cache.index[:1].clone()
+    # Libraries set themselves up at the first call, which must not be captured.
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            decode(model, cache, tokens, position)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        logits = decode(model, cache, tokens, position)
+    return replaying(graph.replay, tokens, position, logits)
+
+
+def replaying(
+    replay: Callable[[], None], tokens: Tensor, position: Tensor, logits: Tensor
+) -> Step:
+    """A step that copies its inputs to where `replay` reads, and returns `logits`.
+
+    `logits` is overwritten by the next step.
+    """
+
+    def step(new_tokens: Tensor, new_position: Tensor) -> Tensor:
+        tokens.copy_(new_tokens)
+        position.copy_(new_position)
+        replay()
+        return logits
+
+    return step
