@@ -39,13 +39,15 @@ rule summary:
         " 2> >(tee {log} >&2)"
 
 
-# every claim of the original with its verdict, the search and the budgets
+# every claim of the original with its verdict; search, budgets and roofline
 rule claims:
     input:
         by_seed=rules.summary.output.by_seed,
         parameters=rules.parameters.output.table,
         losses=of_every_run(rules.train.output.losses),
         diagnostics=of_every_run(rules.train.output.diagnostics),
+        latency=rules.latency.output.latency,
+        bandwidth=rules.latency.output.bandwidth,
     output:
         claims=report(
             "<results>/claims.csv",
@@ -55,6 +57,8 @@ rule claims:
         ),
         search="<results>/learning_rate.csv",
         budgets="<results>/budget.csv",
+        roofline="<results>/roofline.csv",
+        pairs="<results>/roofline_pairs.csv",
     log:
         "<logs>/claims.log",
     conda:
@@ -62,7 +66,12 @@ rule claims:
     params:
         results=subpath(output.claims, parent=True),
         settings=as_json(study),
-        code=code_digest("analysis.claims", "analysis.search", "analysis.budgets"),
+        code=code_digest(
+            "analysis.claims",
+            "analysis.search",
+            "analysis.budgets",
+            "analysis.roofline",
+        ),
     shell:
         "python -m shallower claims --results {params.results}"
         " --settings {params.settings:q} 2> >(tee {log} >&2)"

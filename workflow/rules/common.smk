@@ -17,7 +17,15 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 HELD_OUT = ["test", "validation"]
-SUMMARISED_SETS = ["train", "text", "validation", *EVALUATION_SETS, "fixed", "step"]
+SUMMARISED_SETS = [
+    "train",
+    "text",
+    "validation",
+    *EVALUATION_SETS,
+    "fixed",
+    "decode",
+    "step",
+]
 
 
 pathvars:

@@ -6,6 +6,7 @@ rule figures:
         parameters=rules.parameters.output.table,
         search=rules.claims.output.search,
         budgets=rules.claims.output.budgets,
+        roofline=rules.claims.output.roofline,
         diagnostics=of_every_run(rules.train.output.diagnostics),
         losses=of_every_run(rules.train.output.losses),
     output:
@@ -40,6 +41,8 @@ rule tables:
         claims=rules.claims.output.claims,
         search=rules.claims.output.search,
         budgets=rules.claims.output.budgets,
+        roofline=rules.claims.output.roofline,
+        pairs=rules.claims.output.pairs,
         sessions=rules.summary.output.sessions,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,

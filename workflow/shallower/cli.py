@@ -241,9 +241,10 @@ def run_summary(a: Arguments) -> None:
 
 
 def run_claims(a: Arguments) -> None:
-    """Judge every claim by the summaries; write the search and the budgets."""
+    """Judge every claim by the summaries; write search, budgets and roofline."""
     from shallower.analysis.budgets import write_budgets
     from shallower.analysis.claims import write_claims
+    from shallower.analysis.roofline import write_roofline
     from shallower.analysis.search import write_search
     from shallower.config import Study
 
@@ -251,6 +252,7 @@ def run_claims(a: Arguments) -> None:
     write_claims(a.results, study)
     write_search(a.results, study)
     write_budgets(a.results, study)
+    write_roofline(a.results, study.sizes)
 
 
 def run_figures(a: Arguments) -> None:

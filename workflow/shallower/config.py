@@ -199,6 +199,28 @@ class FixedWorkload(Strict):
     warmups: int = Field(3, ge=1)
 
 
+class Repeats(Strict):
+    """What differs from the ordinary workload of a scale."""
+
+    repeats: int = Field(ge=1)
+
+
+class Compiled(Strict):
+    """Decoding with a static cache, eager and compiled; a scale left out is off."""
+
+    study: Repeats | None = None
+    paper: Repeats | None = None
+
+
+class Bandwidth(Strict):
+    """Reads by which the floor under decoding is measured."""
+
+    megabytes: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], min_length=1
+    )
+    repeats: int = Field(12, ge=2)
+
+
 class Latency(Strict):
     """The latency job: sessions are processes, the unit of replication."""
 
@@ -208,6 +230,8 @@ class Latency(Strict):
     uncached_repeats: int = Field(2, ge=0)
     prompts: int = Field(20, ge=1)  # per evaluation set, per model and session
     step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
+    compiled: Compiled | None = None  # off where null
+    bandwidth: Bandwidth = Bandwidth()
 
 
 class Study(Strict):
@@ -328,6 +352,19 @@ class Study(Strict):
         """The models of the depth experiment, in the order of its grid."""
         names = [str(name) for part, name, _ in self._cells if part == "depth"]
         return list(dict.fromkeys(names))
+
+    @property
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Width and vocabulary by scale: what a decoding step reads depends on them."""
+        vocabularies = {
+            "study": self.tokenizer.vocabulary,
+            "paper": self.paper_scale.vocabulary,
+        }
+        widths = {"study": self.model.width, "paper": self.paper_scale.width}
+        return {
+            scale: {"width": widths[scale], "vocabulary": vocabularies[scale]}
+            for scale in widths
+        }
 
     @property
     def seeds(self) -> list[int]:

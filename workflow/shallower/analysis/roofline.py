@@ -26,7 +26,7 @@ KEYS = ["scale", "model", "form", "mode", "workload"]
 Sizes = dict[str, dict[str, int]]  # scale -> width, vocabulary
 
 
-def write_roofline(results: Path, sizes: Sizes) -> None:
+def write_roofline(results: Path, sizes: Sizes, output: Path | None = None) -> None:
     """Write `roofline.csv` (a row a model) and `roofline_pairs.csv` (deep, shallow).
 
     Disturbed sessions are left out, as everywhere.
@@ -39,7 +39,7 @@ def write_roofline(results: Path, sizes: Sizes) -> None:
     table = by_session(latency, reads, parameters, sizes)
     for name, rows in (("roofline", points(table)), ("roofline_pairs", pairs(table))):
         text = rows.to_csv(index=False, float_format="%.10g")
-        write_text(results / f"{name}.csv", text)
+        write_text((output or results) / f"{name}.csv", text)
 
 
 def by_session(

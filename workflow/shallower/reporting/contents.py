@@ -8,6 +8,7 @@ FIGURES = {  # name -> label in the HTML report
     "completion": "sentence completion against inference time",
     "training_time": "5: parameters against training time",
     "latency_scales": "decoding time by depth at both scales",
+    "roofline": "decoding time against the bandwidth floor",
     "head_ablation": "F1: which part of the layer matters",
     "learning_rate": "F2: learning rate and initialisation",
     "diagnostics": "F2: the first block during training",

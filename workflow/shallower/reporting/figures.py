@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from shallower.config import ModelName, Study
-from shallower.reporting import experiments, style
+from shallower.reporting import experiments, roofline, style
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
 
@@ -35,6 +35,7 @@ def draw_all(
         "perplexity_latency": perplexity_latency,
         "training_time": training_time,
         "latency_scales": latency_scales,
+        "roofline": lambda results: roofline.draw(results.roofline),
         "head_ablation": experiments.head_ablation,
         "learning_rate": experiments.learning_rate,
         "diagnostics": experiments.diagnostics,

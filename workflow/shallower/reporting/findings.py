@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from shallower.analysis.statistics import ratio_interval
 from shallower.reporting.latex import MISSING, number, scientific, significant
 from shallower.reporting.results import Results, select
 
@@ -19,6 +20,45 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     yield "fold.quality", _fold_quality(results)
     yield from _search(results.search)
     yield from _budgets(results.budgets)
+    yield from _roofline(results)
+
+
+def _roofline(results: Results) -> Iterator[tuple[str, str]]:
+    """`compiled.ratio.*`, `floor.share.*`, `weights.share.*` (percent), `bandwidth`."""
+    study = results.study
+    ends = {"study": study.depths, "paper": study.paper_scale.depths}
+    points, pairs = results.roofline, results.roofline_pairs
+    for scale, depths in ends.items():
+        deep, shallow = f"baseline-{depths[-1]}", f"proposed-{depths[0]}"
+        times = [
+            select(
+                results.units,
+                *(model, "decode", "time_per_output_token"),
+                {"scale": scale, "mode": "compiled"},
+            ).set_index("unit_id")["value"]
+            for model in (deep, shallow)
+        ]
+        found = [float("nan")] * 3
+        if len(times[0]):
+            found = list(ratio_interval(*(part.to_numpy() for part in times)))
+        for suffix, value in zip(("", ".low", ".high"), found, strict=True):
+            yield f"compiled.ratio.{scale}{suffix}", number(value, 2)
+        for mode, suffix in (("eager", ""), ("compiled", ".compiled")):
+            rows = points[(points["scale"] == scale) & (points["mode"] == mode)]
+            rows = rows[(rows["model"] == deep) & (rows["form"] == "trained")]
+            yield f"floor.share.{scale}{suffix}", _percent(rows, "share_of_floor")
+            rows = pairs[(pairs["scale"] == scale) & (pairs["mode"] == mode)]
+            rows = rows[(rows["variant"] == "baseline") & (rows["form"] == "trained")]
+            yield f"weights.share.{scale}{suffix}", _percent(rows, "weights_share")
+    largest = points.loc[points["bytes_per_token"].idxmax()]
+    yield "bandwidth", number(largest["bandwidth_gb_s"], 1)
+
+
+def _percent(rows: pd.DataFrame, column: str) -> str:
+    """Of the workload that is measured in both modes, if there is one."""
+    if "decode" in set(rows["workload"]):
+        rows = rows[rows["workload"] == "decode"]
+    return number(100 * rows[column].iloc[0], 0) if len(rows) else MISSING
 
 
 def _fold_quality(results: Results) -> str:

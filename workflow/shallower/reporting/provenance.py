@@ -15,6 +15,7 @@ from typing import Any
 from shallower.analysis.budgets import write_budgets
 from shallower.analysis.claims import write_claims
 from shallower.analysis.comparisons import write_comparisons
+from shallower.analysis.roofline import write_roofline
 from shallower.analysis.search import write_search
 from shallower.analysis.summary import raw_rows, write_summaries
 from shallower.config import Study
@@ -29,9 +30,12 @@ from shallower.reporting.tables import write_tables
 MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
     *("claims.csv", "learning_rate.csv", "budget.csv"),
+    *("roofline.csv", "roofline_pairs.csv"),
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )
-GIVEN = ("parameters.csv", "latency.parquet", "step_time.parquet")
+GIVEN = (
+    *("parameters.csv", "latency.parquet", "step_time.parquet", "bandwidth.parquet"),
+)
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
 
 
@@ -77,6 +81,7 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
         write_claims(directory, study, fresh)
         write_search(directory, study, fresh)
         write_budgets(directory, study, fresh)
+        write_roofline(directory, study.sizes, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
             draw_all(directory, settings, fresh)

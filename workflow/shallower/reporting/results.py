@@ -51,6 +51,16 @@ class Results:
         return pd.read_csv(self.directory / "learning_rate.csv")
 
     @cached_property
+    def roofline(self) -> pd.DataFrame:
+        """Rows of roofline.csv."""
+        return pd.read_csv(self.directory / "roofline.csv")
+
+    @cached_property
+    def roofline_pairs(self) -> pd.DataFrame:
+        """Rows of roofline_pairs.csv."""
+        return pd.read_csv(self.directory / "roofline_pairs.csv")
+
+    @cached_property
     def budgets(self) -> pd.DataFrame:
         """Rows of budget.csv."""
         return pd.read_csv(self.directory / "budget.csv")
