@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from shallower.analysis.search import read_diagnostics
 from shallower.config import Study
 from shallower.files import read_json
 
@@ -45,6 +46,16 @@ class Results:
         """Rows of parameters.csv, by (scale, model)."""
         table = pd.read_csv(self.directory / "parameters.csv")
         return table.set_index(["scale", "model"])
+
+    @cached_property
+    def learning_rate(self) -> pd.DataFrame:
+        """Rows of learning_rate.csv."""
+        return pd.read_csv(self.directory / "learning_rate.csv")
+
+    @cached_property
+    def budget(self) -> pd.DataFrame:
+        """Rows of budget.csv."""
+        return pd.read_csv(self.directory / "budget.csv")
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
@@ -91,6 +102,11 @@ class Results:
                 for seed in self.study.seeds
             }
         )
+
+    def diagnostics(self, runs: list[tuple[str, int]], block: int = 0) -> pd.DataFrame:
+        """Rows of diagnostics.csv of these runs and one block, with model and seed."""
+        table = read_diagnostics(self.directory, runs)
+        return table[table["block"] == block]
 
     def row(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:
         """The one summary row of a model and metric (study scale, as trained)."""

@@ -1,0 +1,147 @@
+"""More or fewer tokens: what each budget reaches, and where depth pays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shallower.analysis.runs import effect, paired, run_values
+from shallower.analysis.statistics import t_interval
+from shallower.config import Study
+from shallower.files import write_text
+from shallower.names import ModelName
+
+COLUMNS = [
+    "model",
+    "variant",
+    "depth",
+    "width",
+    "tokens",  # of training
+    "parameters_trained",
+    "tokens_per_parameter",
+    "seeds",
+    "n",
+    "cross_entropy",  # nats, test: mean over seeds
+    "ci_low",  # 95 % t interval of the mean
+    "ci_high",
+    "training_loss",  # nats, mean over seeds
+]
+DEPTH_COLUMNS = [
+    "width",
+    "tokens",
+    "shallow",
+    "deep",
+    "seeds",
+    "n",
+    "effect",  # deep - shallow in test cross-entropy, nats
+    "ci_low",
+    "ci_high",
+    "pays",
+]
+EXPERIMENTS = ("depth", "head", "budget")
+OPTIONS = {"steps", "width"}  # of a model that belongs to the tables
+
+
+def budget_runs(study: Study) -> list[tuple[str, int]]:
+    """Runs that differ by variant, depth, width and number of steps alone."""
+    runs = [run for experiment in EXPERIMENTS for run in study.runs_of(experiment)]
+    plain = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
+    return list(dict.fromkeys(plain))
+
+
+def tokens(study: Study, model: str) -> int:
+    """Tokens a run of this model is trained on."""
+    training = study.training_of(model)
+    return training.steps * training.batch_size * study.model.context
+
+
+def budget_table(
+    study: Study, units: pd.DataFrame, parameters: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per variant, depth, width and number of training tokens.
+
+    `units` are the rows of by_seed.csv, `parameters` those of parameters.csv.
+    """
+    runs = budget_runs(study)
+    losses = run_values(units, runs, "text", "cross_entropy")
+    training = run_values(units, runs, "train", "training_loss")
+    sizes = parameters[parameters["scale"] == "study"].set_index("model")
+    rows = []
+    for model, values in losses.groupby("model", sort=False):
+        name, trained_on = study.models[model], tokens(study, model)
+        by_seed = values.droplevel("model").sort_index()
+        size = int(sizes.loc[model, "parameters_trained"])
+        low, high = t_interval(by_seed.to_numpy())
+        rows.append(
+            {
+                "model": model,
+                "variant": name.variant,
+                "depth": name.depth,
+                "width": name.options.get("width", study.model.width),
+                "tokens": trained_on,
+                "parameters_trained": size,
+                "tokens_per_parameter": trained_on / size,
+                "seeds": " ".join(map(str, by_seed.index)),
+                "n": len(by_seed),
+                "cross_entropy": by_seed.mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "training_loss": training[training.index.isin(values.index)].mean(),
+            }
+        )
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    keys = ["width", "variant", "depth", "tokens"]
+    return table.sort_values(keys, ignore_index=True)
+
+
+def depth_table(study: Study, units: pd.DataFrame) -> pd.DataFrame:
+    """Deepest against shallowest baseline at every width and budget with both.
+
+    The depths are those of the depth experiment; differences are paired by seed.
+    """
+    runs = budget_runs(study)
+    losses = run_values(units, runs, "text", "cross_entropy")
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(model for model, _ in runs):
+        name = study.models[model]
+        if (name.variant, name.depth) != ("baseline", study.depths[0]):
+            continue
+        deep = str(ModelName("baseline", study.depths[-1], name.options))
+        differences = paired(losses, deep, model)
+        if differences.empty or tokens(study, deep) != tokens(study, model):
+            continue
+        found = effect(differences)
+        rows.append(
+            {
+                "width": name.options.get("width", study.model.width),
+                "tokens": tokens(study, model),
+                "shallow": model,
+                "deep": deep,
+                "pays": pays(found["ci_low"], found["ci_high"]),
+            }
+            | found
+        )
+    table = pd.DataFrame(rows, columns=DEPTH_COLUMNS)
+    return table.sort_values(["width", "tokens"], ignore_index=True)
+
+
+def pays(low: float, high: float) -> str:
+    """Where the interval of deep - shallow lies, in words; lower is better."""
+    if high < 0:
+        return "deeper better"
+    return "deeper worse" if low > 0 else "undecided"
+
+
+def write_budgets(results: Path, study: Study) -> None:
+    """Write `budget.csv` and `budget_depth.csv`."""
+    units = pd.read_csv(results / "by_seed.csv")
+    parameters = pd.read_csv(results / "parameters.csv")
+    tables = {
+        "budget": budget_table(study, units, parameters),
+        "budget_depth": depth_table(study, units),
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.10g")
+        write_text(results / f"{name}.csv", text)
