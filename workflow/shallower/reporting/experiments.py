@@ -98,7 +98,7 @@ def head_ablation(results: Results) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(found) - 0.4, -0.6)
     _seed_counts(axes, list(found.values()))
-    axes.set_xlabel("test cross-entropy − baseline (nats)")
+    figure.supxlabel("test cross-entropy − baseline (nats)", fontsize=8)
     _forest_legend(figure, {registered(study, model) for model in found})
     return figure
 
