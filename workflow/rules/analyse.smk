@@ -56,7 +56,9 @@ rule claims:
             caption="../../report/captions/claims.rst",
         ),
         search="<results>/learning_rate.csv",
+        envelopes="<results>/learning_rate_envelope.csv",
         budgets="<results>/budget.csv",
+        depths="<results>/budget_depth.csv",
         roofline="<results>/roofline.csv",
         pairs="<results>/roofline_pairs.csv",
     log:

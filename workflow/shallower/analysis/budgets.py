@@ -1,80 +1,147 @@
-"""`budget.csv`: quality by depth at every budget of training tokens."""
+"""More or fewer tokens: what each budget reaches, and where depth pays."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from shallower.analysis.evidence import Evidence
+from shallower.analysis.runs import effect, paired, run_values
 from shallower.analysis.statistics import t_interval
 from shallower.config import Study
 from shallower.files import write_text
+from shallower.names import ModelName
 
 COLUMNS = [
-    *("model", "variant", "depth", "width", "tokens", "parameters"),
-    *("tokens_per_parameter", "n", "cross_entropy", "ci_low", "ci_high"),
-    *("deeper_effect", "deeper_low", "deeper_high", "depth_pays"),
+    "model",
+    "variant",
+    "depth",
+    "width",
+    "tokens",  # of training
+    "parameters_trained",
+    "tokens_per_parameter",
+    "seeds",
+    "n",
+    "cross_entropy",  # nats, test: mean over seeds
+    "ci_low",  # 95 % t interval of the mean
+    "ci_high",
+    "training_loss",  # nats, mean over seeds
 ]
-ORIGINAL = 5.9  # tokens a parameter, at most: 768 million over 129 million
+DEPTH_COLUMNS = [
+    "width",
+    "tokens",
+    "shallow",
+    "deep",
+    "seeds",
+    "n",
+    "effect",  # deep - shallow in test cross-entropy, nats
+    "ci_low",
+    "ci_high",
+    "pays",
+]
+EXPERIMENTS = ("depth", "head", "budget")
+OPTIONS = {"steps", "width"}  # of a model that belongs to the tables
+
+
+def budget_runs(study: Study) -> list[tuple[str, int]]:
+    """Runs that differ by variant, depth, width and number of steps alone."""
+    runs = [run for experiment in EXPERIMENTS for run in study.runs_of(experiment)]
+    plain = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
+    return list(dict.fromkeys(plain))
+
+
+def tokens(study: Study, model: str) -> int:
+    """Tokens a run of this model is trained on."""
+    training = study.training_of(model)
+    return training.steps * training.batch_size * study.model.context
+
+
+def budget_table(
+    study: Study, units: pd.DataFrame, parameters: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per variant, depth, width and number of training tokens.
+
+    `units` are the rows of by_seed.csv, `parameters` those of parameters.csv.
+    """
+    runs = budget_runs(study)
+    losses = run_values(units, runs, "text", "cross_entropy")
+    training = run_values(units, runs, "train", "training_loss")
+    sizes = parameters[parameters["scale"] == "study"].set_index("model")
+    rows = []
+    for model, values in losses.groupby("model", sort=False):
+        name, trained_on = study.models[model], tokens(study, model)
+        by_seed = values.droplevel("model").sort_index()
+        size = int(sizes.loc[model, "parameters_trained"])
+        low, high = t_interval(by_seed.to_numpy())
+        rows.append(
+            {
+                "model": model,
+                "variant": name.variant,
+                "depth": name.depth,
+                "width": name.options.get("width", study.model.width),
+                "tokens": trained_on,
+                "parameters_trained": size,
+                "tokens_per_parameter": trained_on / size,
+                "seeds": " ".join(map(str, by_seed.index)),
+                "n": len(by_seed),
+                "cross_entropy": by_seed.mean(),
+                "ci_low": low,
+                "ci_high": high,
+                "training_loss": training[training.index.isin(values.index)].mean(),
+            }
+        )
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    keys = ["width", "variant", "depth", "tokens"]
+    return table.sort_values(keys, ignore_index=True)
+
+
+def depth_table(study: Study, units: pd.DataFrame) -> pd.DataFrame:
+    """Deepest against shallowest baseline at every width and budget with both.
+
+    The depths are those of the depth experiment; differences are paired by seed.
+    """
+    runs = budget_runs(study)
+    losses = run_values(units, runs, "text", "cross_entropy")
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(model for model, _ in runs):
+        name = study.models[model]
+        if (name.variant, name.depth) != ("baseline", study.depths[0]):
+            continue
+        deep = str(ModelName("baseline", study.depths[-1], name.options))
+        differences = paired(losses, deep, model)
+        if differences.empty or tokens(study, deep) != tokens(study, model):
+            continue
+        found = effect(differences)
+        rows.append(
+            {
+                "width": name.options.get("width", study.model.width),
+                "tokens": tokens(study, model),
+                "shallow": model,
+                "deep": deep,
+                "pays": pays(found["ci_low"], found["ci_high"]),
+            }
+            | found
+        )
+    table = pd.DataFrame(rows, columns=DEPTH_COLUMNS)
+    return table.sort_values(["width", "tokens"], ignore_index=True)
+
+
+def pays(low: float, high: float) -> str:
+    """Where the interval of deep - shallow lies, in words; lower is better."""
+    if high < 0:
+        return "deeper better"
+    return "deeper worse" if low > 0 else "undecided"
 
 
 def write_budgets(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write `budget.csv` from by_seed.csv and parameters.csv."""
-    evidence = Evidence(
-        study,
-        pd.read_csv(results / "by_seed.csv"),
-        pd.read_csv(results / "parameters.csv"),
-        results / "runs",
-    )
-    text = budget_table(evidence).to_csv(index=False, float_format="%.10g")
-    write_text((output or results) / "budget.csv", text)
-
-
-def budget_table(evidence: Evidence) -> pd.DataFrame:
-    """One row per model of which nothing but tokens and width differs.
-
-    `deeper_*` compares the deepest baseline with the shallowest at the same budget and
-    width, seed by seed, and stands in the deepest baseline's row.
-    """
-    study, rows = evidence.study, []
-    deep = {
-        row[2]: row[1] for row in evidence.budgets((evidence.shallow, evidence.deep))
+    """Write `budget.csv` and `budget_depth.csv`, into `output` if that is given."""
+    units = pd.read_csv(results / "by_seed.csv")
+    parameters = pd.read_csv(results / "parameters.csv")
+    tables = {
+        "budget": budget_table(study, units, parameters),
+        "budget_depth": depth_table(study, units),
     }
-    for model, name in study.models.items():
-        values = evidence.values(model, "text", "cross_entropy")
-        if not set(name.options) <= {"steps", "width"} or values.empty:
-            continue
-        training = study.training_of(model)
-        tokens = training.steps * training.batch_size * study.model.context
-        count = evidence.parameter_count(model)
-        low, high = t_interval(values.to_numpy())
-        row = {
-            "model": model,
-            "variant": name.variant,
-            "depth": name.depth,
-            "width": study.run(model, 0)["model"]["width"],
-            "tokens": tokens,
-            "parameters": count,
-            "tokens_per_parameter": tokens / count,
-            "n": len(values),
-            "cross_entropy": values.mean(),
-            "ci_low": low,
-            "ci_high": high,
-        }
-        rows.append(row | _deeper(evidence, model, deep.get(model)))
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _deeper(evidence: Evidence, model: str, shallow: str | None) -> dict[str, object]:
-    if shallow is None:
-        return {}
-    gaps = evidence.paired(model, shallow)
-    low, high = t_interval(gaps)
-    pays = "yes" if high < 0 else "no" if low > 0 else "undecided"
-    return {
-        "deeper_effect": gaps.mean(),
-        "deeper_low": low,
-        "deeper_high": high,
-        "depth_pays": pays,
-    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.10g")
+        write_text((output or results) / f"{name}.csv", text)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from shallower.analysis.search import BAD_MODE, uniform_entropy
 from shallower.analysis.statistics import ratio_interval
 from shallower.reporting.latex import MISSING, number, scientific, significant
 from shallower.reporting.results import Results, select
@@ -18,8 +19,8 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     claims = results.claims.set_index("id")
     yield "margin", number(claims.loc["C6", "threshold"], 3)
     yield "fold.quality", _fold_quality(results)
-    yield from _search(results.search)
-    yield from _budgets(results.budgets)
+    yield from _search(results)
+    yield from _budgets(results)
     yield from _roofline(results)
 
 
@@ -73,34 +74,45 @@ def _fold_quality(results: Results) -> str:
     return scientific(largest)
 
 
-def _search(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
+def _search(results: Results) -> Iterator[tuple[str, str]]:
+    """Of the usual start; another one is a control, and has its panel in the figure."""
+    table, envelopes = results.learning_rate, results.envelopes
+    usual = results.study.initialisation.std
+    depth = results.study.depths[0]
     for variant in SEARCHED:
-        rows = table[table["variant"] == variant]
-        # The usual start comes first; the other one is a control.
-        rows = rows[rows["init_std"] == rows["init_std"].min()]
-        if rows.empty:
+        arm = f"{variant}-{depth}"
+        rows = table[(table["arm"] == arm) & (table["init_std"] == usual)]
+        best = rows[rows["best"].astype(bool)]
+        if best.empty:
             yield f"search.{variant}.rate", MISSING
             yield f"search.{variant}.place", "not searched"
-            columns = [float("nan")] * 3
         else:
-            best = rows[rows["best"]].iloc[0]
-            yield f"search.{variant}.rate", f"{best['learning_rate']:g}"
-            inside = "interior" if best["interior"] else "at the edge of the grid"
+            inside = "interior" if best["interior"].iloc[0] else "at an end of the grid"
+            yield f"search.{variant}.rate", f"{best['learning_rate'].iloc[0]:g}"
             yield f"search.{variant}.place", inside
-            columns = [best[k] for k in ("envelope", "envelope_low", "envelope_high")]
-        for suffix, value in zip(("", ".low", ".high"), columns, strict=True):
-            yield f"envelope.{variant}{suffix}", number(value, 3)
-    share = (table["bad_mode_share"] * table["n"]).sum() / max(1, table["n"].sum())
-    yield "search.bad_mode", number(100 * share, 0) if len(table) else MISSING
+        rows = envelopes[envelopes["arm"] == arm]
+        # Each side at its own best rate and start, if more than one was tried.
+        for key, column in (("", "effect"), (".low", "ci_low"), (".high", "ci_high")):
+            value = rows[column].iloc[-1] if len(rows) else float("nan")
+            yield f"envelope.{variant}{key}", number(value, 3)
+    bad = (table["bad_mode_share"] * table["n"]).sum() / max(1, table["n"].sum())
+    yield "search.bad_mode", number(100 * bad, 0) if len(table) else MISSING
+    uniform = uniform_entropy(results.study.model.context)
+    yield "bad_mode.uniform", number(uniform, 2)
+    yield "bad_mode.limit", number(BAD_MODE * uniform, 2)
 
 
-def _budgets(table: pd.DataFrame) -> Iterator[tuple[str, str]]:
-    both = table[table["depth_pays"].notna()].sort_values("tokens_per_parameter")
-    pays = both[both["depth_pays"] == "yes"]["tokens_per_parameter"]
+def _budgets(results: Results) -> Iterator[tuple[str, str]]:
+    both = results.budget_depth
+    ratios = results.budget.set_index("model")["tokens_per_parameter"]
+    both = both.assign(ratio=both["deep"].map(ratios)).sort_values("ratio")
+    pays = both.loc[both["pays"] == "deeper better", "ratio"]
     places = [significant(value, 2) for value in pays]
     where = f"at {', '.join(places)} tokens a parameter" if places else ""
     yield "budget.count", str(len(both))
     yield "budget.pays", where or "at none of the budgets tried"
-    ratios = both["tokens_per_parameter"]
-    for key, value in (("smallest", ratios.min()), ("largest", ratios.max())):
+    for key, value in (
+        ("smallest", both["ratio"].min()),
+        ("largest", both["ratio"].max()),
+    ):
         yield f"budget.{key}", significant(value, 2)

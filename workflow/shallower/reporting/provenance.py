@@ -29,7 +29,8 @@ from shallower.reporting.tables import write_tables
 
 MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
-    *("claims.csv", "learning_rate.csv", "budget.csv"),
+    *("claims.csv", "learning_rate.csv", "learning_rate_envelope.csv"),
+    *("budget.csv", "budget_depth.csv"),
     *("roofline.csv", "roofline_pairs.csv"),
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )

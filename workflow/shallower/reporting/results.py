@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from shallower.analysis.search import read_diagnostics
 from shallower.config import Study
 from shallower.files import read_json
 
@@ -46,11 +47,6 @@ class Results:
         return pd.read_csv(self.directory / "claims.csv")
 
     @cached_property
-    def search(self) -> pd.DataFrame:
-        """Rows of learning_rate.csv."""
-        return pd.read_csv(self.directory / "learning_rate.csv")
-
-    @cached_property
     def roofline(self) -> pd.DataFrame:
         """Rows of roofline.csv."""
         return pd.read_csv(self.directory / "roofline.csv")
@@ -61,15 +57,30 @@ class Results:
         return pd.read_csv(self.directory / "roofline_pairs.csv")
 
     @cached_property
-    def budgets(self) -> pd.DataFrame:
-        """Rows of budget.csv."""
-        return pd.read_csv(self.directory / "budget.csv")
-
-    @cached_property
     def parameters(self) -> pd.DataFrame:
         """Rows of parameters.csv, by (scale, model)."""
         table = pd.read_csv(self.directory / "parameters.csv")
         return table.set_index(["scale", "model"])
+
+    @cached_property
+    def learning_rate(self) -> pd.DataFrame:
+        """Rows of learning_rate.csv."""
+        return pd.read_csv(self.directory / "learning_rate.csv")
+
+    @cached_property
+    def budget(self) -> pd.DataFrame:
+        """Rows of budget.csv."""
+        return pd.read_csv(self.directory / "budget.csv")
+
+    @cached_property
+    def envelopes(self) -> pd.DataFrame:
+        """Rows of learning_rate_envelope.csv."""
+        return pd.read_csv(self.directory / "learning_rate_envelope.csv")
+
+    @cached_property
+    def budget_depth(self) -> pd.DataFrame:
+        """Rows of budget_depth.csv."""
+        return pd.read_csv(self.directory / "budget_depth.csv")
 
     @cached_property
     def corpus(self) -> dict[str, Any]:
@@ -117,12 +128,10 @@ class Results:
             }
         )
 
-    def diagnostics(self, model: str) -> pd.DataFrame:
-        """What was seen in a model's blocks; rows of all its seeds."""
-        seeds = [seed for name, seed in self.study.runs if name == model]
-        folder = self.directory / "runs" / model
-        tables = [pd.read_csv(folder / f"seed{k}" / "diagnostics.csv") for k in seeds]
-        return pd.concat(tables, ignore_index=True)
+    def diagnostics(self, runs: list[tuple[str, int]], block: int = 0) -> pd.DataFrame:
+        """Rows of diagnostics.csv of these runs and one block, with model and seed."""
+        table = read_diagnostics(self.directory, runs)
+        return table[table["block"] == block]
 
     def by_seed(self, model: str) -> pd.Series:
         """Test cross-entropy of every seed, by seed."""
