@@ -135,7 +135,7 @@ def pays(low: float, high: float) -> str:
 
 
 def write_budgets(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write `budget.csv` and `budget_depth.csv`, into `output` if that is given."""
+    """Write `budget.csv` and `budget_depth.csv` (into `output`)."""
     units = pd.read_csv(results / "by_seed.csv")
     parameters = pd.read_csv(results / "parameters.csv")
     tables = {

@@ -204,7 +204,7 @@ def read_diagnostics(results: Path, runs: list[tuple[str, int]]) -> pd.DataFrame
 
 
 def write_search(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write `learning_rate.csv` and `learning_rate_envelope.csv`, into `output` if that is given."""
+    """Write `learning_rate.csv` and `learning_rate_envelope.csv` (into `output`)."""
     units = pd.read_csv(results / "by_seed.csv")
     diagnostics = read_diagnostics(results, study.runs_of("learning_rate"))
     tables = {
