@@ -317,7 +317,9 @@ def test_budget_by_hand(configuration: dict) -> None:
 
 
 def test_depth_pays_by_hand(configuration: dict) -> None:
-    table = budgets.depth_table(budgeted(configuration), unit_rows(LOSSES, "text"))
+    study = budgeted(configuration)
+    table = budgets.pair_table(study, unit_rows(LOSSES, "text"), sizes(study))
+    table = table[table["question"] == "depth"]
     # At width 64 there is no deep model: no row.
     assert table[["width", "tokens"]].to_numpy().tolist() == [
         [128, 10 * 1024],
@@ -326,26 +328,46 @@ def test_depth_pays_by_hand(configuration: dict) -> None:
     # Both seeds of the deep model: .5 and .5, then -1 and -.999.
     assert table["effect"].to_list() == pytest.approx([0.5, -0.9995])
     assert table["seeds"].to_list() == ["0 1", "0 1"]
-    assert table["pays"].to_list() == ["deeper worse", "deeper better"]
+    assert table["outcome"].to_list() == ["worse", "better"]
+
+
+def test_the_trade_is_asked_at_every_budget(configuration: dict) -> None:
+    """The shallow proposed model against both baselines, where all were trained."""
+    study = full(configuration)
+    losses = dict.fromkeys(study.runs, 5.0) | {
+        **{("proposed-2", seed): 4.0 - seed / 10 for seed in (0, 1)},
+        **{("baseline-4", seed): 4.5 for seed in (0, 1)},
+    }
+    table = budgets.pair_table(study, unit_rows(losses, "text"), sizes(study))
+    table = table[(table["width"] == 128) & (table["left"] == "proposed-2")]
+    rows = table.set_index("question")
+    assert set(rows.index) == {"layer", "trade"}
+    assert rows.loc["trade", "right"] == "baseline-4"
+    assert rows["effect"].to_dict() == pytest.approx({"layer": -1.05, "trade": -0.55})
+    count = sizes(study).set_index("model")["parameters_trained"]
+    largest = max(count["proposed-2"], count["baseline-4"])
+    ratio = rows.loc["trade", "tokens"] / largest
+    assert rows.loc["trade", "tokens_per_parameter"] == pytest.approx(ratio)
 
 
 def test_depth_needs_equal_budgets(configuration: dict) -> None:
     training = configuration["training"] | {"overrides": {"baseline-4": {"steps": 30}}}
     study = study_of(configuration | {"training": training})
-    assert budgets.depth_table(study, unit_rows(LOSSES, "text")).empty
+    table = budgets.pair_table(study, unit_rows(LOSSES, "text"), sizes(study))
+    assert "depth" not in set(table["question"])
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("low", "high", "word"),
     [
-        (-2, -1, "deeper better"),
-        (1, 2, "deeper worse"),
+        (-2, -1, "better"),
+        (1, 2, "worse"),
         (-1, 1, "undecided"),
         (float("nan"), float("nan"), "undecided"),
     ],
 )
-def test_pays_in_words(low: float, high: float, words: str) -> None:
-    assert budgets.pays(low, high) == words
+def test_outcome_in_a_word(low: float, high: float, word: str) -> None:
+    assert budgets.outcome(low, high) == word
 
 
 # --- figures ---------------------------------------------------------------------
@@ -410,7 +432,7 @@ def test_written_tables(configuration: dict, tmp_path: Path) -> None:
         "learning_rate": search.COLUMNS,
         "learning_rate_envelope": search.ENVELOPE_COLUMNS,
         "budget": budgets.COLUMNS,
-        "budget_depth": budgets.DEPTH_COLUMNS,
+        "budget_pairs": budgets.PAIR_COLUMNS,
     }
     for name, expected in columns.items():
         assert list(pd.read_csv(tmp_path / f"{name}.csv").columns) == expected

@@ -348,6 +348,24 @@ def test_verify_finds_what_was_edited(
     assert f"results/smoke/{name}: not what the current results give" in run.stderr
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["runs/baseline-1/seed0/losses.csv", "evaluations/proposed-1/seed0.samples.jsonl"],
+)
+def test_verify_finds_raw_results_that_were_touched(
+    project: Project, name: str
+) -> None:
+    path = project.results / name
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    try:
+        run = project.shallower_verify()
+    finally:
+        path.write_bytes(content)
+    assert run.returncode == 2
+    assert f"results/smoke/{name}: checksum differs" in run.stderr
+
+
 def test_verify_refuses_results_of_other_code(project: Project) -> None:
     with project.edited(*ANOTHER_START):
         run = project.shallower_verify()

@@ -58,7 +58,7 @@ rule claims:
         search="<results>/learning_rate.csv",
         envelopes="<results>/learning_rate_envelope.csv",
         budgets="<results>/budget.csv",
-        depths="<results>/budget_depth.csv",
+        budget_pairs="<results>/budget_pairs.csv",
         roofline="<results>/roofline.csv",
         pairs="<results>/roofline_pairs.csv",
     log:

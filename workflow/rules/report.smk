@@ -42,7 +42,7 @@ rule tables:
         search=rules.claims.output.search,
         envelopes=rules.claims.output.envelopes,
         budgets=rules.claims.output.budgets,
-        depths=rules.claims.output.depths,
+        budget_pairs=rules.claims.output.budget_pairs,
         roofline=rules.claims.output.roofline,
         pairs=rules.claims.output.pairs,
         sessions=rules.summary.output.sessions,

@@ -1,4 +1,4 @@
-"""More or fewer tokens: what each budget reaches, and where depth pays."""
+"""More or fewer tokens: what each budget reaches, where depth pays, and the trade."""
 
 from __future__ import annotations
 
@@ -28,18 +28,26 @@ COLUMNS = [
     "ci_high",
     "training_loss",  # nats, mean over seeds
 ]
-DEPTH_COLUMNS = [
+PAIR_COLUMNS = [
     "width",
     "tokens",
-    "shallow",
-    "deep",
+    "tokens_per_parameter",  # of the larger model
+    "question",
+    "left",
+    "right",
     "seeds",
     "n",
-    "effect",  # deep - shallow in test cross-entropy, nats
+    "effect",  # left - right in test cross-entropy, nats
     "ci_low",
     "ci_high",
-    "pays",
+    "outcome",
 ]
+# What is asked at every budget, as (variant, depth) of left and right.
+QUESTIONS = {
+    "depth": (("baseline", "deep"), ("baseline", "shallow")),  # does depth pay?
+    "layer": (("proposed", "shallow"), ("baseline", "shallow")),
+    "trade": (("proposed", "shallow"), ("baseline", "deep")),  # what is advertised
+}
 EXPERIMENTS = ("depth", "head", "budget")
 OPTIONS = {"steps", "width"}  # of a model that belongs to the tables
 
@@ -96,51 +104,63 @@ def budget_table(
     return table.sort_values(keys, ignore_index=True)
 
 
-def depth_table(study: Study, units: pd.DataFrame) -> pd.DataFrame:
-    """Deepest against shallowest baseline at every width and budget with both.
+def pair_table(
+    study: Study, units: pd.DataFrame, parameters: pd.DataFrame
+) -> pd.DataFrame:
+    """Every question of QUESTIONS at every width and budget with both models.
 
     The depths are those of the depth experiment; differences are paired by seed.
     """
     runs = budget_runs(study)
     losses = run_values(units, runs, "text", "cross_entropy")
+    sizes = parameters[parameters["scale"] == "study"].set_index("model")
+    depths = {"shallow": study.depths[0], "deep": study.depths[-1]}
+    budgets = {
+        str(sorted(options.items())): options
+        for options in (study.models[model].options for model, _ in runs)
+    }
     rows: list[dict[str, Any]] = []
-    for model in dict.fromkeys(model for model, _ in runs):
-        name = study.models[model]
-        if (name.variant, name.depth) != ("baseline", study.depths[0]):
-            continue
-        deep = str(ModelName("baseline", study.depths[-1], name.options))
-        differences = paired(losses, deep, model)
-        if differences.empty or tokens(study, deep) != tokens(study, model):
-            continue
-        found = effect(differences)
-        rows.append(
-            {
-                "width": name.options.get("width", study.model.width),
-                "tokens": tokens(study, model),
-                "shallow": model,
-                "deep": deep,
-                "pays": pays(found["ci_low"], found["ci_high"]),
-            }
-            | found
-        )
-    table = pd.DataFrame(rows, columns=DEPTH_COLUMNS)
-    return table.sort_values(["width", "tokens"], ignore_index=True)
+    for options in budgets.values():
+        for question, sides in QUESTIONS.items():
+            left, right = (
+                str(ModelName(variant, depths[end], options)) for variant, end in sides
+            )
+            differences = paired(losses, left, right)
+            if differences.empty or tokens(study, left) != tokens(study, right):
+                continue
+            found, seen = effect(differences), tokens(study, left)
+            largest = sizes.loc[[left, right], "parameters_trained"].max()
+            rows.append(
+                {
+                    "width": options.get("width", study.model.width),
+                    "tokens": seen,
+                    "tokens_per_parameter": seen / largest,
+                    "question": question,
+                    "left": left,
+                    "right": right,
+                    "outcome": outcome(found["ci_low"], found["ci_high"]),
+                }
+                | found
+            )
+    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
+    order = ["width", "tokens", "question"]
+    return table.sort_values(order, ignore_index=True)
 
 
-def pays(low: float, high: float) -> str:
-    """Where the interval of deep - shallow lies, in words; lower is better."""
+def outcome(low: float, high: float) -> str:
+    """Where the interval of left - right lies, in a word about left."""
     if high < 0:
-        return "deeper better"
-    return "deeper worse" if low > 0 else "undecided"
+        return "better"
+    return "worse" if low > 0 else "undecided"
 
 
 def write_budgets(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write `budget.csv` and `budget_depth.csv` (into `output`)."""
+    """Write `budget.csv` and `budget_pairs.csv` (into `output`)."""
     units = pd.read_csv(results / "by_seed.csv")
     parameters = pd.read_csv(results / "parameters.csv")
     tables = {
         "budget": budget_table(study, units, parameters),
-        "budget_depth": depth_table(study, units),
+        "budget_pairs": pair_table(study, units, parameters),
     }
     for name, table in tables.items():
         text = table.to_csv(index=False, float_format="%.10g")

@@ -26,6 +26,8 @@ TABLES = [
     "metrics_chat",
     "metrics_qa",
     "corpus",
+    "search",
+    "budget",
     "settings",
     "samples",
 ]

@@ -361,20 +361,20 @@ def diagnostics(results: Results) -> Figure:
     rows = results.diagnostics([run for run in runs if run[0] in models])
     if rows.empty:
         return absent("diagnostics of the head experiment")
-    figure = Figure(figsize=(style.COLUMN, 3.2))
-    grid = figure.subplots(2, 2, sharex=True)
-    for axes, (quantity, label) in zip(grid.flat, QUANTITIES.items(), strict=True):
+    figure = Figure(figsize=(style.WIDE, 1.9))
+    grid = figure.subplots(1, 4)
+    for axes, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):
         for variant, model in zip(variants, models, strict=True):
             chosen = rows[(rows["quantity"] == quantity) & (rows["model"] == model)]
             wide = chosen.pivot(index="iteration", columns="seed", values="value")
             _band(axes, wide, variant, order(study))
         axes.set_title(label, fontsize=7.5)
     limit = BAD_MODE * uniform_entropy(study.model.context)
-    grid[0, 0].axhline(limit, color="0.6", lw=0.6, linestyle=":", zorder=0)
-    for axes in grid.flat[1:]:
+    grid[0].axhline(limit, color="0.6", lw=0.6, linestyle=":", zorder=0)
+    for axes in grid[1:]:
         axes.set_ylim(bottom=0)
     figure.supxlabel("training iteration", fontsize=8)
-    above(figure, grid[0, 0].get_legend_handles_labels()[0])
+    above(figure, grid[0].get_legend_handles_labels()[0])
     return figure
 
 

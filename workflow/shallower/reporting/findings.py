@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from shallower.analysis.budgets import QUESTIONS
 from shallower.analysis.search import BAD_MODE, uniform_entropy
 from shallower.analysis.statistics import ratio_interval
 from shallower.reporting.latex import MISSING, number, scientific, significant
@@ -103,16 +104,21 @@ def _search(results: Results) -> Iterator[tuple[str, str]]:
 
 
 def _budgets(results: Results) -> Iterator[tuple[str, str]]:
-    both = results.budget_depth
-    ratios = results.budget.set_index("model")["tokens_per_parameter"]
-    both = both.assign(ratio=both["deep"].map(ratios)).sort_values("ratio")
-    pays = both.loc[both["pays"] == "deeper better", "ratio"]
+    """Where depth pays, and each question's answer at the largest budget."""
+    pairs = results.budget_pairs.sort_values("tokens_per_parameter")
+    both = pairs[pairs["question"] == "depth"]
+    ratios = both["tokens_per_parameter"]
+    pays = ratios[both["outcome"] == "better"]
     places = [significant(value, 2) for value in pays]
     where = f"at {', '.join(places)} tokens a parameter" if places else ""
     yield "budget.count", str(len(both))
     yield "budget.pays", where or "at none of the budgets tried"
-    for key, value in (
-        ("smallest", both["ratio"].min()),
-        ("largest", both["ratio"].max()),
-    ):
-        yield f"budget.{key}", significant(value, 2)
+    yield "budget.smallest", significant(ratios.min(), 2)
+    yield "budget.largest", significant(ratios.max(), 2)
+    for question in QUESTIONS:
+        rows = pairs[pairs["question"] == question]
+        for key, column in (("", "effect"), (".low", "ci_low"), (".high", "ci_high")):
+            value = rows[column].iloc[-1] if len(rows) else float("nan")
+            yield f"budget.{question}{key}", number(value, 3)
+        ratio = rows["tokens_per_parameter"].max()
+        yield f"budget.{question}.at", significant(ratio, 2)

@@ -8,6 +8,7 @@ it also asks whether the runs were trained by the code of this checkout.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,17 @@ from shallower.reporting.tables import write_tables
 MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
     *("claims.csv", "learning_rate.csv", "learning_rate_envelope.csv"),
-    *("budget.csv", "budget_depth.csv"),
+    *("budget.csv", "budget_pairs.csv"),
     *("roofline.csv", "roofline_pairs.csv"),
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )
-GIVEN = (
+GIVEN = (  # what these are made from
     *("parameters.csv", "latency.parquet", "step_time.parquet", "bandwidth.parquet"),
+    *("corpus/manifest.json", "tokens/text/*/manifest.json"),
+)
+OF_A_RUN = (
+    *("spec.yaml", "losses.csv", "diagnostics.csv", "training.json"),
+    "model.safetensors",
 )
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
 
@@ -61,10 +67,22 @@ def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
             "configuration": settings,
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
-                for path in _files(directory, (*MADE, *GIVEN))
+                for path in _files(directory, (*MADE, *given(results.study)))
             },
         },
     )
+
+
+def given(study: Study) -> list[str]:
+    """Patterns of the files that a study's results are made from."""
+    patterns = list(GIVEN)
+    for model, seed in study.runs:
+        patterns += [f"runs/{model}/seed{seed}/{name}" for name in OF_A_RUN]
+        patterns += [
+            f"evaluations/{model}/seed{seed}{end}"
+            for end in (".parquet", ".samples.jsonl")
+        ]
+    return patterns
 
 
 def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[str]:
@@ -129,5 +147,5 @@ def checksum_problems(directory: Path) -> list[str]:
     return problems
 
 
-def _files(directory: Path, patterns: tuple[str, ...]) -> list[Path]:
+def _files(directory: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted(path for pattern in patterns for path in directory.glob(pattern))

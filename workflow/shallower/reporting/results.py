@@ -78,9 +78,9 @@ class Results:
         return pd.read_csv(self.directory / "learning_rate_envelope.csv")
 
     @cached_property
-    def budget_depth(self) -> pd.DataFrame:
-        """Rows of budget_depth.csv."""
-        return pd.read_csv(self.directory / "budget_depth.csv")
+    def budget_pairs(self) -> pd.DataFrame:
+        """Rows of budget_pairs.csv."""
+        return pd.read_csv(self.directory / "budget_pairs.csv")
 
     @cached_property
     def corpus(self) -> dict[str, Any]:

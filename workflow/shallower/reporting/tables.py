@@ -14,6 +14,7 @@ from shallower.analysis.published import TABLE_1
 from shallower.config import Study
 from shallower.files import write_text
 from shallower.reporting.contents import METRICS, TABLES
+from shallower.reporting.experiment_tables import budget_table, search_table
 from shallower.reporting.latex import (
     MISSING,
     escape,
@@ -44,6 +45,8 @@ def write_tables(
         "latency": latency,
         "corpus": corpus,
         "settings": settings_table,
+        "search": search_table,
+        "budget": budget_table,
         "samples": samples,
     }
     for name in TABLES:
