@@ -20,6 +20,7 @@ import yaml
 
 from conftest import ROOT
 from shallower.files import read_json, sha256
+from shallower.reporting import reference
 from shallower.reporting.contents import FIGURES, TABLES
 
 pytestmark = pytest.mark.smoke
@@ -387,6 +388,26 @@ def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
     assert "results/default: nothing to verify here; run snakemake first" in run.stderr
     assert time.monotonic() - start < 60
     assert not (project.folder / "results" / "default" / "corpus").exists()
+
+
+def test_publishing_quotes_the_study(project: Project) -> None:
+    """Paper, tables and README as a reference run has them, from the smoke study."""
+    readme = project.folder / "PUBLISHED.md"
+    readme.write_text("before\n" + "\n".join(reference.MARKS) + "\nafter\n")
+    kept = project.folder / "kept"
+    reference.publish(project.results, kept, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    claims = pd.read_csv(kept / "claims.csv")
+    for row in claims.itertuples():
+        assert f"| {row.id} | {row.claim} |" in text
+    counts = claims["verdict"].value_counts()
+    for verdict, count in counts.items():
+        assert text.count(f"**{verdict}** |") == count
+    assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
+    assert reference.with_block(text, reference.block(kept)) == text
+    assert reference.block(kept) in (kept / "README.md").read_text()
 
 
 # --- habits ---------------------------------------------------------------------------

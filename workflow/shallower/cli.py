@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_report, "--results", "--settings")
     command(run_provenance, "--results", "--settings")
     command(run_verify, "--results", "--settings", "--sets")
+    command(run_publish, "--results", "--output", "--readme")
     return parser
 
 
@@ -101,7 +102,14 @@ PATHS = (
         "--folder",
         "--runs",
     ),
-    *("--samples", "--checkpoints", "--step-time", "--bandwidth", "--results"),
+    *(
+        "--samples",
+        "--checkpoints",
+        "--step-time",
+        "--bandwidth",
+        "--results",
+        "--readme",
+    ),
     "--output?",
 )
 JSONS = (
@@ -286,3 +294,10 @@ def run_verify(a: Arguments) -> None:
     if problems:
         raise UserError("\n".join([f"{len(problems)} problems", *problems]))
     print(f"{a.results}: verified")
+
+
+def run_publish(a: Arguments) -> None:
+    """Keep a study's paper and small tables, and put its verdicts into a README."""
+    from shallower.reporting.reference import publish
+
+    publish(a.results, a.output, a.readme)

@@ -302,7 +302,12 @@ def _annotated(parts: list[Finding], labels: list[str]) -> Finding:
 
 CLAIMS = [
     Claim("C1", "Table 1's parameter counts", "numbers that differ", counts),
-    Claim("C2", "the layer adds d^2/n + d parameters a block", "models", per_block),
+    Claim(
+        "C2",
+        "the layer adds d^2/n + d parameters a block",
+        "models that differ",
+        per_block,
+    ),
     Claim("C3", "linear layers make the heads richer", "nats", richer),
     Claim(
         "C4",

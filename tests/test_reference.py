@@ -1,0 +1,62 @@
+"""The reference run that is kept in the repository, and what the README says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from conftest import ROOT
+from shallower.errors import UserError
+from shallower.files import read_json, write_json
+from shallower.reporting import reference
+
+FOLDER = ROOT / "docs" / "reference-run"
+
+
+def test_the_readme_quotes_the_reference_run() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reference.with_block(text, reference.block(FOLDER)) == text
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert page == reference.page(FOLDER)
+
+
+def test_the_readme_quotes_perplexities_and_verdicts() -> None:
+    """The same by another way: values looked up by hand."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    summary = pd.read_csv(FOLDER / "text.csv").set_index(["model", "metric", "form"])
+    for model in ("baseline-5", "proposed-5", "baseline-8", "proposed-8"):
+        value = summary.loc[(model, "perplexity", "trained"), "mean"]
+        assert f"{value:.1f}" in text
+    for row in pd.read_csv(FOLDER / "claims.csv").itertuples():
+        line = next(x for x in text.splitlines() if x.startswith(f"| {row.id} |"))
+        assert line.endswith(f"**{row.verdict}** |")
+
+
+def test_the_reference_run_says_what_made_it() -> None:
+    about = read_json(FOLDER / "about.json")
+    assert not about["dirty"]
+    assert len(about["trained_by_commits"]) == 1
+    assert about["device"]
+    assert about["date"]
+
+
+@pytest.mark.parametrize("text", ["nothing", " ".join(reference.MARKS * 2)])
+def test_a_readme_without_marks_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected the lines"):
+        reference.with_block(text, "new")
+
+
+def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:
+    write_json(tmp_path / "provenance.json", {"dirty": True})
+    with pytest.raises(UserError, match="differs from its commit"):
+        reference.publish(tmp_path, tmp_path / "kept", tmp_path / "README.md")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(-0.0004, 3, "0.000"), (-1234.5, 1, "−1,234.5"), (0.25, 2, "0.25")],
+)
+def test_numbers_for_people(value: float, digits: int, text: str) -> None:
+    assert reference.plain(value, digits) == text

@@ -1,0 +1,191 @@
+"""The reference run as it is kept in the repository, and what the README says of it.
+
+`publish` copies a study's paper, figures and small tables and writes a page about
+them, whose tables also stand in the README, between MARKS. No number is typed.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from shallower.config import Study
+from shallower.errors import UserError
+from shallower.files import read_json, write_json, write_text
+from shallower.reporting.results import one
+from shallower.reporting.verdicts import DIGITS
+
+KEPT = (
+    *("paper.pdf", "claims.csv", "comparisons.csv", "parameters.csv", "sessions.csv"),
+    *("learning_rate.csv", "learning_rate_envelope.csv"),
+    *("budget.csv", "budget_pairs.csv", "roofline.csv", "roofline_pairs.csv"),
+    *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
+    *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
+    *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
+)
+MARKS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
+ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
+
+
+def publish(directory: Path, output: Path, readme: Path) -> None:
+    """Copy a finished study's summary to `output`, and its tables into `readme`.
+
+    Raises UserError if the study was made from a tree that differs from its commit.
+    """
+    facts = read_json(directory / "provenance.json")
+    if facts["dirty"]:
+        raise UserError(f"{directory}: made from a tree that differs from its commit")
+    for name in KEPT:
+        target = output / Path(name).name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(directory / name, target)
+    about = {key: facts[key] for key in ABOUT}
+    runs = facts["runs"].values()
+    about["trained_by_commits"] = sorted({run["commit"] for run in runs})
+    about["runs"] = len(runs)
+    about["date"] = date.today().isoformat()
+    write_json(output / "about.json", about)
+    write_text(output / "README.md", page(output))
+    write_text(readme, with_block(readme.read_text(encoding="utf-8"), block(output)))
+
+
+def with_block(text: str, block: str) -> str:
+    """The text with what stands between MARKS replaced. UserError if they are not."""
+    if not all(text.count(mark) == 1 for mark in MARKS):
+        raise UserError(f"expected the lines {MARKS[0]} and {MARKS[1]}, once each")
+    before, rest = text.split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    return f"{before}{MARKS[0]}\n{block}{MARKS[1]}{after}"
+
+
+def block(folder: Path) -> str:
+    """What the README says of the reference run in `folder`: two tables."""
+    about = read_json(folder / "about.json")
+    study = Study.model_validate(about["configuration"])
+    training = study.training
+    tokens = training.steps * training.batch_size * study.model.context
+    commits = ", ".join(f"`{name}`" for name in about["trained_by_commits"])
+    said = (
+        f"The reference run ({about['runs']} runs; {tokens:,} training tokens and "
+        f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}; "
+        f"commit {commits}; {about['date']}):\n\n"
+    )
+    return said + measured_table(folder, study) + "\n" + verdict_table(folder)
+
+
+def page(folder: Path) -> str:
+    """docs/reference-run/README.md."""
+    about = read_json(folder / "about.json")
+    versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
+    return f"""# The reference run
+
+Written by `shallower publish`; nothing on this page is typed. [The paper](paper.pdf)
+and the small tables of the study `{about["study"]}`, as they were on {about["date"]}.
+
+{block(folder)}
+Versions: {versions}. The whole configuration stands in [about.json](about.json).
+
+```bash
+make paper CONFIG=config/{about["study"]}.yaml
+shallower publish --results results/{about["study"]} --output docs/reference-run \\
+  --readme README.md
+```
+"""
+
+
+def measured_table(folder: Path, study: Study) -> str:
+    """Perplexities at both ends, and the differences and ratios between models."""
+    summary = pd.read_csv(folder / "text.csv")
+    comparisons = pd.read_csv(folder / "comparisons.csv")
+
+    def perplexity(model: str) -> str:
+        mean = one(summary, model, "text", "perplexity", {})["mean"]
+        return plain(mean, 1)
+
+    def nats(left: str, right: str) -> str:
+        rows = comparisons[comparisons["dataset"] == "text"]
+        row = _compared(rows, left, right, "cross_entropy", "study", "trained")
+        return f"{shown(row, 3)} nats"
+
+    def ratio(left: str, right: str, form: str) -> str:
+        key = ("time_per_output_token", "paper", form)
+        return shown(_compared(comparisons, left, right, *key), 2)
+
+    rows = [["", "baseline", "proposed", "difference or ratio, 95 % interval"]]
+    shallow, deep = study.depths[0], study.depths[-1]
+    for depth in (shallow, deep):
+        names = [f"{variant}-{depth}" for variant in ("baseline", "proposed")]
+        cells = [perplexity(name) for name in names]
+        label = f"test perplexity, {_blocks(depth)}"
+        rows.append([label, *cells, nats(names[1], names[0])])
+    low, high = f"proposed-{shallow}", f"baseline-{deep}"
+    label = f"{shallow} proposed against {deep} baseline blocks"
+    rows.append([label, perplexity(high), perplexity(low), nats(low, high)])
+    shallow, deep = study.paper_scale.depths[0], study.paper_scale.depths[-1]
+    low, high = f"proposed-{shallow}", f"baseline-{deep}"
+    label = f"decoding at the original's size, {deep} baseline over {shallow} proposed"
+    times = f"{ratio(high, low, 'trained')}; folded {ratio(high, low, 'folded')}"
+    rows.append([label, "", "", times])
+    return markdown(rows)
+
+
+def _blocks(depth: int) -> str:
+    return f"{depth} block" + "s" * (depth > 1)
+
+
+def _compared(
+    table: pd.DataFrame, left: str, right: str, metric: str, scale: str, form: str
+) -> dict[str, Any]:
+    """The one comparison of two models by a metric."""
+    wanted = {"left": left, "right": right, "metric": metric, "scale": scale}
+    chosen = table[table["form"] == form]
+    for column, value in wanted.items():
+        chosen = chosen[chosen[column] == value]
+    if len(chosen) != 1:
+        raise KeyError(f"{len(chosen)} comparisons of {left} and {right}: {metric}")
+    return chosen.iloc[0].to_dict()
+
+
+def verdict_table(folder: Path) -> str:
+    """Every claim with its effect and verdict."""
+    claims = pd.read_csv(folder / "claims.csv")
+    rows = [["", "claim", "effect", "verdict"]]
+    for row in claims.to_dict("records"):
+        unit = row["unit"]
+        if math.isnan(row["effect"]):
+            effect = ""
+        elif unit == "logits":
+            effect = f"{row['effect']:.0e} logits"
+        else:
+            suffix = "" if unit == "ratio" else f" {unit}"
+            effect = shown(row, DIGITS.get(unit, 0)) + suffix
+        rows.append([row["id"], row["claim"], effect, f"**{row['verdict']}**"])
+    return markdown(rows)
+
+
+def shown(row: dict[str, Any], digits: int) -> str:
+    """An effect, with its interval if it has one."""
+    effect = plain(row["effect"], digits)
+    if math.isnan(row["ci_low"]):
+        return effect
+    low, high = plain(row["ci_low"], digits), plain(row["ci_high"], digits)
+    return f"{effect} [{low}, {high}]"
+
+
+def plain(value: float, digits: int) -> str:
+    """A number for people, with a real minus sign and none before a zero."""
+    text = f"{value:,.{digits}f}"
+    zero = float(text.replace(",", "")) == 0
+    return text.removeprefix("-") if zero else text.replace("-", "−")
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table; the first row is its header."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    return "\n".join(lines) + "\n"
