@@ -139,7 +139,7 @@ def test_the_pdf_holds_the_summaries_numbers(project: Project, text: str) -> Non
         nats = rows.loc[("study", "text", "cross_entropy"), "mean"]
         perplexity = rows.loc[("study", "text", "perplexity"), "mean"]
         loss = rows.loc[("study", "train", "training_loss"), "mean"]
-        line = rf"{model} [\d.]+ {loss:.3f} {nats:.3f} \[[^]]+\] {perplexity:.1f}"
+        line = rf"{model} [\d.]+ {loss:.3f} 2 {nats:.3f} \[[^]]+\] {perplexity:.1f}"
         assert re.search(line, text), line
         times = units[(units["model"] == model) & (units["dataset"] == "fixed")]
         times = times[(times["scale"] == "study") & (times["form"] == "trained")]

@@ -124,17 +124,18 @@ def quality(results: Results) -> str:
                 _name(model),
                 number(_size(results, model) / 1e6, 2),
                 number(results.row(model, "train", "training_loss")["mean"], 3),
+                str(nats["n_seeds"]),
                 number(nats["mean"], 3),
                 interval(nats["ci_low"], nats["ci_high"], 3),
                 number(results.row(model, "text", "perplexity")["mean"], 1),
                 number(2 ** nats["mean"], 1),
             ]
         )
-    header = ["model", "parameters", "training", r"\multicolumn{2}{c}{test}"]
+    header = ["model", "parameters", "training", r"\multicolumn{3}{c}{test}"]
     header += ["perplexity", "$2^{\\mathrm{CE}}$"]
-    units = ["", "(millions)", "loss", "CE (nats)", "95\\,\\% interval"]
+    units = ["", "(millions)", "loss", "seeds", "CE (nats)", "95\\,\\% interval"]
     units += ["$e^{\\mathrm{CE}}$", "(as written)"]
-    return tabular("lrrrcrr", [header, units], _grouped(rows, results))
+    return tabular("lrrrrcrr", [header, units], _grouped(rows, results))
 
 
 def latency(results: Results) -> str:
