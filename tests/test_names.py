@@ -63,6 +63,7 @@ def test_a_search_never_sees_the_test_split(configuration: dict) -> None:
     study = load_study(grid(configuration, "learning_rate", seeds=[9]))
     assert study.scored_on("baseline-5", 9) == ["validation"]
     assert "text" in study.scored_on("baseline-5", 0)
+    assert "validation" not in study.scored_on("baseline-5", 0)
     assert "qa" in study.scored_on("baseline-5", 0)
 
 

@@ -389,11 +389,11 @@ class Study(Strict):
     def scored_on(self, model: str, seed: int) -> list[str]:
         """The data sets a run is scored on.
 
-        A search never sees the test split, and only the experiments that speak of
-        generated text generate any.
+        A search never sees the test split, nothing else needs the validation split, and
+        only the experiments that speak of generated text generate any.
         """
         parts = {part for part, n, s in self._cells if (str(n), s) == (model, seed)}
-        sets = ["validation"]
+        sets = ["validation"] if "learning_rate" in parts else []
         if parts & {"depth", "head", "budget"}:
             sets.append("text")
         if parts & {"depth", "budget"}:
