@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from shallower.analysis.evidence import TEXT_MARGIN, Evidence
 from shallower.analysis.verdicts import Finding, conjunction, equivalence, superiority
+from shallower.evaluation.metrics import UNITS
 
 SETS = ("chat", "qa")  # out of distribution, as the original has it
 METRICS = ("bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL", "fuzzy")
@@ -54,6 +55,8 @@ def _equivalent(evidence: Evidence, dataset: str, metric: str) -> Finding:
     deep = f"baseline-{evidence.deep}"
     half = evidence.at_steps("baseline", evidence.deep, 0.5)
     assert half is not None
-    gain = evidence.paired(deep, half, dataset, metric).mean()
+    # All metrics on the scale that the claim's unit says, 0 to 100.
+    scale = 1.0 if UNITS[metric] == "percent" else 100.0
+    gain = scale * evidence.paired(deep, half, dataset, metric).mean()
     differences = evidence.paired(f"proposed-{evidence.shallow}", deep, dataset, metric)
-    return equivalence(differences, TEXT_MARGIN * abs(gain))
+    return equivalence(scale * differences, TEXT_MARGIN * abs(gain))

@@ -96,11 +96,28 @@ def _search(results: Results) -> Iterator[tuple[str, str]]:
         for key, column in (("", "effect"), (".low", "ci_low"), (".high", "ci_high")):
             value = rows[column].iloc[-1] if len(rows) else float("nan")
             yield f"envelope.{variant}{key}", number(value, 3)
+    yield from _gains_by_rate(table[table["init_std"] == usual], depth)
     bad = (table["bad_mode_share"] * table["n"]).sum() / max(1, table["n"].sum())
     yield "search.bad_mode", number(100 * bad, 0) if len(table) else MISSING
     uniform = uniform_entropy(results.study.model.context)
     yield "bad_mode.uniform", number(uniform, 2)
     yield "bad_mode.limit", number(BAD_MODE * uniform, 2)
+
+
+def _gains_by_rate(table: pd.DataFrame, depth: int) -> Iterator[tuple[str, str]]:
+    """Proposed - baseline at the lowest and the highest rate that both have."""
+    sides = [
+        table[table["arm"] == f"{variant}-{depth}"].set_index("learning_rate")
+        for variant in ("proposed", "baseline")
+    ]
+    gaps = (sides[0]["cross_entropy"] - sides[1]["cross_entropy"]).dropna().sort_index()
+    for end, place in (("low", 0), ("high", -1)):
+        yield f"gain.{end}", number(gaps.iloc[place], 3) if len(gaps) else MISSING
+        yield f"gain.{end}.rate", f"{gaps.index[place]:g}" if len(gaps) else MISSING
+    for variant, side in zip(("proposed", "baseline"), sides, strict=True):
+        bad = side.index[side["bad_mode_share"] > 0]
+        shown = ", ".join(f"{rate:g}" for rate in sorted(bad)) or "none"
+        yield f"bad_mode.{variant}.rates", shown if len(side) else MISSING
 
 
 def _budgets(results: Results) -> Iterator[tuple[str, str]]:
