@@ -19,7 +19,8 @@ from shallower.analysis import budgets, search
 from shallower.analysis.ablation import head_differences, registered
 from shallower.analysis.runs import paired, run_values
 from shallower.config import Study, load_study
-from shallower.reporting import experiments
+from shallower.reporting import experiment_tables, experiments, findings
+from shallower.reporting.latex import MISSING
 from shallower.reporting.results import Results
 
 mpl.use("Agg")
@@ -584,3 +585,41 @@ def test_looks_tell_many_variants_apart() -> None:
     variants = ["baseline", "proposed", *(f"v{i}" for i in range(16))]
     looks = {str(experiments.look(variant, variants)) for variant in variants}
     assert len(looks) == 18
+
+
+# --- numbers and tables for the text ----------------------------------------------
+
+
+def test_parts_of_the_layer_in_the_text(configuration: dict, tmp_path: Path) -> None:
+    numbers = dict(findings._parts(synthetic(full(configuration), tmp_path, (1,))))
+    assert numbers["head.silu"] == "$-$0.001"
+    assert numbers["head.proposed"] == "0.000"
+    assert numbers["head.proposed.silu"] == "0.001"
+    assert numbers["head.linear"] == numbers["head.linear.low"] == MISSING
+    assert "head.silu.silu" not in numbers
+
+
+def test_gains_by_rate_in_the_text(configuration: dict, tmp_path: Path) -> None:
+    study = study_of(
+        configuration,
+        learning_rate=[grid("baseline proposed", 2, [7, 8], lr=[1e-3, 9e-3])],
+    )
+    numbers = dict(findings._search(synthetic(study, tmp_path, (1,))))
+    assert numbers["gain.low.rate"] == "0.001"
+    assert numbers["gain.high.rate"] == "0.009"
+    assert numbers["gain.low"] == numbers["gain.high"] == "0.000"
+    # Seed 7 collapses at every rate.
+    assert numbers["bad_mode.baseline.rates"] == "0.001, 0.009"
+
+
+def test_search_and_budget_tables(configuration: dict, tmp_path: Path) -> None:
+    results = synthetic(full(configuration), tmp_path, (1,))
+    searched = experiment_tables.search_table(results)
+    assert r"start & arm & 1e-3 & 3e-3 & 9e-3 & best" in searched
+    # A rate's mean over seeds 7 and 8, the best one in bold, and both starts.
+    assert searched.count(r"\textbf{5.07") == 4
+    assert searched.count("best & silu{-}2") == 1
+    budget = experiment_tables.budget_table(results)
+    assert budget.count(r" \\") == 1 + len(
+        results.budget_pairs.groupby(["width", "tokens"])
+    )

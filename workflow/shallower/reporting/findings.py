@@ -6,20 +6,23 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from shallower.analysis.ablation import head_differences
 from shallower.analysis.budgets import QUESTIONS
 from shallower.analysis.search import BAD_MODE, uniform_entropy
-from shallower.analysis.statistics import ratio_interval
+from shallower.analysis.statistics import ratio_interval, t_interval
 from shallower.reporting.latex import MISSING, number, scientific, significant
 from shallower.reporting.results import Results, select
 
 SEARCHED = ("baseline", "proposed", "silu")
+PARTS = ("proposed", "silu", "linear", "silu_even")  # of the layer, in the text
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
-    """`margin`, `fold.quality`, `search.*`, `envelope.*` and `budget.*`."""
+    """`margin`, `fold.quality`, `head.*`, `search.*`, `envelope.*`, `budget.*`."""
     claims = results.claims.set_index("id")
     yield "margin", number(claims.loc["C6", "threshold"], 3)
     yield "fold.quality", _fold_quality(results)
+    yield from _parts(results)
     yield from _search(results)
     yield from _budgets(results)
     yield from _roofline(results)
@@ -73,6 +76,23 @@ def _fold_quality(results: Results) -> str:
             gaps = (folded - results.by_seed(model)).abs()
             largest = max(gaps.max(), -1 if pd.isna(largest) else largest)
     return scientific(largest)
+
+
+def _parts(results: Results) -> Iterator[tuple[str, str]]:
+    """Each part against the baseline and against the SiLU alone, at the least depth."""
+    depth, found = (
+        results.study.depths[0],
+        head_differences(results.study, results.units),
+    )
+    silu = found.get(f"silu-{depth}", pd.Series(dtype=float))
+    for variant in PARTS:
+        own = found.get(f"{variant}-{depth}", pd.Series(dtype=float))
+        pairs = [(variant, own), (f"{variant}.silu", own - silu)]
+        for key, differences in pairs[: 1 if variant == "silu" else 2]:
+            values = differences.dropna()
+            low, high = t_interval(values.to_numpy())
+            for suffix, value in (("", values.mean()), (".low", low), (".high", high)):
+                yield f"head.{key}{suffix}", number(value, 3)
 
 
 def _search(results: Results) -> Iterator[tuple[str, str]]:
