@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from shallower.analysis.search import ARM
 from shallower.names import short
 from shallower.reporting.latex import (
     MISSING,
@@ -28,7 +27,7 @@ def search_table(results: Results) -> str:
     rates = sorted(table["learning_rate"].unique())
     rows: list[list[str] | str] = []
     start = None
-    for (arm, std, steps), part in table.groupby(ARM, sort=False):
+    for (std, steps, arm), part in table.groupby(["init_std", "steps", "arm"]):
         if start not in (None, (std, steps)):
             rows.append(r"\addlinespace")
         start = (std, steps)
@@ -85,10 +84,11 @@ def budget_table(results: Results) -> str:
     losses = results.budget.set_index("model")["cross_entropy"]
     depths = results.study.depths
     rows: list[list[str] | str] = []
-    groups = pairs.groupby(["width", "tokens"])
-    for (width, tokens), part in groups:
-        by_question = part.set_index("question")
-        ratio = part["tokens_per_parameter"].min()
+    groups = [
+        (part["tokens_per_parameter"].max(), width, tokens, part.set_index("question"))
+        for (width, tokens), part in pairs.groupby(["width", "tokens"])
+    ]
+    for ratio, width, tokens, by_question in sorted(groups, key=lambda row: row[:3]):
         cells = [f"{width}", number(tokens, 0), significant(ratio, 2)]
         cells += [number(value, 3) for value in _levels(by_question, losses)]
         cells += [
