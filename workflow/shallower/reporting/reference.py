@@ -75,7 +75,12 @@ def block(folder: Path) -> str:
         f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}; "
         f"commit {commits}; {about['date']}):\n\n"
     )
-    return said + measured_table(folder, study) + "\n" + verdict_table(folder)
+    levels = (
+        "Intervals have 95 %; those of equivalence and non-inferiority, one-sided tests "
+        "at the 5 % level, 90 %.\n"
+    )
+    tables = (measured_table(folder, study), verdict_table(folder), levels)
+    return said + "\n".join(tables)
 
 
 def page(folder: Path) -> str:
