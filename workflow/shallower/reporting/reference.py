@@ -76,8 +76,8 @@ def block(folder: Path) -> str:
         f"commit {commits}; {about['date']}):\n\n"
     )
     levels = (
-        "Intervals have 95 %; those of equivalence and non-inferiority, one-sided tests "
-        "at the 5 % level, 90 %.\n"
+        "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
+        "tests at the 5 % level, 90 %.\n"
     )
     tables = (measured_table(folder, study), verdict_table(folder), levels)
     return said + "\n".join(tables)
