@@ -47,7 +47,8 @@ def test_default_build_has_the_expected_size(default):
     assert 8_300 < counts["train"] < 8_700
     assert all(450 < counts[split] < 550 for split in SPLITS[1:])
     for name in SETS:
-        assert manifest["datasets"][name]["counts"] == {"test": 100}
+        due = DEFAULT[name]["items"]
+        assert manifest["datasets"][name]["counts"] == {"test": due}
 
 
 def test_manifest_tells_source_drops_and_checksums(default):

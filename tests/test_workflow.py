@@ -365,6 +365,7 @@ def test_verify_finds_raw_results_that_were_touched(
         path.write_bytes(content)
     assert run.returncode == 2
     assert f"results/smoke/{name}: checksum differs" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_verify_refuses_results_of_other_code(project: Project) -> None:
