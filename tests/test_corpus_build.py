@@ -333,6 +333,7 @@ def test_real_samples(tmp_path):
     settings["text"] = files("slimpajama_sample.jsonl")
     settings["chat"]["data"] = files("hh_rlhf_sample.jsonl")
     settings["qa"]["data"] = files("wikiqa_dev.tsv")
+    settings["chat"]["items"] = settings["qa"]["items"] = 100
     datasets = build(Corpus.model_validate(settings), tmp_path)["datasets"]
     assert datasets["text"]["records"] == 422
     assert datasets["chat"]["counts"]["test"] > 90
