@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from conftest import build, run_spec, sentences
-from shallower.config import PaperScale, paper_scale
+from shallower.config import paper_scale
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.evaluation import latency, neighbours
@@ -25,6 +25,7 @@ from shallower.evaluation.neighbours import Neighbours
 from shallower.evaluation.parameters import count, table_1
 from shallower.evaluation.perplexity import document_losses
 from shallower.models.variants import TWIN
+from shallower.sections import PaperScale
 from shallower.tokens.shards import write_manifest, write_shard
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import train

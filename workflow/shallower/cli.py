@@ -226,8 +226,9 @@ def run_latency(a: Arguments) -> None:
 
 def run_parameters(a: Arguments) -> None:
     """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import PaperScale, paper_scale
+    from shallower.config import paper_scale
     from shallower.evaluation.parameters import count, table_1
+    from shallower.sections import PaperScale
 
     paper = a.paper or paper_scale(PaperScale())
     table = count(a.specs or {}, paper)

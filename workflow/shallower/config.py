@@ -7,19 +7,11 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
@@ -27,211 +19,21 @@ from shallower.errors import UserError
 from shallower.models.registry import HEADS
 from shallower.models.variants import entry
 from shallower.names import OPTIONS, ModelName, Value
+from shallower.sections import (
+    Architecture,
+    Contrast,
+    Evaluation,
+    Experiments,
+    Initialisation,
+    Latency,
+    PaperScale,
+    Shards,
+    Tokenizer,
+    Training,
+    TrainingDefaults,
+    suggestion,
+)
 from shallower.strict import Strict
-
-# --- tokens, model, training ----------------------------------------------------
-
-
-class Tokenizer(Strict):
-    """A SentencePiece model: trained on the training split, or given."""
-
-    vocabulary: int = Field(2048, ge=260)  # byte fallback alone needs 259 pieces
-    model: str | None = None  # path of a tokenizer.model to use instead
-
-
-class Shards(Strict):
-    """How the training text is scattered over tokenization jobs."""
-
-    parts: int = Field(2, ge=1)
-
-
-class Architecture(Strict):
-    """Sizes shared by all models of a study; names as in the paper, section 3.4."""
-
-    width: int = Field(ge=2)  # d
-    heads: int = Field(ge=1)  # n
-    ffn_hidden: int = Field(ge=1)  # H
-    context: int = Field(ge=2)  # T
-    norm_eps: float = Field(1e-5, gt=0)
-    rope_theta: float = Field(1e4, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Architecture:
-        if self.width % (2 * self.heads):
-            raise ValueError(
-                f"width {self.width} must be a multiple of 2 x heads ({self.heads}), "
-                "since rotary embeddings turn pairs within a head"
-            )
-        return self
-
-
-class PaperScale(Architecture):
-    """Table 1's own sizes, for parameter counts and latency with untrained weights."""
-
-    width: int = 1024
-    heads: int = 8
-    ffn_hidden: int = 2752
-    context: int = 512
-    vocabulary: int = 32_000
-    depths: list[int] = Field(default=[5, 6, 7, 8], min_length=2)
-
-    @field_validator("depths")
-    @classmethod
-    def _ascending(cls, value: list[int]) -> list[int]:
-        if value != sorted(set(value)):
-            raise ValueError("expected ascending depths, each once")
-        return value
-
-
-class Training(Strict):
-    """Optimisation of one run; what the original leaves open is stated here."""
-
-    steps: int = Field(ge=2)
-    batch_size: int = Field(ge=1)  # windows a step, whatever the accumulation
-    accumulation: int = Field(1, ge=1)  # parts a step's batch is processed in
-    learning_rate: float = Field(gt=0)  # peak
-    warmup_fraction: float = Field(0.04, ge=0, lt=1)
-    final_fraction: float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
-    weight_decay: float = Field(0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = Field(1.0, gt=0)  # global gradient norm
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
-    log_every: int = Field(4, ge=1)  # the paper logs every 4th iteration
-    diagnose_every: int = Field(40, ge=1)  # steps between looks into the blocks
-    checkpoint_every: int = Field(50, ge=1)  # steps
-
-    @model_validator(mode="after")
-    def _batch_divides(self) -> Training:
-        if self.batch_size % self.accumulation:
-            raise ValueError(
-                f"batch_size {self.batch_size} must be a multiple of "
-                f"accumulation {self.accumulation}"
-            )
-        return self
-
-
-class Initialisation(Strict):
-    """Standard deviations at the start; the original states none of them."""
-
-    std: float = Field(0.02, gt=0)  # of the matrices in the blocks
-    output_scale: float = Field(1.0, ge=0)  # multiplies that of W_O
-
-
-class TrainingDefaults(Training):
-    """The study's training settings, with exceptions by model name."""
-
-    overrides: dict[str, dict[str, Any]] = {}
-
-
-# --- experiments ----------------------------------------------------------------
-
-
-def _known_variant(name: str) -> str:
-    if name not in HEADS:
-        raise ValueError(
-            f"no such head variant{_suggestion(name, list(HEADS))}; there are "
-            f"{', '.join(HEADS)}"
-        )
-    return name
-
-
-Variant = Annotated[str, AfterValidator(_known_variant)]
-
-
-class Grid(Strict):
-    """Every combination of variant, depth, seed and the options' values."""
-
-    variants: list[Variant] = Field(min_length=1)
-    depths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    options: dict[str, list[float | int]] = {}  # see `names.OPTIONS`
-
-    @field_validator("options")
-    @classmethod
-    def _known(cls, value: dict[str, list[float | int]]) -> dict[str, Any]:
-        for key, values in value.items():
-            if key not in OPTIONS:
-                raise ValueError(
-                    f"{key}: no such option{_suggestion(key, list(OPTIONS))}; there "
-                    f"are {', '.join(OPTIONS)}"
-                )
-            if not values:
-                raise ValueError(f"{key}: expected at least one value")
-        return value
-
-
-class Experiments(Strict):
-    """Named parts of a study; all but `depth` may be empty."""
-
-    depth: list[Grid]
-    head: list[Grid] = []  # which part of the added layer matters
-    learning_rate: list[Grid] = []  # a search: scored on validation data only
-    budget: list[Grid] = []  # more or fewer tokens, for trends over depth
-
-
-class Contrast(Strict):
-    """A comparison that was decided on before the run; `margin` in nats."""
-
-    id: str
-    left: str
-    right: str
-    test: Literal["superiority", "equivalence"]
-    margin: float = Field(0.03, gt=0)
-
-
-# --- evaluation, latency, reporting ---------------------------------------------
-
-
-class Evaluation(Strict):
-    """Greedy generation and scoring on the evaluation sets."""
-
-    new_tokens: int = Field(24, ge=1)
-    batch_size: int = Field(50, ge=1)
-    samples_kept: int = Field(5, ge=0)  # generated texts kept per set and run
-
-
-class FixedWorkload(Strict):
-    """Fixed prompt and output lengths; warm-ups are discarded."""
-
-    prompt_tokens: int = Field(ge=1)
-    new_tokens: int = Field(ge=2)
-    repeats: int = Field(ge=1)
-    warmups: int = Field(3, ge=1)
-
-
-class Repeats(Strict):
-    """What differs from the ordinary workload of a scale."""
-
-    repeats: int = Field(ge=1)
-
-
-class Compiled(Strict):
-    """Decoding with a static cache, eager and compiled; a scale left out is off."""
-
-    study: Repeats | None = None
-    paper: Repeats | None = None
-
-
-class Bandwidth(Strict):
-    """Reads by which the floor under decoding is measured."""
-
-    megabytes: list[Annotated[int, Field(ge=1)]] = Field(
-        default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], min_length=1
-    )
-    repeats: int = Field(12, ge=2)
-
-
-class Latency(Strict):
-    """The latency job: sessions are processes, the unit of replication."""
-
-    sessions: int = Field(3, ge=2)
-    study: FixedWorkload
-    paper: FixedWorkload
-    uncached_repeats: int = Field(2, ge=0)
-    prompts: int = Field(20, ge=1)  # per evaluation set, per model and session
-    step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
-    compiled: Compiled | None = None  # off where null
-    bandwidth: Bandwidth = Bandwidth()
 
 
 class Study(Strict):
@@ -292,7 +94,7 @@ class Study(Strict):
             if name not in self.models:
                 raise ValueError(
                     f"training.overrides.{name}: no such model"
-                    f"{_suggestion(name, list(self.models))}"
+                    f"{suggestion(name, list(self.models))}"
                 )
             try:
                 self.training_of(name)
@@ -310,7 +112,7 @@ class Study(Strict):
                 if side not in self.models:
                     raise ValueError(
                         f"contrasts.{contrast.id}: no such model {side!r}"
-                        f"{_suggestion(side, list(self.models))}"
+                        f"{suggestion(side, list(self.models))}"
                     )
         return self
 
@@ -479,9 +281,4 @@ def _suggest_key(location: tuple[int | str, ...]) -> str:
         field = getattr(section, "model_fields", {}).get(str(part))
         annotation = field.annotation if field else None
         section = annotation if isinstance(annotation, type) else None
-    return _suggestion(str(location[-1]), list(getattr(section, "model_fields", {})))
-
-
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return suggestion(str(location[-1]), list(getattr(section, "model_fields", {})))

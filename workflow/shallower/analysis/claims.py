@@ -29,8 +29,9 @@ from shallower.analysis.verdicts import (
     non_inferiority,
     superiority,
 )
-from shallower.config import Contrast, Study
+from shallower.config import Study
 from shallower.files import write_text
+from shallower.sections import Contrast
 
 COLUMNS = [
     *("id", "source", "claim", "effect", "unit", "ci_low", "ci_high", "threshold"),

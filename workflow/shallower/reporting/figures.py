@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from shallower.config import ModelName, Study
+from shallower.config import Study
+from shallower.names import ModelName
 from shallower.reporting import experiments, roofline, style
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
