@@ -17,6 +17,8 @@ except UserError as error:
     raise WorkflowError(str(error)) from None
 
 HELD_OUT = ["test", "validation"]
+# A cluster ends a job at its `runtime`; on one's own machine nobody does.
+ENFORCED = int(workflow.remote_exec)
 SUMMARISED_SETS = [
     "train",
     "text",

@@ -14,6 +14,13 @@ rule train:
     conda:
         "../../envs/pipeline.yaml"
     threads: 1
+    resources:
+        gpu=1,
+        cpus_per_task=1,
+        mem_mb=8000,
+        runtime=240,
+        processes=1,
+        parallel="data",
     params:
         spec=run_spec,
         tokens=subpath(input.tokens, parent=True),
@@ -23,4 +30,6 @@ rule train:
     shell:
         "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
         " --output {params.directory} --checkpoints {params.checkpoints}"
-        " --threads {threads} 2> >(tee {log} >&2)"
+        " --threads {resources.cpus_per_task} --processes {resources.processes}"
+        " --parallel {resources.parallel}"
+        " --time-limit $(({resources.runtime} * {ENFORCED})) 2> >(tee {log} >&2)"
