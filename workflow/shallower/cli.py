@@ -20,7 +20,10 @@ Arguments = argparse.Namespace
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; a user's error is one line on standard error and status 2."""
+    """Run one command; a user's error is one line on standard error and status 2.
+
+    Training that stopped before its time limit has a status of its own, 75.
+    """
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(arguments)
@@ -28,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments.debug:
             raise
         print(f"shallower {arguments.command}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, UserError) else 2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -48,7 +51,11 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_tokenizer, "--text", "--settings", "--output")
     command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
     command(run_manifest, "--tokenizer", "--output", "--shards")
-    command(run_train, "--spec", "--tokens", "--output", "--checkpoints", *MACHINE)
+    command(
+        run_train,
+        *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
+        *MACHINE,
+    )
     command(
         run_evaluate,
         *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
@@ -133,6 +140,12 @@ OPTIONS: dict[str, Adder] = {
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
+    "--time-limit": _option(
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="save and stop, with status 75, before so many have passed; 0: never",
+    ),
 }
 
 
@@ -189,6 +202,7 @@ def run_train(a: Arguments) -> None:
         threads=a.threads,
         device=a.device,
         report=progress.show,
+        time_limit=60 * a.time_limit or None,
     )
     progress.close()
 

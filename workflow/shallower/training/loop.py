@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from shallower import machine
 from shallower.digest import code_digest, commit
-from shallower.errors import UserError
+from shallower.errors import Unfinished, UserError
 from shallower.files import replacing, write_json, write_text
 from shallower.models.counting import count_flops_per_token, on_meta
 from shallower.models.initial import initialise
@@ -32,6 +32,7 @@ from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints, fingerprint
+from shallower.training.clock import Clock
 from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
 from shallower.training.schedule import learning_rate
 
@@ -59,13 +60,16 @@ def train(
     threads: int = 1,
     device: str = "auto",
     report: Report | None = None,
+    time_limit: float | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
     `report` is called with step, loss and tokens per second at every logged step.
     `spec` is what `Study.run` returns, `tokens` the training split's shards, and
     `checkpoints` the folder under which this run keeps its own.
-    Raises UserError for bad shards or a loss that is no longer a number.
+    `time_limit` is in seconds since the process began.
+    Raises UserError for bad shards or a loss that is no longer a number, and
+    Unfinished, with a checkpoint saved, near the time limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
     place, output = machine.choose_device(device), Path(output)
@@ -86,7 +90,9 @@ def train(
     optimizer = make_optimizer(model, settings)
     state = _resume(kept, model, optimizer)
     batches = Batches(stream, config.context, settings["batch_size"], spec["seed"])
-    _run(model, optimizer, batches, settings, state, kept, report)
+    clock = Clock(time_limit)
+    with clock.listening():
+        _run(model, optimizer, batches, settings, state, kept, report, clock)
     _write_run(spec, model, state, batches, digest, threads, output)
     kept.remove()
 
@@ -152,6 +158,7 @@ def _run(
     state: State,
     kept: Checkpoints,
     report: Report | None,
+    clock: Clock,
 ) -> None:
     """Take the remaining steps, logging and saving on the way."""
     device, steps = model.embedding.weight.device, settings["steps"]
@@ -160,6 +167,7 @@ def _run(
     # Time since the last logged row, for its tokens per second.
     mark, mark_step = time.perf_counter(), state.step
     while state.step < steps:
+        began = time.perf_counter()
         rate = learning_rate(
             state.step,
             steps,
@@ -189,8 +197,16 @@ def _run(
                 report(state.step, value, speed)
         if state.step == max(1, steps // 2):
             state.half = {k: v.cpu().clone() for k, v in model.state_dict().items()}
-        if state.step % settings["checkpoint_every"] == 0 and state.step < steps:
-            kept.save(state.step, _pack(model, optimizer, state))
+        reason = clock.reason(time.perf_counter() - began)
+        due = reason or state.step % settings["checkpoint_every"] == 0
+        if due and state.step < steps:
+            with clock.saving():
+                kept.save(state.step, _pack(model, optimizer, state))
+            if reason:
+                raise Unfinished(
+                    f"stopped after {state.step} of {steps} steps, {reason}; "
+                    "run again to resume"
+                )
 
 
 def _pack(
