@@ -110,5 +110,3 @@ def test_publishing_quotes_the_study(project: Project) -> None:
     assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
     assert reference.with_block(text, reference.block(kept)) == text
     assert reference.block(kept) in (kept / "README.md").read_text()
-
-

@@ -19,8 +19,6 @@ rule train:
         cpus_per_task=1,
         mem_mb=8000,
         runtime=240,
-        processes=1,
-        parallel="data",
     params:
         spec=run_spec,
         tokens=subpath(input.tokens, parent=True),
@@ -30,6 +28,5 @@ rule train:
     shell:
         "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
         " --output {params.directory} --checkpoints {params.checkpoints}"
-        " --threads {resources.cpus_per_task} --processes {resources.processes}"
-        " --parallel {resources.parallel}"
+        " --threads {resources.cpus_per_task}"
         " --time-limit $(({resources.runtime} * {ENFORCED})) 2> >(tee {log} >&2)"
