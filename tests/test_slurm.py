@@ -88,10 +88,10 @@ class Long:
     def __init__(self, folder: Path, study: Project) -> None:
         shutil.copytree(study.folder, folder, dirs_exist_ok=True)
         self.project = Project(folder)
+        self.log = folder / "snakemake.log"
         self.steps = int(SECONDS * self._steps_per_second())
         self.spec = self._spec(self.steps)
         (folder / "long.yaml").write_text(yaml.safe_dump(self._settings(self.steps)))
-        self.log = folder / "snakemake.log"
 
     def _settings(self, steps: int) -> dict:
         return {"training": {"steps": steps, "checkpoint_every": 200}}
@@ -120,21 +120,22 @@ class Long:
         """The rule's command without SLURM."""
         command = ["python", "-m", "shallower", "train", "--spec", json.dumps(spec)]
         command += ["--tokens", "results/smoke/tokens/text/train", "--output", output]
-        return self._popen([*command, "--checkpoints", f"{output}-checkpoints"])
+        command += ["--checkpoints", f"{output}-checkpoints"]
+        return self._popen(command, self.folder / f"{output}.log")
 
     def submit(self, *options: str) -> subprocess.Popen[bytes]:
         """Snakemake through SLURM, as typed; what it says goes into `log`."""
         target = str(self.run.relative_to(self.folder) / "model.safetensors")
         command = [*THROUGH_SLURM, "long.yaml", "--retries", "5", *options]
-        return self._popen([*command, "--", target])
+        return self._popen([*command, "--", target], self.log)
 
-    def _popen(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with self.log.open("wb") as log:
+    def _popen(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as out:
             return subprocess.Popen(
                 command,
                 cwd=self.folder,
                 env=self.project.environment,
-                stdout=log,
+                stdout=out,
                 stderr=subprocess.STDOUT,
             )
 
