@@ -6,16 +6,19 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from shallower.config import load_study, paper_scale
-from shallower.corpus import EVALUATION_SETS
+from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.digest import code_digest
 from shallower.errors import UserError
 from shallower.reporting.contents import FIGURES, TABLES
 
 try:
     study = load_study(config)
+    downloaded.check(study.corpus)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# Every data set of the hub that the study reads, by the name of its folder.
+HUB = downloaded.hub_sources(study.corpus)
 HELD_OUT = ["test", "validation"]
 SUMMARISED_SETS = [
     "train",
@@ -71,6 +74,19 @@ def source_files():
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
+
+
+def hub_manifests():
+    """The manifest of every download that the corpus is built from."""
+    return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
+
+
+def hub_tokenizer():
+    """The tokenizer's file, if the study takes it from the hub."""
+    hub = getattr(study.tokenizer, "hub", None)
+    if hub is None:
+        return []
+    return str(downloaded.file_path(hub.repository, hub.file, hub.revision))
 
 
 def run_spec(wildcards):
