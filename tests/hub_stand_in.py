@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import re
 import threading
+import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -264,3 +269,81 @@ def _oid(content: bytes) -> str:
 
 def _entry(path: str, content: bytes) -> dict[str, Any]:
     return {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
+
+
+# --- running the command against it -----------------------------------------------
+
+
+class Downloads:
+    """Runs `shallower download` in processes of their own, with the hub as endpoint.
+
+    `huggingface_hub` reads its endpoint when it is imported, so downloads cannot run
+    in a test's own process. A fork server imports the libraries, which takes seconds,
+    once for all of them.
+    """
+
+    def __init__(self, hub: Hub, folder: Path) -> None:
+        self.hub, self.folder = hub, folder
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["hub_stand_in", *PRELOADED])
+        self.environment = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(folder / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def start(self, arguments: list[str], **changes: Any) -> Run:
+        """Start a command; `changes`: variables of the environment or of `hub.py`."""
+        stderr = self.folder / f"stderr-{uuid.uuid4().hex}"
+        process = self._context.Process(
+            target=_command, args=(arguments, changes, stderr), daemon=True
+        )
+        process.start()
+        return Run(process, stderr)
+
+    def run(self, arguments: list[str], **changes: Any) -> tuple[int, str]:
+        """Run a command to its end: its exit status, and the lines it wrote."""
+        return self.start(arguments, **changes).end()
+
+
+@dataclass
+class Run:
+    """One command under way."""
+
+    process: Any
+    stderr: Path
+
+    def end(self) -> tuple[int, str]:
+        self.process.join(100)
+        assert self.process.exitcode is not None, self.stderr.read_text()
+        return self.process.exitcode, self.stderr.read_text()
+
+
+PRELOADED = [
+    "datasets",
+    "datasets.packaged_modules.json.json",
+    "datasets.packaged_modules.parquet.parquet",
+    "datasets.packaged_modules.csv.csv",
+    "pyarrow.parquet",
+    "torch",  # `datasets` imports it when it streams
+    "zstandard",
+    "shallower.corpus.hub",
+]
+
+
+def _command(arguments: list[str], changes: dict[str, Any], stderr: Path) -> None:
+    """In the forked process: the command line as a user has it, but impatient."""
+    from shallower import cli
+    from shallower.corpus import hub
+
+    with stderr.open("w") as file:
+        os.dup2(file.fileno(), 2)
+    sleep = time.sleep
+    time.sleep = lambda seconds: sleep(min(seconds, 0.01))
+    for name, value in changes.items():
+        if name.startswith("PART_"):
+            setattr(hub, name, value)
+        else:
+            os.environ[name] = value
+    cli.main(arguments)

@@ -107,6 +107,13 @@ def _records(progress: dict[str, Any]) -> int:
 
 def _insist(attempt: Callable[[], None], job: Job, progress: dict[str, Any]) -> None:
     """Run `attempt` again when the connection is lost, until it gains no more parts."""
+    import huggingface_hub
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"{job.key}: {job.source.repository}: HF_HUB_OFFLINE is set; unset it to "
+            "download"
+        )
     failures, before = 0, len(progress["parts"])
     while True:
         try:
@@ -149,6 +156,9 @@ def _fetch(job: Job, progress: dict[str, Any]) -> None:
         for number, values in enumerate(itertools.islice(stream, left), done + 1)
     )
     while part := _write_part(job, len(progress["parts"]), rows):
+        if not progress["parts"]:
+            # Now rather than after a million records.
+            columns.require_all_seen()
         progress["parts"].append(part)
         progress |= {"state": stream.state_dict(), "datasets": datasets.__version__}
         write_json(job.folder / PROGRESS, progress)
@@ -157,7 +167,6 @@ def _fetch(job: Job, progress: dict[str, Any]) -> None:
         raise UserError(
             f"{job.key}: {source.repository}: the split {source.split!r} is empty"
         )
-    columns.require_all_seen()
     write_json(job.folder / PROGRESS, progress | {"finished": True})
 
 

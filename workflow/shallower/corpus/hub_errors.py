@@ -48,8 +48,6 @@ def _recognised(
             f"{name}: no space left on the disk; free some and run again, complete "
             "parts are kept"
         )
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return UserError(f"{name}: HF_HUB_OFFLINE is set; unset it to download")
     if isinstance(error, errors.GatedRepoError):
         return UserError(
             f"{name}: access is gated; ask for it on the repository's page, then "
@@ -59,26 +57,25 @@ def _recognised(
         revision = source.revision or "main"
         return UserError(f"{key}.revision: {source.repository} has no {revision!r}")
     if isinstance(error, errors.HfHubHTTPError):
-        return _status(error.response.status_code, source, key)
+        known = not isinstance(error, errors.RepositoryNotFoundError)
+        return _status(error.response.status_code, known, name)
     # HTTPError is that of the HTTP library, which is another one in older versions.
     if isinstance(error, errors.HTTPError | ConnectionError | TimeoutError):
         return Lost(f"{name}: connection lost ({type(error).__name__})")
     return _of_datasets(error, source, key)
 
 
-def _status(status: int, source: HubSource, key: str) -> UserError | Lost:
-    name = f"{key}: {source.repository}"
+def _status(status: int, known: bool, name: str) -> UserError | Lost:
+    """By the hub's answer; `known`: it has the repository, whatever else it lacks."""
     if status == 429 or status >= 500:
         return Lost(f"{name}: the hub is busy (status {status})")
-    if status in (401, 403):
+    if status in (401, 403) or not known:
         return UserError(
             f"{name}: the hub refuses (status {status}): the repository does not "
             "exist or is not yours to read; check its name, then `hf auth login` or "
             "set HF_TOKEN"
         )
-    return UserError(
-        f"{key}.repository: {source.repository}: not on the hub ({status})"
-    )
+    return UserError(f"{name}: the hub does not have it (status {status})")
 
 
 def _of_datasets(error: BaseException, source: HubSource, key: str) -> UserError | None:
