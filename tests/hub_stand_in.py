@@ -7,7 +7,9 @@ it serves and can misbehave: drop connections, refuse, be busy or be gone.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -21,6 +23,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pandas as pd
+import zstandard
 
 GATED = "GatedRepo"
 
@@ -271,6 +276,47 @@ def _entry(path: str, content: bytes) -> dict[str, Any]:
     return {"type": "file", "path": path, "size": len(content), "oid": _oid(content)}
 
 
+# --- files as the hub has them ----------------------------------------------------
+
+
+def lines(rows: list[dict]) -> bytes:
+    """JSON lines."""
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    """A Parquet file."""
+    file = io.BytesIO()
+    table.to_parquet(file, index=False)
+    return file.getvalue()
+
+
+def slimpajama(rows: list[dict], split: str = "train", chunks: int = 2) -> dict:
+    """Documents in compressed chunks, under the names that SlimPajama gives them."""
+    size = -(-len(rows) // chunks)
+    return {
+        f"{split}/chunk1/example_{split}_{n}.jsonl.zst": zstandard.compress(
+            lines(rows[n * size : (n + 1) * size])
+        )
+        for n in range(chunks)
+    }
+
+
+def hh_rlhf(rows: list[dict], split: str = "test") -> dict[str, bytes]:
+    """Dialogues, under one of the names that hh-rlhf gives them."""
+    return {f"helpful-base/{split}.jsonl.gz": gzip.compress(lines(rows))}
+
+
+def wiki_qa(table: pd.DataFrame, split: str = "test") -> dict[str, bytes]:
+    """The table that the hub has of WikiQA, its splits told by the README."""
+    readme = (
+        "---\nconfigs:\n- config_name: default\n  data_files:\n"
+        f"  - split: {split}\n    path: data/{split}-*\n---\n"
+    )
+    name = f"data/{split}-00000-of-00001.parquet"
+    return {"README.md": readme.encode(), name: parquet(table)}
+
+
 # --- running the command against it -----------------------------------------------
 
 
@@ -291,6 +337,7 @@ class Downloads:
             "HF_HOME": str(folder / "home"),
             "HF_HUB_DISABLE_XET": "1",
             "NO_PROXY": "127.0.0.1",
+            "USE_TORCH": "NO",
         }
 
     def start(self, arguments: list[str], **changes: Any) -> Run:
@@ -326,7 +373,6 @@ PRELOADED = [
     "datasets.packaged_modules.parquet.parquet",
     "datasets.packaged_modules.csv.csv",
     "pyarrow.parquet",
-    "torch",  # `datasets` imports it when it streams
     "zstandard",
     "shallower.corpus.hub",
 ]

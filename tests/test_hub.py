@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
 import random
@@ -21,7 +19,7 @@ import pytest
 import yaml
 import zstandard
 
-from hub_stand_in import GATED, Downloads, Hub
+from hub_stand_in import GATED, Downloads, Hub, hh_rlhf, lines, slimpajama, wiki_qa
 from shallower.corpus import downloaded, hub_errors
 from shallower.corpus.settings import Corpus, HubSource
 from shallower.errors import UserError
@@ -31,11 +29,7 @@ SLIM = "cerebras/SlimPajama-627B"
 DOMAINS = ["RedPajamaC4", "RedPajamaGithub", "RedPajamaArXiv"]
 
 
-def lines(rows: list[dict]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def slimpajama(count: int, seed: int, characters: int = 400) -> list[dict]:
+def documents(count: int, seed: int, characters: int = 400) -> list[dict]:
     """Documents that hardly compress, so that bytes served tell what was read."""
     draw = random.Random(seed)
     return [
@@ -47,15 +41,11 @@ def slimpajama(count: int, seed: int, characters: int = 400) -> list[dict]:
     ]
 
 
-CHUNKS = {f"train/chunk{1 + n // 3}/example_train_{n}.jsonl.zst": n for n in range(6)}
-DOCUMENTS = {name: slimpajama(600, n) for name, n in CHUNKS.items()}
-TRAIN = [row for rows in DOCUMENTS.values() for row in rows]
-TEST = slimpajama(30, 99)
-SLIM_FILES = {
-    "README.md": b"---\nlanguage: en\n---\n",
-    **{name: zstandard.compress(lines(rows)) for name, rows in DOCUMENTS.items()},
-    "test/chunk1/example_holdout_0.jsonl.zst": zstandard.compress(lines(TEST)),
-}
+TRAIN = [row for n in range(6) for row in documents(600, n)]
+TEST = documents(30, 99)
+TEST_FILE = "test/chunk1/example_test_0.jsonl.zst"
+SLIM_FILES = slimpajama(TRAIN, chunks=6) | slimpajama(TEST, "test", chunks=1)
+SLIM_FILES["README.md"] = b"---\nlanguage: en\n---\n"
 DIALOGUE = "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: four"
 DIALOGUES = [
     {"chosen": f"{DIALOGUE} {n}", "rejected": f"{DIALOGUE} no"} for n in range(9)
@@ -69,12 +59,6 @@ QUESTIONS = pd.DataFrame(
         "label": [0, 1, 0],
     }
 )
-
-
-def parquet(table: pd.DataFrame) -> bytes:
-    file = io.BytesIO()
-    table.to_parquet(file, index=False)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -191,25 +175,16 @@ def test_a_part_also_ends_with_its_characters(place: Place) -> None:
 
 
 def test_hh_rlhf_dialogues_keep_their_turns(place: Place) -> None:
-    files = {"helpful/train.jsonl.gz": gzip.compress(lines(DIALOGUES))}
-    place.hub.repository("Anthropic/hh-rlhf", files)
-    assert place.fetch(repository="Anthropic/hh-rlhf", kind="conversations")[0] == 0
+    place.hub.repository("Anthropic/hh-rlhf", hh_rlhf(DIALOGUES))
+    source = {"repository": "Anthropic/hh-rlhf", "split": "test"}
+    assert place.fetch(**source, kind="conversations")[0] == 0
     assert [row["conversation"] for row in place.rows()] == [
         row["chosen"] for row in DIALOGUES
     ]
 
 
 def test_wiki_qa_from_parquet_with_a_configuration(place: Place) -> None:
-    readme = (
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n"
-        "    path: data/test-*\n  - split: train\n    path: data/train-*\n---\n"
-    )
-    files = {
-        "README.md": readme.encode(),
-        "data/test-00000-of-00001.parquet": parquet(QUESTIONS),
-        "data/train-00000-of-00001.parquet": parquet(QUESTIONS[:1]),
-    }
-    place.hub.repository("microsoft/wiki_qa", files)
+    place.hub.repository("microsoft/wiki_qa", wiki_qa(QUESTIONS))
     source = {"repository": "microsoft/wiki_qa", "configuration": "default"}
     assert place.fetch(**source, split="test", kind="answers")[0] == 0
     wanted = QUESTIONS.rename(columns={"answer": "sentence", "document_title": "title"})
@@ -330,7 +305,7 @@ def test_another_version_of_datasets_goes_on_by_counting(place: Place) -> None:
 
 def test_the_lock_holds_when_the_branch_moves_on(place: Place) -> None:
     assert place.fetch(split="test")[0] == 0
-    newer = zstandard.compress(lines(slimpajama(3, 5)))
+    newer = zstandard.compress(lines(documents(3, 5)))
     place.hub.repository(SLIM, {"test/a.jsonl.zst": newer})
     for path in place.output.iterdir():
         path.unlink()
@@ -445,9 +420,7 @@ def test_what_is_not_there_is_named_beside_what_is(place: Place) -> None:
 
 def test_an_empty_split_is_an_error(place: Place) -> None:
     nothing = zstandard.compress(b"")
-    place.hub.repository(
-        SLIM, SLIM_FILES | {"test/chunk1/example_holdout_0.jsonl.zst": nothing}
-    )
+    place.hub.repository(SLIM, SLIM_FILES | {TEST_FILE: nothing})
     assert "the split 'test' is empty" in place.refused(split="test")
     place.hub.repository("some/empty", {"README.md": b""})
     assert "some/empty" in place.refused(repository="some/empty")

@@ -107,9 +107,9 @@ def _records(progress: dict[str, Any]) -> int:
 
 def _insist(attempt: Callable[[], None], job: Job, progress: dict[str, Any]) -> None:
     """Run `attempt` again when the connection is lost, until it gains no more parts."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise UserError(
             f"{job.key}: {job.source.repository}: HF_HUB_OFFLINE is set; unset it to "
             "download"
@@ -135,6 +135,8 @@ def _insist(attempt: Callable[[], None], job: Job, progress: dict[str, Any]) -> 
 
 def _fetch(job: Job, progress: dict[str, Any]) -> None:
     """Stream what is missing, part by part; `progress` is on disk after each."""
+    # Before `datasets` is imported: it would import torch, to share a counter.
+    os.environ.setdefault("USE_TORCH", "NO")
     import datasets
 
     _quiet()
@@ -294,13 +296,13 @@ def _alone(folder: Path, wait: bool) -> Iterator[None]:
 def _quiet() -> None:
     """No progress bars and warnings of libraries between our own lines."""
     import datasets
-    import huggingface_hub
+    from huggingface_hub.utils import disable_progress_bars, logging
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
-    huggingface_hub.utils.disable_progress_bars()
-    huggingface_hub.logging.set_verbosity_error()
-    # The wrapper would wait for minutes; we wait ourselves, and say so.
+    disable_progress_bars()
+    logging.set_verbosity_error()
+    # These would wait for minutes, silently; we wait ourselves and say so.
     datasets.config.STREAMING_READ_MAX_RETRIES = 1
     datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
     datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
