@@ -11,6 +11,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+from hub_stand_in import downloads  # noqa: F401  a fixture for every module
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.registry import HEADS

@@ -17,14 +17,16 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pandas as pd
+import pytest
 import zstandard
 
 GATED = "GatedRepo"
@@ -330,8 +332,6 @@ class Downloads:
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self.hub, self.folder = hub, folder
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["hub_stand_in", *PRELOADED])
         self.environment = {
             "HF_ENDPOINT": hub.endpoint,
             "HF_HOME": str(folder / "home"),
@@ -339,6 +339,15 @@ class Downloads:
             "NO_PROXY": "127.0.0.1",
             "USE_TORCH": "NO",
         }
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(["hub_stand_in", *PRELOADED])
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN"):
+                patch.delenv(name, raising=False)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            # There is one fork server a process, which keeps this environment.
+            forkserver.ensure_running()
 
     def start(self, arguments: list[str], **changes: Any) -> Run:
         """Start a command; `changes`: variables of the environment or of `hub.py`."""
@@ -393,3 +402,10 @@ def _command(arguments: list[str], changes: dict[str, Any], stderr: Path) -> Non
         else:
             os.environ[name] = value
     cli.main(arguments)
+
+
+@pytest.fixture(scope="session")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloads]:
+    """One stand-in for all tests, and the command run against it."""
+    with Hub() as hub:
+        yield Downloads(hub, tmp_path_factory.mktemp("hub"))

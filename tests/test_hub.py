@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,7 @@ import pytest
 import yaml
 import zstandard
 
-from hub_stand_in import GATED, Downloads, Hub, hh_rlhf, lines, slimpajama, wiki_qa
+from hub_stand_in import GATED, Downloads, hh_rlhf, lines, slimpajama, wiki_qa
 from shallower.corpus import downloaded, hub_errors
 from shallower.corpus.settings import Corpus, HubSource
 from shallower.errors import UserError
@@ -59,19 +58,6 @@ QUESTIONS = pd.DataFrame(
         "label": [0, 1, 0],
     }
 )
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloads]:
-    patch = pytest.MonkeyPatch()
-    with Hub() as hub:
-        downloads = Downloads(hub, tmp_path_factory.mktemp("hub"))
-        for name, value in downloads.environment.items():
-            patch.setenv(name, value)
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN"):
-            patch.delenv(name, raising=False)
-        yield downloads
-    patch.undo()
 
 
 class Place:
@@ -114,8 +100,8 @@ class Place:
 
 
 @pytest.fixture
-def place(server: Downloads, tmp_path: Path) -> Place:
-    hub = server.hub
+def place(downloads: Downloads, tmp_path: Path) -> Place:
+    hub = downloads.hub
     hub.repositories.clear()
     hub.trouble = lambda line, sent: None
     hub.drop_after = None
@@ -123,7 +109,7 @@ def place(server: Downloads, tmp_path: Path) -> Place:
     hub.requests.clear()
     hub.tokens.clear()
     hub.content_bytes = 0
-    return Place(server, tmp_path)
+    return Place(downloads, tmp_path)
 
 
 def expected(rows: list[dict]) -> list[dict]:
@@ -439,7 +425,7 @@ def test_damaged_data_are_an_error(place: Place) -> None:
 
 def test_offline_by_the_users_own_wish(place: Place) -> None:
     command = [sys.executable, "-m", "shallower", *place.arguments()]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | place.downloads.environment | {"HF_HUB_OFFLINE": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == (

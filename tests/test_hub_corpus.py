@@ -9,7 +9,6 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -33,19 +32,6 @@ SLIM, HH, WIKI = "cerebras/SlimPajama-627B", "Anthropic/hh-rlhf", "microsoft/wik
 def prose(number: int) -> str:
     draw = random.Random(number)
     return f"{number}: " + " ".join(draw.choices(WORDS, k=80)) + "."
-
-
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloads]:
-    patch = pytest.MonkeyPatch()
-    with Hub() as hub:
-        found = Downloads(hub, tmp_path_factory.mktemp("hub"))
-        for name, value in found.environment.items():
-            patch.setenv(name, value)
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN"):
-            patch.delenv(name, raising=False)
-        yield found
-    patch.undo()
 
 
 def hub_source(repository: str, **source: object) -> dict:
@@ -169,15 +155,11 @@ def test_hub_and_files_give_the_same_corpus(
     assert chat["prompt"].str.count("\n\nAssistant:").eq(2).all()
 
     Path(path).write_bytes(b"else")
-    with pytest.raises(
-        UserError, match=r"expected .* as downloaded; delete the folder"
-    ):
+    with pytest.raises(UserError, match=r"expected .* as downloaded; delete the"):
         build(Corpus.model_validate(from_hub()), records / "hub")
     lock = records / downloaded.LOCK
     lock.write_text(lock.read_text().replace(part["revision"], "2" * 40))
-    with pytest.raises(
-        UserError, match=rf"the lock .* says {'2' * 40}: delete the fol"
-    ):
+    with pytest.raises(UserError, match=rf"the lock .* says {'2' * 40}: delete"):
         downloaded.check(Corpus.model_validate(from_hub()))
 
 
@@ -210,9 +192,8 @@ def test_the_workflow_downloads_once_and_is_offline_afterwards(
     for name in ("Snakefile", "config.yaml"):
         shutil.copy(ROOT / name, project / name)
     overlay = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
-    settings = from_hub()
-    sources = {"text": settings["text"], "chat": {"data": settings["chat"]["data"]}}
-    overlay["corpus"] |= sources
+    settings = from_hub() | {"qa": from_files(records)["qa"]}  # one that is no download
+    overlay["corpus"] |= {name: settings[name] for name in ("text", "chat", "qa")}
     (project / "config/hub.yaml").write_text(yaml.safe_dump(overlay))
     target = "results/smoke/corpus/manifest.json"
     command = ["snakemake", "--configfile", "config/hub.yaml", "--cores", "2", target]
