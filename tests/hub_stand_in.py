@@ -305,8 +305,12 @@ def slimpajama(rows: list[dict], split: str = "train", chunks: int = 2) -> dict:
 
 
 def hh_rlhf(rows: list[dict], split: str = "test") -> dict[str, bytes]:
-    """Dialogues, under one of the names that hh-rlhf gives them."""
-    return {f"helpful-base/{split}.jsonl.gz": gzip.compress(lines(rows))}
+    """Dialogues, under one of the names that hh-rlhf gives them, beside another set."""
+    others = [{"transcript": "of no split", "tags": ["some"]}]
+    return {
+        f"helpful-base/{split}.jsonl.gz": gzip.compress(lines(rows)),
+        "red-team-attempts/red_team_attempts.jsonl.gz": gzip.compress(lines(others)),
+    }
 
 
 def wiki_qa(table: pd.DataFrame, split: str = "test") -> dict[str, bytes]:

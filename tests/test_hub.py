@@ -344,6 +344,11 @@ def test_a_tag_and_two_downloads_share_one_sorted_lock(place: Place) -> None:
     assert list(entries) == sorted(entries)
 
 
+def test_a_folder_holds_one_download(place: Place) -> None:
+    assert place.fetch(split="test")[0] == 0
+    assert "progress.json: of another download" in place.refused(split="train")
+
+
 @pytest.mark.parametrize("harm", ["changed", "missing"])
 def test_a_part_that_is_not_as_downloaded_is_named(place: Place, harm: str) -> None:
     assert place.fetch(split="test")[0] == 0
@@ -456,14 +461,13 @@ def test_the_token_is_sent_and_written_nowhere(place: Place) -> None:
 
 def test_every_other_command_has_the_hub_offline() -> None:
     code = (
-        "import sys\nfrom shallower.cli import main\n"
-        "import shallower.reporting.reference as reference\n"
-        "def publish(*_):\n"
+        "import sys\nfrom shallower import cli\n"
+        "def run_publish(_):\n"
         "    import huggingface_hub.constants as hub\n"
         "    print(hub.HF_HUB_OFFLINE)\n"
-        "reference.publish = publish\n"
+        "cli.run_publish = run_publish\n"
         "assert 'huggingface_hub' not in sys.modules\n"
-        "main(['publish', '--results', 'x', '--output', 'x', '--readme', 'x'])\n"
+        "cli.main(['publish', '--results', 'x', '--output', 'x', '--readme', 'x'])\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
     run = subprocess.run(

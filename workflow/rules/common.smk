@@ -14,6 +14,10 @@ from shallower.reporting.contents import FIGURES, TABLES
 try:
     study = load_study(config)
     downloaded.check(study.corpus)
+    # The tokenizer's file, if the study takes it from the hub.
+    HUB_FILE = getattr(study.tokenizer, "hub", None)
+    if HUB_FILE is not None:
+        downloaded.check_file(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
@@ -79,14 +83,6 @@ def source_files():
 def hub_manifests():
     """The manifest of every download that the corpus is built from."""
     return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
-
-
-def hub_tokenizer():
-    """The tokenizer's file, if the study takes it from the hub."""
-    hub = getattr(study.tokenizer, "hub", None)
-    if hub is None:
-        return []
-    return str(downloaded.file_path(hub.repository, hub.file, hub.revision))
 
 
 def run_spec(wildcards):

@@ -23,19 +23,21 @@ rule download:
         " --output {params.directory} 2> >(tee {log} >&2)"
 
 
-if hub_tokenizer():
+if HUB_FILE is not None:
 
     # download the tokenizer at its locked revision
     rule download_file:
         output:
-            file=hub_tokenizer(),
+            file=downloaded.file_path(
+                HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision
+            ),
         log:
             "<logs>/download/tokenizer.log",
         localrule: True
         conda:
             "../../envs/pipeline.yaml"
         params:
-            settings=as_json(getattr(study.tokenizer, "hub", None)),
+            settings=as_json(HUB_FILE),
             lock=str(downloaded.LOCK),
             code=code_digest("corpus.hub"),
         shell:

@@ -156,9 +156,27 @@ def check(corpus: Corpus, folder: Path = FOLDER, lock: Path = LOCK) -> None:
     """Raise UserError if a download that is there is not of its locked revision."""
     for name, (_, _, source) in hub_sources(corpus).items():
         manifest = folder / name / MANIFEST
-        commit = locked(lock, "datasets", source.repository, source.revision)
-        if manifest.is_file():
-            check_lock(manifest.parent, read_json(manifest)["revision"], lock, commit)
+        _check_manifest(manifest, lock, "datasets", source.repository, source.revision)
+
+
+def check_file(
+    repository: str, file: str, revision: str | None, lock: Path = LOCK
+) -> None:
+    """The same for a single file of a model's repository."""
+    manifest = file_path(repository, file, revision).with_name(MANIFEST)
+    _check_manifest(manifest, lock, "models", repository, revision)
+
+
+def _check_manifest(
+    manifest: Path,
+    lock: Path,
+    section: Repositories,
+    repository: str,
+    revision: str | None,
+) -> None:
+    commit = locked(lock, section, repository, revision)
+    if manifest.is_file():
+        check_lock(manifest.parent, read_json(manifest)["revision"], lock, commit)
 
 
 def finished(

@@ -72,19 +72,29 @@ def download(job: Job) -> None:
     What is complete is kept: parts of an interrupted download, or all of it, which
     needs no network. Raises UserError, saying what to do, for whatever goes wrong.
     """
-    source, folder = job.source, job.folder
+    folder = job.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder, wait=False):
-        progress: dict[str, Any] = {"parts": [], "state": None, "finished": False}
-        if (folder / PROGRESS).is_file():
-            progress = read_json(folder / PROGRESS)
-            arguments = (source.repository, source.revision)
-            commit = locked(job.lock, "datasets", *arguments)
-            check_lock(folder, progress["revision"], job.lock, commit)
-            check_parts(folder, progress["parts"])
+        progress = _kept(job)
         if not progress["finished"]:
             _insist(lambda: _fetch(job, progress), job, progress)
         write_json(folder / MANIFEST, _manifest(job, progress))
+
+
+def _kept(job: Job) -> dict[str, Any]:
+    """The progress of an earlier download, checked; or that of one that begins."""
+    source, folder = job.source, job.folder
+    what = source.model_dump(exclude={"licence"}) | {"kind": job.kind}
+    path = folder / PROGRESS
+    if not path.is_file():
+        return {"of": what, "parts": [], "state": None, "finished": False}
+    progress: dict[str, Any] = read_json(path)
+    commit = locked(job.lock, "datasets", source.repository, source.revision)
+    if progress["of"] != what:
+        raise UserError(f"{path}: of another download; choose another folder")
+    check_lock(folder, progress["revision"], job.lock, commit)
+    check_parts(folder, progress["parts"])
+    return progress
 
 
 def _manifest(job: Job, progress: dict[str, Any]) -> dict[str, Any]:
