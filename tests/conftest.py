@@ -15,6 +15,7 @@ import torch
 import yaml
 from hypothesis import settings
 
+from hub_stand_in import downloads  # noqa: F401  a fixture for every module
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM

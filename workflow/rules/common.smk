@@ -6,16 +6,23 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from shallower.config import load_study, paper_scale
-from shallower.corpus import EVALUATION_SETS
+from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.digest import code_digest
 from shallower.errors import UserError
 from shallower.reporting.contents import FIGURES, TABLES
 
 try:
     study = load_study(config)
+    downloaded.check(study.corpus)
+    # The tokenizer's file, if the study takes it from the hub.
+    HUB_FILE = getattr(study.tokenizer, "hub", None)
+    if HUB_FILE is not None:
+        downloaded.check_file(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# Every data set of the hub that the study reads, by the name of its folder.
+HUB = downloaded.hub_sources(study.corpus)
 HELD_OUT = ["test", "validation"]
 # A cluster ends a job at its `runtime`; on one's own machine nobody does.
 ENFORCED = int(workflow.remote_exec)
@@ -73,6 +80,11 @@ def source_files():
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
+
+
+def hub_manifests():
+    """The manifest of every download that the corpus is built from."""
+    return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
 
 
 def run_spec(wildcards):

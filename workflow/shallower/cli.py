@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Training that stopped before its time limit has a status of its own, 75.
     """
     arguments = build_parser().parse_args(argv)
+    if not arguments.command.startswith("download"):
+        # Compute nodes have no internet, and nothing may depend on having it. The
+        # libraries read this when they are imported, which is not yet.
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
         arguments.run(arguments)
     except (UserError, OSError) as error:
@@ -47,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         for option in options:
             OPTIONS[option](sub, option)
 
+    command(run_download, "--settings", "--kind", "--key", "--lock", "--output")
+    command(run_download_file, "--settings", "--lock", "--output")
     command(run_corpus, "--settings", "--output")
     command(run_tokenizer, "--text", "--settings", "--output")
     command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
@@ -116,6 +123,7 @@ PATHS = (
         "--bandwidth",
         "--results",
         "--readme",
+        "--lock",
     ),
     "--output?",
 )
@@ -132,6 +140,8 @@ JSONS = (
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
+    "--kind": _option(choices=["documents", "conversations", "answers"]),
+    "--key": _option(default="source", help="where the settings stand, for messages"),
     "--part": _option(type=int, help="counted from 0"),
     "--parts": _option(type=int),
     "--new-tokens": _option(type=int),
@@ -151,6 +161,23 @@ OPTIONS: dict[str, Adder] = {
 
 # --- commands ---------------------------------------------------------------------
 # Imports stand inside: torch takes seconds to load, and most commands do without.
+
+
+def run_download(a: Arguments) -> None:
+    """Download a data set of the hub to a folder; continues where it stopped."""
+    from shallower.corpus.hub import Job, download
+    from shallower.corpus.settings import HubSource
+
+    source = HubSource.model_validate(a.settings)
+    download(Job(source, a.kind, a.key, a.lock, a.output))
+
+
+def run_download_file(a: Arguments) -> None:
+    """Download one file of a model's repository on the hub."""
+    from shallower.corpus.hub import download_file
+
+    s = a.settings
+    download_file(s["repository"], s["file"], s.get("revision"), a.lock, a.output)
 
 
 def run_corpus(a: Arguments) -> None:
