@@ -122,6 +122,7 @@ def _dataset(rows: Rows, kind: Kind, key: str, cache: Path) -> Dataset:
             features=features,
             cache_dir=str(cache / key),
             fingerprint=key,
+            writer_batch_size=100,  # rows held in memory; one may be of megabytes
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):
