@@ -67,10 +67,20 @@ def as_json(value):
 
 def source_files():
     """Local files that the corpus is read from; a package's are pinned by version."""
-    sets = [study.corpus.text]
+    sets = [study.corpus.text, study.corpus.test]
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
+
+
+def tokenizer_given():
+    """The tokenizer's file, if there is one: the study's own, or the hub's.
+
+    A package's is pinned by version and checksum.
+    """
+    if study.tokenizer.hub:
+        return f"resources/hub/tokenizer/{study.tokenizer.hub.file}"
+    return study.tokenizer.model or []
 
 
 def run_spec(wildcards):

@@ -50,8 +50,10 @@ def clean(text: str, *, collapse: bool = False) -> str:
     text = unicodedata.normalize("NFC", text)
     if collapse:
         return " ".join(text.split())
-    text = _BLANK_LINES.sub("\n\n", _LINE_END.sub("", text))
-    return text.strip("\n")
+    # The patterns try every space; most texts have nothing for them.
+    if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
+        text = _LINE_END.sub("", text)
+    return _BLANK_LINES.sub("\n\n", text).strip("\n")
 
 
 def digest(text: str) -> str:

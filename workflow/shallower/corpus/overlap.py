@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ CHARACTERS = 50
 
 Hashes = NDArray[np.uint64]
 _BASE = 0x9E3779B97F4A7C15  # odd and large, so that high bits are mixed
-_SLOTS = 16  # of the filter, per known run
+_SLOTS = 64  # of the filter, per known run: few unknown runs share one
 _MOST_SLOTS = 1 << 27  # one byte each
 _MARKER = re.compile(r"\n\n(?:Human|Assistant):")
 _WORD = re.compile(r"\w+")
@@ -39,6 +40,7 @@ def character_runs(text: str) -> Hashes:
     return _runs(np.frombuffer(encoded, np.uint32).astype(np.uint64), CHARACTERS)
 
 
+@lru_cache(maxsize=1)  # words and characters of one text are asked for in turn
 def _comparable(text: str) -> str:
     """Without the speakers of a conversation, which all conversations share."""
     return _MARKER.sub(" ", text).casefold()
