@@ -145,7 +145,7 @@ def _split_text(
         unused.add("test")
     loaded = load(corpus.text, "documents", "corpus.text", cache)
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = documents(loaded.dataset, corpus.minimum_characters, part.dropped, seen)
+    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
     with (
         Writer(outputs["text/train.parquet"], Document) as train,
         Writer(outputs["text/validation.parquet"], Document) as validation,
@@ -174,7 +174,7 @@ def _test_source(
     loaded = load(source, "documents", "corpus.test", cache)
     part = _Part(loaded.origin, dropped=loaded.dropped)
     held = Held(corpus.held_out_documents, "corpus.test")
-    rows = documents(loaded.dataset, corpus.minimum_characters, part.dropped, seen)
+    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
     for document in rows:
         part.dropped["surplus"] += len(held.add(document))
     return part, held
@@ -202,7 +202,7 @@ def _items(
         return part, items.answers(asked, part.dropped)
     loaded = load(source, _KINDS[name], key, cache)
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = loaded.dataset
+    rows = loaded.rows()
     if isinstance(settings, CompletionSet):
         whole = documents(rows, corpus.minimum_characters, part.dropped)
         return part, _completions(settings, whole, part)

@@ -61,6 +61,22 @@ class Loaded:
     origin: dict[str, Any]
     dropped: Counter[str]
 
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Every row, from the Dataset's own files, a batch at a time.
+
+        A Dataset maps its files into memory, so that to iterate it would count the
+        whole corpus as this process's memory.
+        """
+        import pyarrow
+
+        for file in self.dataset.cache_files:
+            with (
+                pyarrow.OSFile(file["filename"]) as stream,
+                pyarrow.ipc.open_stream(stream) as batches,
+            ):
+                for batch in batches:
+                    yield from batch.to_pylist()
+
 
 @dataclass
 class _Tally:
