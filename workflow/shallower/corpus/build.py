@@ -247,9 +247,9 @@ def _require(part: _Part, key: str, *splits: str) -> None:
             reasons = ", ".join(
                 f"{n} {why}" for why, n in entry["dropped"].items() if n
             )
-            what, hint = "items", ""
+            what = "documents" if key in ("corpus.text", "corpus.test") else "items"
+            hint = ""
             if key == "corpus.text":
-                what = "documents"
                 hint = "; one document in twenty goes to each held-out split"
             raise UserError(
                 f"{key}: no {what} left for {split}.parquet, out of "

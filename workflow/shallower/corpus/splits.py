@@ -38,8 +38,8 @@ class Held:
     (documents of one title) are kept or none is, which may leave a few fewer.
     """
 
-    # With their runs of words, a quarter of the memory that a job is meant to need.
-    CHARACTERS = 100_000_000
+    # With their runs of words, 12 bytes a character: well below 2 GiB with all else.
+    CHARACTERS = 60_000_000
 
     def __init__(self, limit: int | None, key: str) -> None:
         """`key` is the source in the configuration, for the error message."""

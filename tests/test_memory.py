@@ -1,0 +1,110 @@
+"""Memory does not grow with the corpus: every stage in a process of its own.
+
+The larger corpus has four times the text and the same longest document, of a megabyte;
+a stage that held the text, or mapped it, would need tens of megabytes more.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shallower.files import read_json
+
+MEGABYTES = (6, 24)
+# Of the larger corpus over the smaller, in MiB; it has 18 MB more of text, which are 36
+# as Python's strings, since one character in a hundred is not in Latin-1.
+MARGIN = 14
+# As a study's configuration, but for the sources; few documents are held in memory.
+CAPS = {"held_out_documents": 50}
+VOCABULARY = {"vocabulary": 1000, "training_characters": 1_000_000}
+
+# A process's own high-water mark, unlike getrusage, is not inherited from its parent.
+PEAK = """
+import sys
+from shallower.cli import main
+main(sys.argv[1:])
+for line in open("/proc/self/status"):
+    if line.startswith("VmHWM"):
+        print(line.split()[1])
+"""
+
+
+def peak(*command: str | Path) -> float:
+    """The largest resident memory, in MiB, of `shallower COMMAND`."""
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, *command], check=True, capture_output=True
+    )
+    return int(run.stdout) / 1024
+
+
+def write_corpus(path: Path, megabytes: int) -> None:
+    """Documents of a seeded word model as JSON lines, the first of them huge."""
+    draw = np.random.default_rng(0)
+    letters = np.array(list("etaoinshrdlu’"))
+    vocabulary = ["".join(draw.choice(letters, n)) for n in draw.integers(2, 9, 5000)]
+    size, characters = 0, 1_000_000
+    with path.open("w", encoding="utf-8") as file:
+        while size < megabytes * 1_000_000:
+            ids = (draw.random(characters // 6) ** 3 * len(vocabulary)).astype(int)
+            text = " ".join([vocabulary[i] for i in ids])
+            file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+            size += len(text)
+            characters = int(draw.integers(500, 20_000))
+
+
+def evaluation_sets(folder: Path) -> dict[str, object]:
+    """Two files with one item each."""
+    (folder / "chat.jsonl").write_text(
+        json.dumps({"chosen": "\n\nHuman: Hello?\n\nAssistant: Hello to you."})
+    )
+    (folder / "qa.jsonl").write_text(
+        json.dumps({"question": "what?", "sentence": "That.", "label": 1})
+    )
+
+    def files(name: str) -> dict[str, object]:
+        paths = [str(folder / f"{name}.jsonl")]
+        return {"data": {"source": "files", "paths": paths}}
+
+    completion = {"data": {"source": "text"}}
+    return {"completion": completion, "chat": files("chat"), "qa": files("qa")}
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """The peak of every stage, for the smaller and the larger corpus."""
+    found: dict[str, list[float]] = {}
+    for megabytes in MEGABYTES:
+        folder = tmp_path_factory.mktemp(f"corpus{megabytes}")
+        write_corpus(folder / "text.jsonl", megabytes)
+        source = {"source": "files", "paths": [str(folder / "text.jsonl")]}
+        settings = json.dumps({"text": source} | evaluation_sets(folder) | CAPS)
+        text, model = folder / "text/train.parquet", folder / "tokenizer.model"
+        shard = folder / "train" / "shard-0.bin"
+        options = ["--settings", settings, "--output", folder]
+        stages = {"corpus": peak("corpus", *options)}
+        options = ["--settings", json.dumps(VOCABULARY), "--output", model]
+        stages["tokenizer"] = peak("tokenizer", "--text", text, *options)
+        options = ["--part", "0", "--parts", "1", "--output", shard]
+        stages["shard"] = peak("shard", "--text", text, "--tokenizer", model, *options)
+        options = ["--output", shard.with_name("manifest.json"), "--shards", shard]
+        stages["manifest"] = peak("manifest", "--tokenizer", model, *options)
+        assert read_json(shard.with_name("manifest.json"))["characters"] > (
+            (megabytes - 2) * 1_000_000
+        )
+        for stage, size in stages.items():
+            found.setdefault(stage, []).append(size)
+    print(found)
+    return found
+
+
+@pytest.mark.parametrize("stage", ["corpus", "tokenizer", "shard", "manifest"])
+def test_memory_does_not_grow(peaks: dict[str, list[float]], stage: str) -> None:
+    small, large = peaks[stage]
+    assert large < small + MARGIN
+    assert large < 600, "far below the 2 GiB that a job is given"
