@@ -7,6 +7,7 @@ a stage that held the text, or mapped it, would need tens of megabytes more.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +17,17 @@ import pytest
 
 from shallower.files import read_json
 
-MEGABYTES = (6, 24)
-# Of the larger corpus over the smaller, in MiB; it has 18 MB more of text, which are 36
-# as Python's strings, since one character in a hundred is not in Latin-1.
-MARGIN = 14
+MEGABYTES = (4, 16)
+# Of the larger corpus over the smaller, in MiB; it has 12 MB more of text, which are 24
+# as Python's strings, since some characters are not in Latin-1.
+MARGIN = 6
 # As a study's configuration, but for the sources; few documents are held in memory.
 CAPS = {"held_out_documents": 50}
 VOCABULARY = {"vocabulary": 1000, "training_characters": 1_000_000}
 
 # A process's own high-water mark, unlike getrusage, is not inherited from its parent.
+# Arrow's own allocator keeps what was freed, now more, now less.
+ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1"}
 PEAK = """
 import sys
 from shallower.cli import main
@@ -38,7 +41,10 @@ for line in open("/proc/self/status"):
 def peak(*command: str | Path) -> float:
     """The largest resident memory, in MiB, of `shallower COMMAND`."""
     run = subprocess.run(
-        [sys.executable, "-c", PEAK, *command], check=True, capture_output=True
+        [sys.executable, "-c", PEAK, *command],
+        check=True,
+        capture_output=True,
+        env=os.environ | ENVIRONMENT,
     )
     return int(run.stdout) / 1024
 
@@ -55,7 +61,7 @@ def write_corpus(path: Path, megabytes: int) -> None:
             text = " ".join([vocabulary[i] for i in ids])
             file.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
             size += len(text)
-            characters = int(draw.integers(500, 20_000))
+            characters = int(draw.integers(200, 2_000))
 
 
 def evaluation_sets(folder: Path) -> dict[str, object]:
@@ -99,7 +105,6 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
         )
         for stage, size in stages.items():
             found.setdefault(stage, []).append(size)
-    print(found)
     return found
 
 
