@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shallower.corpus.settings import FilesSource
+from shallower.corpus.sources import load
 from shallower.files import read_json
 
 MEGABYTES = (4, 16)
@@ -113,3 +115,28 @@ def test_memory_does_not_grow(peaks: dict[str, list[float]], stage: str) -> None
     small, large = peaks[stage]
     assert large < small + MARGIN
     assert large < 600, "far below the 2 GiB that a job is given"
+
+
+def test_a_source_is_not_mapped_into_memory(tmp_path: Path) -> None:
+    """Its pages would count as the process's memory, though they can be taken away."""
+    write_corpus(tmp_path / "text.jsonl", 3)
+    source = FilesSource(source="files", paths=[str(tmp_path / "text.jsonl")])
+    loaded = load(source, "documents", "key", tmp_path / "cache")
+    [file] = loaded.dataset.cache_files
+    assert Path(file["filename"]).stat().st_size > 3_000_000
+    before = resident(file["filename"])
+    count = sum(1 for _ in loaded.rows())
+    assert resident(file["filename"]) == before < 2_000_000
+    assert sum(1 for _ in loaded.dataset) == count
+    assert resident(file["filename"]) > 3_000_000, "or this measures nothing"
+
+
+def resident(file: str) -> int:
+    """Bytes of a file that are mapped into this process and in memory."""
+    kib, here = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:  # an address range, and what is mapped there
+            here = line.endswith(file)
+        elif here and line.startswith("Rss:"):
+            kib += int(line.split()[1])
+    return kib * 1024
