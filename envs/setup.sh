@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up what `make paper` and `make test` need, or leave what is already there:
-# .venv from envs/requirements.lock, and Debian packages if something is missing.
+# .venv from envs/requirements.lock and envs/files.lock, and Debian packages if something is missing.
 # TORCH (make's variable, pip's arguments) chooses another build of torch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -40,7 +40,7 @@ install_python() {
     local torch stamp
     # What was chosen once stays chosen: make paper TORCH=... and then make test.
     torch=${TORCH:-$(cat .venv/.torch 2> /dev/null || true)}
-    stamp=$(cat envs/requirements.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
+    stamp=$(cat envs/requirements.lock envs/files.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
     [ "$(cat .venv/.ready 2> /dev/null)" = "$stamp" ] && return
     python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' ||
         { echo "set-up: Python 3.11 or newer is needed, found $(python3 --version)" >&2; exit 1; }
@@ -55,6 +55,7 @@ install_python() {
         cp envs/requirements.lock .venv/requirements.txt
     fi
     .venv/bin/pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r envs/files.lock
     .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
     echo "$torch" > .venv/.torch
     echo "$stamp" > .venv/.ready

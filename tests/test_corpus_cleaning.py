@@ -1,6 +1,7 @@
 """Cleaning, and the split a document falls into."""
 
 import hashlib
+import re
 import unicodedata
 from collections import Counter
 
@@ -40,6 +41,17 @@ def test_cleaning_is_idempotent_and_normal(text, collapse):
     assert unicodedata.is_normalized("NFC", once)
     if collapse:
         assert "\n" not in once
+
+
+@given(st.text(alphabet=" \t\n\r\x00a\u00a0\u200b\u2028e\u0301"))
+def test_cleaning_by_hand(text):
+    """Without the short cuts for texts that need nothing."""
+    text = re.sub("\r\n?|\u2028", "\n", text)
+    text = re.sub("[\x00\u200b]", "", text).replace("\u00a0", " ")
+    text = unicodedata.normalize("NFC", text)
+    lines = [line.rstrip(" \t") for line in text.split("\n")]
+    due = re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
+    assert clean(text) == due
 
 
 def row(text, title="", domain=""):

@@ -1,5 +1,6 @@
 """Contamination: shared runs of 8 words or 50 characters."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -7,6 +8,7 @@ from shallower.corpus.overlap import (
     CHARACTERS,
     WORDS,
     Overlap,
+    _runs,
     character_runs,
     word_runs,
 )
@@ -65,6 +67,28 @@ def test_share_is_of_the_texts_own_runs():
     assert shares([text], [" ".join(map(str, range(10)))]) == [3 / 9]
     apart = [" ".join(map(str, range(8))), " ".join(map(str, range(8, 16)))]
     assert shares([text], apart) == [2 / 9]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=70), st.integers(1, 60))
+def test_runs_are_polynomial_hashes(values, size):
+    base, modulus = 0x9E3779B97F4A7C15, 2**64
+    due = [
+        sum(
+            value * base ** (size - 1 - place)
+            for place, value in enumerate(values[start : start + size])
+        )
+        % modulus
+        for start in range(len(values) - size + 1)
+    ]
+    assert _runs(np.array(values, np.uint64), size).tolist() == due
+
+
+def test_no_run_is_lost_among_many():
+    texts = [" ".join(map(str, range(n, n + 20))) for n in range(0, 40_000, 20)]
+    assert shares(texts, texts) == [1.0] * len(texts)
+    apart = [" ".join(map(str, range(n, n + 20))) for n in range(50_000, 90_000, 20)]
+    assert shares(texts, apart) == [0.0] * len(texts)
 
 
 def test_nothing_to_compare():

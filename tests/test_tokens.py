@@ -78,6 +78,18 @@ def test_reads_cross_shards(corpus: Path, data: st.DataObject) -> None:
         stream.read(start, len(whole) - start + 1)
 
 
+def test_reads_cross_many_shards_and_empty_ones() -> None:
+    sizes = [0, 3, 0, 0, 1, 5, 0, 2, 0]
+    whole, ends = np.arange(sum(sizes), dtype=np.uint16), np.cumsum(sizes)
+    shards = [whole[e - s : e] for e, s in zip(ends, sizes, strict=True)]
+    stream = TokenStream(shards, [], {"tokens": len(whole)})
+    for start in range(len(whole) + 1):
+        for count in range(len(whole) - start + 1):
+            assert stream.read(start, count).tolist() == list(
+                range(start, start + count)
+            )
+
+
 @pytest.mark.parametrize("name", ["shard-1.bin", "shard-0.offsets.npy"])
 def test_a_flipped_byte_is_detected(corpus: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "train"

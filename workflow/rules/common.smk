@@ -76,7 +76,7 @@ def as_json(value):
 
 def source_files():
     """Local files that the corpus is read from; a package's are pinned by version."""
-    sets = [study.corpus.text]
+    sets = [study.corpus.text, study.corpus.test]
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
@@ -85,6 +85,18 @@ def source_files():
 def hub_manifests():
     """The manifest of every download that the corpus is built from."""
     return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
+
+
+def tokenizer_given():
+    """The tokenizer's file, if there is one: the study's own, or the hub's.
+
+    A package's is pinned by version and checksum.
+    """
+    if HUB_FILE:
+        return str(
+            downloaded.file_path(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
+        )
+    return study.tokenizer.model or []
 
 
 def run_spec(wildcards):

@@ -2,7 +2,7 @@
 rule tokenizer:
     input:
         text="<results>/corpus/text/train.parquet",
-        given=study.tokenizer.model or [],
+        given=tokenizer_given(),
     output:
         model="<results>/tokens/tokenizer.model",
     log:
@@ -14,9 +14,9 @@ rule tokenizer:
         runtime=60,
     params:
         settings=as_json(study.tokenizer),
-        code=code_digest("tokens.tokenizer"),
+        code=code_digest("tokens.source"),
     shell:
-        "python -m shallower tokenizer --text {input.text}"
+        "python -m shallower tokenizer --text {input.text} --given {input.given}"
         " --settings {params.settings:q} --output {output.model} 2> >(tee {log} >&2)"
 
 
@@ -28,6 +28,7 @@ rule shard:
     output:
         tokens="<results>/tokens/text/{split}/shard-{part}.bin",
         offsets="<results>/tokens/text/{split}/shard-{part}.offsets.npy",
+        check="<results>/tokens/text/{split}/shard-{part}.check.json",
     log:
         "<logs>/shard/{split}-{part}.log",
     conda:

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_download, "--settings", "--kind", "--key", "--lock", "--output")
     command(run_download_file, "--settings", "--lock", "--output")
     command(run_corpus, "--settings", "--output")
-    command(run_tokenizer, "--text", "--settings", "--output")
+    command(run_tokenizer, "--text", "--settings", "--given", "--output")
     command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
     command(run_manifest, "--tokenizer", "--output", "--shards")
     command(
@@ -146,6 +146,7 @@ OPTIONS: dict[str, Adder] = {
     "--parts": _option(type=int),
     "--new-tokens": _option(type=int),
     "--shards": _option(type=Path, nargs="+"),
+    "--given": _option(type=Path, nargs="*", default=[], help="tokenizer to adopt"),
     "--seeds": _option(type=int, nargs="+"),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
@@ -190,16 +191,11 @@ def run_corpus(a: Arguments) -> None:
 
 def run_tokenizer(a: Arguments) -> None:
     """Train the tokenizer on the training split, or adopt a given one."""
-    import pyarrow.parquet
+    from shallower.sections import Tokenizer
+    from shallower.tokens.source import obtain
 
-    from shallower.tokens import tokenizer
-
-    vocabulary = a.settings["vocabulary"]
-    if a.settings["model"]:
-        tokenizer.adopt(a.settings["model"], vocabulary, a.output)
-    else:
-        table = pyarrow.parquet.read_table(a.text, columns=["text"])
-        tokenizer.train(table["text"].to_pylist(), vocabulary, a.output)
+    settings = Tokenizer.model_validate(a.settings).model_dump()
+    obtain(settings, next(iter(a.given), None), a.text, a.output)
 
 
 def run_shard(a: Arguments) -> None:
@@ -212,9 +208,11 @@ def run_shard(a: Arguments) -> None:
 
 def run_manifest(a: Arguments) -> None:
     """Describe a split's finished shards, with checksums."""
-    from shallower.tokens.shards import write_manifest
+    from shallower.tokens.shards import warning, write_manifest
 
-    write_manifest(a.shards, a.tokenizer, a.output)
+    lost = warning(write_manifest(a.shards, a.tokenizer, a.output))
+    if lost:
+        print(f"shallower manifest: {lost}", file=sys.stderr)
 
 
 def run_train(a: Arguments) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from shallower.corpus.settings import PackageFile
 from shallower.models.registry import HEADS
 from shallower.names import OPTIONS
 from shallower.strict import Strict
@@ -21,11 +22,30 @@ def suggestion(word: str, known: list[str]) -> str:
 # --- tokens, model, training ----------------------------------------------------
 
 
+class HubFile(Strict):
+    """One file of a repository on the Hugging Face hub."""
+
+    repository: str
+    file: str = "tokenizer.model"
+    revision: str | None = None
+
+
 class Tokenizer(Strict):
-    """A SentencePiece model: trained on the training split, or given."""
+    """A SentencePiece model: trained on the training split, or given in one way."""
 
     vocabulary: int = Field(2048, ge=260)  # byte fallback alone needs 259 pieces
     model: str | None = None  # path of a tokenizer.model to use instead
+    package: PackageFile | None = None  # or one that an installed package holds
+    hub: HubFile | None = None  # or one from the hub
+    # Of the training split, read at most to train one; memory grows with it.
+    training_characters: int = Field(50_000_000, ge=1000)
+
+    @model_validator(mode="after")
+    def _given_once(self) -> Tokenizer:
+        given = [key for key in ("model", "package", "hub") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given, expected at most one")
+        return self
 
 
 class Shards(Strict):

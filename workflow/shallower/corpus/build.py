@@ -10,16 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from shallower.corpus import EVALUATION_SETS, items
 from shallower.corpus.cleaning import Document, documents
 from shallower.corpus.items import Item
 from shallower.corpus.overlap import CHARACTERS, WORDS, Overlap, character_runs
-from shallower.corpus.settings import CompletionSet, Corpus, EvaluationSet, HeldOutText
+from shallower.corpus.parquet import Writer, read_texts
+from shallower.corpus.settings import (
+    CompletionSet,
+    Corpus,
+    DocumentSource,
+    EvaluationSet,
+    HeldOutText,
+)
 from shallower.corpus.sources import Kind, load
-from shallower.corpus.splits import SPLITS, split_of
+from shallower.corpus.splits import SPLITS, Held, Split, split_of
 from shallower.errors import UserError
 from shallower.files import replacing, sha256, write_json
 
@@ -35,7 +39,6 @@ _KINDS: dict[str, Kind] = {
     "chat": "conversations",
     "qa": "answers",
 }
-_BATCH = 1000  # rows written, or read back, at a time
 
 
 @dataclass
@@ -91,26 +94,28 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
 
 def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _Part]:
     """Fill the output files; the entries of all data sets, by name."""
-    text, held = _split_text(corpus, outputs, cache)
-    parts = {"text": text}
+    parts, held = _split_text(corpus, outputs, cache)
+    text, tested = parts["text"], parts.get("test", parts["text"])
     candidates: dict[str, list[Item]] = {}
     for name in EVALUATION_SETS:
         settings: EvaluationSet = getattr(corpus, name)
-        part, made = _items(corpus, name, text, held, cache)
+        part, made = _items(corpus, name, parts, held, cache)
         candidates[name] = items.candidates(
             made, settings.minimum_reference_characters, settings.items, part.dropped
         )
         parts[name] = part
     everything = [item for name in EVALUATION_SETS for item in candidates[name]]
     test = held["test"]
-    training = _read_texts(outputs["text/train.parquet"])
+    training = read_texts(outputs["text/train.parquet"])
     documents_gone, items_gone = _contaminated(test, everything, training)
 
     kept = [document for document in test if document.id not in documents_gone]
-    text.dropped["contaminated"] += len(test) - len(kept)
-    for split, rows in (("test", kept), ("questions", held["questions"])):
-        _write(outputs[f"text/{split}.parquet"], Document, rows, text, split)
-    _require(text, "corpus.text", "train", "validation", "test")
+    tested.dropped["contaminated"] += len(test) - len(kept)
+    _write(outputs["text/test.parquet"], Document, kept, tested, "test")
+    questions = held["questions"]
+    _write(outputs["text/questions.parquet"], Document, questions, text, "questions")
+    _require(text, "corpus.text", "train", "validation")
+    _require(tested, "corpus.test" if corpus.test else "corpus.text", "test")
     for name in EVALUATION_SETS:
         part, limit = parts[name], getattr(corpus, name).items
         # Without this, an item could outlive the test document it was cut from.
@@ -123,36 +128,63 @@ def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _
 
 def _split_text(
     corpus: Corpus, outputs: dict[str, Path], cache: Path
-) -> tuple[_Part, dict[str, list[Document]]]:
-    """Write what trains and validates; give back what is held out for evaluation."""
+) -> tuple[dict[str, _Part], dict[Split, list[Document]]]:
+    """Write what trains and validates; give back what is held out for evaluation.
+
+    Only held-out documents are in memory; all else streams from source to file.
+    """
+    limit, seen = corpus.held_out_documents, set[bytes]()
+    held = {split: Held(limit, "corpus.text") for split in SPLITS if split != "train"}
+    parts: dict[str, _Part] = {}
+    unused: set[Split] = set()
+    if not isinstance(corpus.qa.data, HeldOutText):
+        unused.add("questions")
+    if corpus.test:
+        # Read first: a text that is in both is kept out of training, not out of test.
+        parts["test"], held["test"] = _test_source(corpus.test, corpus, cache, seen)
+        unused.add("test")
     loaded = load(corpus.text, "documents", "corpus.text", cache)
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    held: dict[str, list[Document]] = {"test": [], "questions": []}
-    with ExitStack() as stack:
-        writers = {
-            split: stack.enter_context(
-                _Writer(outputs[f"text/{split}.parquet"], Document)
-            )
-            for split in ("train", "validation")
-        }
-        rows = documents(loaded.dataset, corpus.minimum_characters, part.dropped)
+    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
+    with (
+        Writer(outputs["text/train.parquet"], Document) as train,
+        Writer(outputs["text/validation.parquet"], Document) as validation,
+    ):
         for document in rows:
-            split = split_of(document)
-            if split in held:
-                held[split].append(document)
+            split = split_of(document, unused)
+            if split == "train":
+                train.add(document)
+            elif split == "validation" and limit is None:
+                validation.add(document)
             else:
-                writers[split].add(document)
-    for name, writer in writers.items():
+                for surplus in held[split].add(document):
+                    train.add(surplus)
+        for document in held.pop("validation").documents:
+            validation.add(document)
+    for name, writer in (("train", train), ("validation", validation)):
         part.counts[name] = writer.rows
         part.characters[name] = writer.characters
+    return {"text": part} | parts, {name: kept.documents for name, kept in held.items()}
+
+
+def _test_source(
+    source: DocumentSource, corpus: Corpus, cache: Path, seen: set[bytes]
+) -> tuple[_Part, Held]:
+    """The documents of a test split that has a source of its own."""
+    loaded = load(source, "documents", "corpus.test", cache)
+    part = _Part(loaded.origin, dropped=loaded.dropped)
+    held = Held(corpus.held_out_documents, "corpus.test")
+    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
+    for document in rows:
+        part.dropped["surplus"] += len(held.add(document))
     return part, held
 
 
 def _items(
     corpus: Corpus,
     name: str,
-    text: _Part,
-    held: dict[str, list[Document]],
+    parts: dict[str, _Part],
+    held: dict[Split, list[Document]],
     cache: Path,
 ) -> tuple[_Part, Iterable[Item]]:
     """One evaluation set's possible items, lazily, with its manifest entry."""
@@ -161,8 +193,8 @@ def _items(
     if isinstance(source, HeldOutText):
         if name == "chat":
             raise UserError(f"{key}.source: text holds no conversations")
-        split = "test" if name == "completion" else "questions"
-        licence = text.origin["licence"]
+        split: Split = "test" if name == "completion" else "questions"
+        licence = parts.get(split, parts["text"]).origin["licence"]
         part = _Part({"source": "text", "split": split, "licence": licence})
         if isinstance(settings, CompletionSet):
             return part, _completions(settings, held[split], part)
@@ -170,7 +202,7 @@ def _items(
         return part, items.answers(asked, part.dropped)
     loaded = load(source, _KINDS[name], key, cache)
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = loaded.dataset
+    rows = loaded.rows()
     if isinstance(settings, CompletionSet):
         whole = documents(rows, corpus.minimum_characters, part.dropped)
         return part, _completions(settings, whole, part)
@@ -215,49 +247,14 @@ def _require(part: _Part, key: str, *splits: str) -> None:
             reasons = ", ".join(
                 f"{n} {why}" for why, n in entry["dropped"].items() if n
             )
-            what, hint = "items", ""
+            what = "documents" if key in ("corpus.text", "corpus.test") else "items"
+            hint = ""
             if key == "corpus.text":
-                what = "documents"
                 hint = "; one document in twenty goes to each held-out split"
             raise UserError(
                 f"{key}: no {what} left for {split}.parquet, out of "
                 f"{entry['considered']} considered (dropped: {reasons or 'none'}){hint}"
             )
-
-
-# --- Parquet ----------------------------------------------------------------------
-
-
-class _Writer:
-    """Appends named tuples of strings to a Parquet file, a batch at a time."""
-
-    def __init__(self, path: Path, row: type[Document] | type[Item]) -> None:
-        schema = pyarrow.schema([(name, pyarrow.string()) for name in row._fields])
-        self._file = pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
-        self._schema = schema
-        self._batch: list[Document | Item] = []
-        self.rows = 0
-        self.characters = 0
-
-    def add(self, row: Document | Item) -> None:
-        self._batch.append(row)
-        self.rows += 1
-        self.characters += len(row.text)
-        if len(self._batch) == _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        rows = [row._asdict() for row in self._batch]
-        self._file.write_table(pyarrow.Table.from_pylist(rows, self._schema))
-        self._batch = []
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._batch:
-            self._flush()
-        self._file.close()
 
 
 def _write(
@@ -268,15 +265,9 @@ def _write(
     split: str,
 ) -> None:
     """Write one file and enter what it holds into the manifest's entry."""
-    with _Writer(path, row) as writer:
+    with Writer(path, row) as writer:
         for each in rows:
             writer.add(each)
     part.counts[split] = writer.rows
     if row is Document:
         part.characters[split] = writer.characters
-
-
-def _read_texts(path: Path) -> Iterator[str]:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH, columns=["text"]):
-            yield from batch.column(0).to_pylist()

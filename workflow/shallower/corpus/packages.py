@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from shallower.corpus.cleaning import clean
-from shallower.corpus.settings import PackageSource
+from shallower.corpus.settings import PackageFile, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
 
@@ -41,8 +41,8 @@ class Located(NamedTuple):
         return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def locate(source: PackageSource, key: str) -> Located:
-    """Find the files of a package source and check version and checksum.
+def locate(source: PackageSource | PackageFile, key: str) -> Located:
+    """Find files of an installed package and check version and checksum.
 
     Raises UserError if the package is missing, has another version, holds no such
     file, or holds it with other content.

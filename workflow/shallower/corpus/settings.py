@@ -12,6 +12,15 @@ from shallower.strict import Strict
 Kind = Literal["documents", "conversations", "answers"]
 
 
+class PackageFile(Strict):
+    """One file of an installed Python package; read as a file."""
+
+    name: str  # of the installed package
+    version: str
+    file: str  # path inside the package
+    sha256: str | None = None
+
+
 class PackageSource(Strict):
     """Data that arrives with an installed Python package; read as a file."""
 
@@ -109,6 +118,9 @@ class Corpus(Strict):
     """The text models are trained on, and the three evaluation sets."""
 
     text: DocumentSource
+    test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
+    # Kept at most in each split that is held out, by a hash; the others train.
+    held_out_documents: int | None = Field(None, ge=1)
     minimum_characters: int = Field(60, ge=1)
     completion: CompletionSet
     chat: EvaluationSet

@@ -59,6 +59,22 @@ class Loaded:
     origin: dict[str, Any]
     dropped: Counter[str]
 
+    def rows(self) -> Iterator[dict[str, str]]:
+        """Every row, from the Dataset's own files, a batch at a time.
+
+        A Dataset maps its files into memory, so that to iterate it would count the
+        whole corpus as this process's memory.
+        """
+        import pyarrow
+
+        for file in self.dataset.cache_files:
+            with (
+                pyarrow.OSFile(file["filename"]) as stream,
+                pyarrow.ipc.open_stream(stream) as batches,
+            ):
+                for batch in batches:
+                    yield from batch.to_pylist()
+
 
 @dataclass
 class _Tally:
@@ -117,6 +133,7 @@ def _dataset(rows: Rows, kind: Kind, key: str, cache: Path) -> Dataset:
             features=features,
             cache_dir=str(cache / key),
             fingerprint=key,
+            writer_batch_size=100,  # rows held in memory; one may be of megabytes
         )
     except DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):

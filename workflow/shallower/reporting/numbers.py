@@ -103,6 +103,10 @@ def data(results: Results) -> Pairs:
     yield "tokens.test", number(results.tokens("test")["tokens"], 0)
     yield "tokens.vocabulary", number(train["vocabulary"], 0)
     yield "tokens.per_document", number(train["tokens"] / train["documents"], 0)
+    yield "tokens.characters", number(train["characters_per_token"], 2)
+    yield "tokens.unknown", significant(100 * train["unknown_rate"], 2)
+    yield "tokens.checked", number(train["checked_documents"], 0)
+    yield "tokens.changed", number(train["round_trip_failures"], 0)
 
 
 def _dropped(results: Results, name: str, reason: str) -> int:

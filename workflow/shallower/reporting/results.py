@@ -88,8 +88,9 @@ class Results:
         return read_json(self.directory / "corpus" / "manifest.json")
 
     def corpus_documents(self, split: str) -> int:
-        """Documents of a split of the text."""
-        return self.corpus["datasets"]["text"]["counts"][split]
+        """Documents of a split of the text; `test` may have a source of its own."""
+        sets = self.corpus["datasets"]
+        return (sets["text"]["counts"] | sets.get("test", {}).get("counts", {}))[split]
 
     def tokens(self, split: str) -> dict[str, Any]:
         """The manifest of a split's token shards."""

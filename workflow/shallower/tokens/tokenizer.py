@@ -23,8 +23,12 @@ class Tokenizer:
         try:
             self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except RuntimeError as error:
-            raise UserError(f"{path}: not a SentencePiece model ({error})") from None
+            raise UserError(
+                f"{path}: not a SentencePiece model ({error}); expected a file such as "
+                "tokenizer.model, which no tokenizer.json can stand for"
+            ) from None
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
+        self.unknown = self.pieces.unk_id()
         if self.bos < 0 or self.eos < 0:
             raise UserError(f"{path}: the tokenizer needs BOS and EOS pieces")
 
