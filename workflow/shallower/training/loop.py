@@ -33,11 +33,13 @@ from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints, fingerprint
 from shallower.training.clock import Clock
 from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
+from shallower.training.group import ALONE, Alone, load, moments, weights
+from shallower.training.loss import Loss, is_compiled
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
 from shallower.training.schedule import learning_rate
-from shallower.training.step import is_compiled, make_optimizer, training_step
+from shallower.training.step import make_optimizer, training_step
 
 Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
@@ -52,13 +54,15 @@ def train(
     device: str = "auto",
     report: Report | None = None,
     time_limit: float | None = None,
+    group: Alone = ALONE,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
     `report` is called with step, loss and tokens per second at every logged step.
     `spec` is what `Study.run` returns, `tokens` the training split's shards, and
     `checkpoints` the folder under which this run keeps its own.
-    `time_limit` is in seconds since the process began.
+    `time_limit` is in seconds since the process began. Every process of a `group`
+    must call this with the same arguments; the first one writes the files.
     Raises UserError for bad shards or a loss that is no longer a number, and
     Unfinished, with a checkpoint saved, near the time limit or after a SIGTERM.
     """
@@ -73,15 +77,23 @@ def train(
             f"{tokens}: shards of {stream.manifest['vocabulary']} pieces, "
             f"but the model has {config.vocabulary}"
         )
+    group.check(spec["model"], settings)
+    if group.kind == "tensor":  # DTensors in a compiled graph are untried
+        settings = settings | {"compile": "never"}
     circumstances = (threads, place.type, machine.versions())
     mark = fingerprint(spec, stream.manifest, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
-    kept.lock()
+    if group.rank == 0:
+        kept.lock()
     start = spec["initialisation"]
     model = initialise(LlamaLM(config), spec["seed"], **start).to(place)
-    optimizer = make_optimizer(model, settings)
-    batches = Batches(stream, config.context, settings["batch_size"], spec["seed"])
-    run = Run(model, optimizer, batches, settings, kept, Clock(time_limit), report)
+    group.share(model)
+    optimizer = make_optimizer(model, settings, group)
+    batches = Batches(
+        *(stream, config.context, settings["batch_size"], spec["seed"]), group.part
+    )
+    clock = Clock(time_limit)
+    run = Run(model, optimizer, batches, settings, kept, clock, group, report)
     run.resume()
     run.take_steps()
     facts = {
@@ -90,8 +102,10 @@ def train(
         "commit": commit(),
         "code_digest": digest,
     }
-    _write_run(spec, run, facts, output)
-    kept.remove()
+    final = weights(model, group)
+    if group.rank == 0:
+        _write_run(spec, run, facts, final, output)
+        kept.remove()
 
 
 @dataclass
@@ -104,6 +118,7 @@ class Run:
     settings: dict[str, Any]
     kept: Checkpoints
     clock: Clock
+    group: Alone = ALONE
     report: Report | None = None
     state: State = field(default_factory=State)
 
@@ -120,6 +135,7 @@ class Run:
     def take_steps(self) -> None:
         """Take the remaining steps, logging and saving on the way."""
         state, steps = self.state, self.settings["steps"]
+        self.loss = self.group.loss_module(Loss(self.model, self.settings))
         ahead = Prefetch(self.batches, state.step, steps, self.device)
         self.model.train()
         with ahead, self.clock.listening():
@@ -129,10 +145,10 @@ class Run:
                 rate = self._set_rate()
                 loss = self._step(*ahead.next())
                 if state.step % self.settings["log_every"] == 0 or state.step == steps:
-                    self._log(loss.item(), rate, meter)
+                    self._log(self.group.mean([loss.item()])[0], rate, meter)
                 if state.step == max(1, steps // 2):
-                    state.half = self._weights()
-                reason = self.clock.reason(time.perf_counter() - began)
+                    state.half = weights(self.model, self.group)
+                reason = self._reason(time.perf_counter() - began)
                 due = reason or state.step % self.settings["checkpoint_every"] == 0
                 if due and state.step < steps:
                     meter.stop()
@@ -148,20 +164,21 @@ class Run:
         """Write a checkpoint."""
         before = time.perf_counter()
         content = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "model": weights(self.model, self.group),
+            "optimizer": moments(self.model, self.optimizer, self.group),
             "state": vars(self.state),
         }
         with self.clock.saving():
-            self.kept.save(self.state.step, content)
+            if self.group.rank == 0:
+                self.kept.save(self.state.step, content)
         self.state.saving_seconds += time.perf_counter() - before
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
+        self.group.any(False)  # wait for the lock: what is read must not change
         saved = self.kept.newest()
         if saved is not None:
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load(saved, self.model, self.optimizer, self.group)
             self.state = State(**saved["state"])
             self.state.restarts += 1
 
@@ -182,9 +199,10 @@ class Run:
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step; its loss stays on the device, so that a GPU is not waited for."""
         watched = self.state.step % self.settings["diagnose_every"] == 0
-        with Watch(self.model) if watched else nullcontext() as watch:
+        with Watch(self.model, self.group) if watched else nullcontext() as watch:
             loss = training_step(
-                self.model, self.optimizer, inputs, targets, self.settings, watch
+                *(self.model, self.optimizer, inputs, targets, self.settings),
+                *(watch, self.group, self.loss),
             )
         self.state.step += 1
         if watch is not None:
@@ -200,9 +218,12 @@ class Run:
         if self.report is not None:
             self.report(step, loss, speed)
 
-    def _weights(self) -> dict[str, Tensor]:
-        """The weights as they are now, on the CPU."""
-        return {k: v.cpu().clone() for k, v in self.model.state_dict().items()}
+    def _reason(self, step_seconds: float) -> str | None:
+        """Why to stop, if any process has a reason: then all of them do."""
+        reason = self.clock.reason(step_seconds)
+        if self.group.any(reason is not None):
+            return reason or "as another process of the run must"
+        return None
 
 
 def _flops_per_token(config: LlamaConfig) -> int:
@@ -211,12 +232,18 @@ def _flops_per_token(config: LlamaConfig) -> int:
 
 
 def _write_run(
-    spec: dict[str, Any], run: Run, facts: dict[str, Any], output: Path
+    spec: dict[str, Any],
+    run: Run,
+    facts: dict[str, Any],
+    final: dict[str, Tensor],
+    output: Path,
 ) -> None:
     """Write the run's folder; the final weights last, as the sign that all is there."""
     state, batches, config = run.state, run.batches, run.model.config
     name, precision = machine.device_name(run.device), run.settings["precision"]
     peak = peak_flops(name, precision)
+    if peak is not None:
+        peak *= run.group.size
     tokens = state.step * run.step_tokens
     write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
     losses = pd.DataFrame(state.losses, columns=LOSS_COLUMNS)
@@ -238,6 +265,8 @@ def _write_run(
             "flops": _flops_per_token(config) * tokens,
             "final_loss": state.losses[-1][2],
             "restarts": state.restarts,
+            "processes": run.group.size,
+            "parallel": run.group.kind,
             "device": name,
             "precision": precision,
             "compiled": is_compiled(run.settings, run.device),
@@ -247,7 +276,7 @@ def _write_run(
         },
     )
     save_weights(state.half, output / "model-half.safetensors")
-    save_weights(run.model.state_dict(), output / "model.safetensors")
+    save_weights(final, output / "model.safetensors")
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
