@@ -205,7 +205,7 @@ def run_train(a: Arguments) -> None:
     ):
         if not value >= least:
             raise UserError(f"{key}: {value}, expected {least} or more")
-    from shallower.training.launch import launch, launched, own_group
+    from shallower.training.group import launch, launched, own_group
 
     if a.processes > 1 and not launched():
         return launch(a.processes, a.argv)

@@ -10,14 +10,22 @@ another order round otherwise.
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
+import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shallower.errors import Unfinished
 from shallower.models.llama import LlamaLM
 from shallower.training.loss import Loss
+
+SHUTDOWN = 60  # seconds that processes have for a checkpoint after a signal
 
 
 class Alone:
@@ -113,3 +121,54 @@ def load(
                 for key, value in saved["optimizer"][name].items()
             )
         }
+
+
+# --- starting and joining -------------------------------------------------------------
+# Imports of torch's engine stand inside: they take time, and one process that trains
+# alone, which is the default, does without.
+
+
+def launched() -> bool:
+    """Whether torchrun, or `launch`, started this process among others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def own_group(parallel: str, device: str) -> AbstractContextManager[Alone]:
+    """The group that this process was started into; see `distributed.joined`."""
+    if not launched():
+        return nullcontext(ALONE)
+    from shallower.training.distributed import joined
+
+    return joined(parallel, device)
+
+
+def launch(processes: int, arguments: list[str]) -> None:
+    """Run `python -m shallower <arguments>` in so many processes; wait for all.
+
+    If one fails the others are ended, and this process exits with its status; what
+    went wrong has been printed by the first process to find out.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Its error reports take a screen, and say no more than that a process failed.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port
+        local_addr="localhost",
+        max_restarts=0,
+        shutdown_timeout=SHUTDOWN,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "shallower", *arguments)
+    except ChildFailedError as error:
+        status = error.get_first_failure()[1].exitcode
+        sys.exit(status if status > 0 else 1)  # negative: ended by a signal
+    except SignalException:
+        sys.exit(Unfinished.status)
