@@ -30,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Compute nodes have no internet, and nothing may depend on having it. The
         # libraries read this when they are imported, which is not yet.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments.run(arguments)
     except (UserError, OSError) as error:
@@ -61,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         run_train,
         *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
-        *MACHINE,
+        *("--processes", "--parallel", *MACHINE),
     )
     command(
         run_evaluate,
@@ -151,6 +152,12 @@ OPTIONS: dict[str, Adder] = {
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
+    "--processes": _option(type=int, default=1, help="of this run, on this machine"),
+    "--parallel": _option(
+        default="data",
+        choices=["data", "tensor"],
+        help="what several processes share out: batches, or heads and FFN units",
+    ),
     "--time-limit": _option(
         type=float,
         default=0.0,
@@ -217,19 +224,31 @@ def run_manifest(a: Arguments) -> None:
 
 def run_train(a: Arguments) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
+    for key, value, least in (
+        ("--time-limit", a.time_limit, 0),
+        ("--processes", a.processes, 1),
+    ):
+        if not value >= least:
+            raise UserError(f"{key}: {value}, expected {least} or more")
+    from shallower.training.group import launch, launched, own_group
+
+    if a.processes > 1 and not launched():
+        return launch(a.processes, a.argv)
     from shallower.training.loop import train
     from shallower.training.progress import Progress
 
     label = f"{a.spec['name']} seed {a.spec['seed']}"
-    progress = Progress(label, a.spec["training"]["steps"])
-    train(
-        *(a.spec, a.tokens, a.output, a.checkpoints),
-        threads=a.threads,
-        device=a.device,
-        report=progress.show,
-        time_limit=60 * a.time_limit or None,
-    )
-    progress.close()
+    with own_group(a.parallel, a.device) as group:
+        progress = Progress(label, a.spec["training"]["steps"])
+        train(
+            *(a.spec, a.tokens, a.output, a.checkpoints),
+            threads=a.threads,
+            device=a.device,
+            report=progress.show if group.rank == 0 else None,
+            time_limit=60 * a.time_limit or None,
+            group=group,
+        )
+        progress.close()
 
 
 def run_evaluate(a: Arguments) -> None:
