@@ -75,6 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_provenance, "--results", "--settings")
     command(run_verify, "--results", "--settings", "--sets")
     command(run_publish, "--results", "--output", "--readme")
+    command(
+        run_plan,
+        *("--config", "--configfile", "--mfu", "--device?", "--peak-tflops?"),
+        *("--runtime?", "--json"),
+    )
     return parser
 
 
@@ -132,6 +137,13 @@ JSONS = (
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
+    "--config": _option(type=Path, default=Path("config.yaml")),
+    "--configfile": _option(type=Path, nargs="+", default=[], help="as of snakemake"),
+    "--mfu": _option(type=float, default=0.4, help="share of the peak; 0.4"),
+    "--device?": _option(default="NVIDIA A100 80GB", help="a GPU's name"),
+    "--peak-tflops?": _option(type=float, help="instead of the device's dense bfloat16"),
+    "--runtime?": _option(type=float, help="minutes a job may take"),
+    "--json": _option(action="store_true", default=False, help="for programs"),
     "--part": _option(type=int, help="counted from 0"),
     "--parts": _option(type=int),
     "--new-tokens": _option(type=int),
@@ -316,3 +328,25 @@ def run_publish(a: Arguments) -> None:
     from shallower.reporting.reference import publish
 
     publish(a.results, a.output, a.readme)
+
+
+def run_plan(a: Arguments) -> None:
+    """Print what a study takes before it runs: jobs, FLOPs, GPU hours, disk, memory."""
+    from shallower.config import load_study
+    from shallower.planning.merging import merge
+
+    for option, value in (("--mfu", a.mfu), ("--peak-tflops", a.peak_tflops)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: found {value}, expected a number above 0")
+    if a.mfu > 1:
+        raise UserError(f"--mfu: found {a.mfu}, expected a share of the peak, as 0.4")
+    if a.runtime is not None and not 0 < a.runtime < float("inf"):
+        raise UserError(f"--runtime: found {a.runtime}, expected minutes above 0")
+    study = load_study(merge(a.config, a.configfile))
+
+    from shallower.planning.estimate import Assumptions, as_json, plan
+    from shallower.planning.text import render
+
+    assumed = Assumptions(a.device, a.mfu, a.peak_tflops, a.runtime)
+    planned = plan(study, assumed, Path("results") / study.study)
+    print(json.dumps(as_json(planned), indent=2) if a.json else render(planned))
