@@ -47,7 +47,7 @@ class CorpusSize:
 def corpus_size(study: Study, results: Path) -> CorpusSize:
     """From the shards' manifest, if the study has one, else from what is known."""
     text = study.corpus.text
-    name: str = getattr(text, "repository", None) or getattr(text, "name", "files")
+    name = getattr(text, "repository", getattr(text, "name", "local files"))
     known, manifest = SOURCES.get(name), results / "tokens/text/train/manifest.json"
     documents = min(known.documents, text.limit or known.documents) if known else None
     rest: dict[str, int] = {}

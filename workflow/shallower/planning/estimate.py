@@ -7,7 +7,7 @@ from two stated assumptions, the device's peak and the share of it that is reach
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from shallower.sections import Training
 from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
 
-# Dense bfloat16 TFLOP/s by a part of the device's name. NVIDIA's data sheets of the
-# A100 (2021) and of the H100 (2023, SXM), without sparsity.
-PEAK_TFLOPS = {"A100": 312.0, "H100 PCIe": 756.0, "H100": 989.0}
+# Dense TFLOP/s by a part of the device's name: NVIDIA's data sheet of the A100.
+PEAK_TFLOPS = {"A100": {"bfloat16": 312.0, "float32": 19.5}}
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
 
@@ -44,15 +43,18 @@ class Assumptions:
     runtime: float | None = None  # minutes a job may take
 
     def peak(self, precision: str) -> float | None:
-        """TFLOP/s; the table is of bfloat16 and says nothing of float32."""
-        if self.peak_tflops or precision != "bfloat16":
-            return self.peak_tflops
-        return peak_tflops(self.device)
+        """FLOP/s that are given or known of the device, None if neither."""
+        if self.peak_tflops:
+            return self.peak_tflops * 1e12
+        return peak_flops(self.device, precision)
 
 
-def peak_tflops(device: str) -> float | None:
-    """Dense bfloat16 peak of a device by its name, None if it is not known."""
-    return next((peak for name, peak in PEAK_TFLOPS.items() if name in device), None)
+def peak_flops(device: str, precision: str) -> float | None:
+    """FLOP/s of a device in 'bfloat16' or 'float32'; None where unknown."""
+    for name, rates in PEAK_TFLOPS.items():
+        if name in device:
+            return rates[precision] * 1e12
+    return None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class ModelPlan:
     parameters_deployed: int
     tokens: int  # of a run
     flops: int  # of a run: three times the forward pass
-    hours: float | None  # of a run; None if the device's peak is not known
+    peak: float | None  # FLOP/s of the device at the run's precision
+    hours: float | None  # of a run; None if the peak is not known
     starts: int | None  # jobs a run takes, if a job's runtime is limited
     memory: TrainingMemory
 
@@ -119,8 +122,8 @@ class Plan:
     @property
     def hours(self) -> float | None:
         """GPU hours in all; None unless every model's are known."""
-        known = [each.runs * each.hours for each in self.models if each.hours]
-        return sum(known) if len(known) == len(self.models) else None
+        hours = [m.runs * m.hours for m in self.models if m.hours is not None]
+        return sum(hours) if len(hours) == len(self.models) else None
 
 
 def plan(study: Study, assumptions: Assumptions, results: Path) -> Plan:
@@ -144,7 +147,7 @@ def _model(
     flops = 3 * forward * tokens
     peak, hours, starts = assumptions.peak(training.precision), None, None
     if peak:
-        hours = flops / (peak * 1e12 * assumptions.mfu) / 3600
+        hours = flops / (peak * assumptions.mfu) / 3600
         if assumptions.runtime:
             starts = math.ceil(60 * hours / assumptions.runtime)
     return ModelPlan(
@@ -155,6 +158,7 @@ def _model(
         parameters_deployed=deployed,
         tokens=tokens,
         flops=flops,
+        peak=peak,
         hours=hours,
         starts=starts,
         memory=_memory(config, training),
@@ -193,7 +197,7 @@ def jobs(study: Study) -> dict[str, int]:
         "parameters": 1,
         "train": len(study.runs),
         "evaluate": len(study.runs),
-        **{rule: 1 for rule in once.split()},
+        **dict.fromkeys(once.split(), 1),
         "notebook_training": 1,
         "notebook_comparison": 1,
         "all": 1,
@@ -227,8 +231,6 @@ def disk_use(
 
 def as_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, sums included; sizes in bytes."""
-    from dataclasses import asdict
-
     content = asdict(plan)
     for entry, each in zip(content["models"], plan.models, strict=True):
         entry["memory"]["total"] = each.memory.total

@@ -32,10 +32,10 @@ def render(plan: Plan) -> str:
 
 
 def _table(models: list[ModelPlan]) -> list[str]:
+    columns = ("runs", "trained", "deployed", "H", "tokens", "FLOPs", "time", "memory")
     rows = [
         ("", "", "parameters", "", "", "of each run:", "", "", ""),
-        ("model", "runs", "trained", "deployed", "H")
-        + ("tokens", "FLOPs", "time", "memory"),
+        ("model", *columns),
     ]
     rows += [
         (
@@ -67,13 +67,14 @@ def _training(plan: Plan) -> str:
     text = f"{plan.runs} runs, {total}, {gpu_hours(plan.hours)} on {given.device}"
     if plan.hours is None:
         return (
-            f"{text}: its peak is not known for this precision, give --peak-tflops. "
-            "FLOPs are three times those of the forward pass."
+            f"{text}: no peak is known for this device and precision, give "
+            "--peak-tflops. FLOPs are three times those of the forward pass."
         )
-    peak = given.peak_tflops or given.peak("bfloat16")
+    peaks = sorted({each.peak / 1e12 for each in plan.models if each.peak})
     text += (
-        f", assumed to reach {100 * given.mfu:g} % of {peak:g} TFLOP/s. FLOPs are three "
-        "times those of the forward pass. Evaluation and timing come on top."
+        f", assumed to reach {100 * given.mfu:g} % of "
+        f"{' or '.join(f'{peak:g}' for peak in peaks)} TFLOP/s. FLOPs are "
+        "three times those of the forward pass. Evaluation and timing come on top."
     )
     starts = max(each.starts or 0 for each in plan.models)
     if given.runtime:
