@@ -18,7 +18,7 @@ from conftest import ROOT, tiny
 from shallower.analysis.published import TABLE_1
 from shallower.cli import main
 from shallower.config import load_study
-from shallower.models.llama import LlamaLM
+from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.memory import training_memory
 from shallower.planning.corpus import characters_per_token, corpus_size
 from shallower.planning.estimate import Assumptions, Plan, jobs, plan
@@ -99,16 +99,15 @@ def test_assumptions(paper: Plan) -> None:
 # --- memory -------------------------------------------------------------------------
 
 
-def allocated(head: str, precision: str, accumulation: int, folder: Path) -> int:
+def allocated(config: LlamaConfig, changes: dict, folder: Path) -> int:
     """Bytes asked of the allocator at the peak of a real step, by torch's profiler."""
-    config = tiny(head, width=64, ffn_hidden=172, context=64, vocabulary=1500)
     training = {"learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95]}
-    training |= {"clip": 1.0, "precision": precision, "accumulation": accumulation}
-    training |= {"loss_chunk": 0, "checkpoint_activations": False, "compile": "never"}
+    training |= {"clip": 1.0, "precision": "float32", "accumulation": 1} | changes
     model = LlamaLM(config)
     optimizer = make_optimizer(model, training)
-    batch = torch.zeros(8 * accumulation, config.context, dtype=torch.long)
-    small = batch[:accumulation, :2]
+    parts = training["accumulation"]
+    batch = torch.zeros(8 * parts, config.context, dtype=torch.long)
+    small = batch[:parts, :2]
     training_step(model, optimizer, small, small, training)  # makes the moments
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
@@ -123,20 +122,22 @@ def allocated(head: str, precision: str, accumulation: int, folder: Path) -> int
 
 
 @pytest.mark.parametrize(
-    ("head", "precision", "accumulation"),
+    ("head", "changes"),
     [
-        ("baseline", "float32", 1),
-        ("proposed", "float32", 2),
-        ("proposed", "bfloat16", 1),
+        ("baseline", {}),
+        ("proposed", {"accumulation": 2}),
+        ("proposed", {"precision": "bfloat16"}),
+        ("proposed", {"loss_chunk": 64}),
+        ("baseline", {"checkpoint_activations": True, "loss_chunk": 64}),
+        ("proposed", {"precision": "bfloat16", "checkpoint_activations": True}),
     ],
 )
-def test_memory_is_what_a_step_takes(
-    head: str, precision: str, accumulation: int, tmp_path: Path
-) -> None:
-    config = tiny(head, width=64, ffn_hidden=172, context=64, vocabulary=1500)
-    estimate = training_memory(config, 8, precision).total
-    measured = allocated(head, precision, accumulation, tmp_path)
-    assert 0.9 < estimate / measured < 1.15
+def test_memory_is_what_a_step_takes(head: str, changes: dict, tmp_path: Path) -> None:
+    sizes = {"width": 64, "ffn_hidden": 172, "context": 64, "vocabulary": 1500}
+    config = tiny(head, **sizes, depth=6)
+    switches = {key: v for key, v in changes.items() if key != "accumulation"}
+    estimate = training_memory(config, 8, **switches).total
+    assert 0.9 < estimate / allocated(config, changes, tmp_path) < 1.2
 
 
 def test_memory_switches() -> None:
@@ -144,8 +145,8 @@ def test_memory_switches() -> None:
     whole = training_memory(config, 8)
     saving = training_memory(config, 8, checkpoint_activations=True, loss_chunk=64)
     assert saving.logits == whole.logits / 8
-    one = training_memory(tiny(width=64, ffn_hidden=172, context=64, depth=1), 8)
-    assert one.activations < saving.activations < whole.activations / 3
+    assert whole.recomputed == 0 < saving.recomputed < whole.activations / 6
+    assert saving.activations < whole.activations / 10
     assert training_memory(config, 8, loss_chunk=10**9) == whole
 
 
@@ -154,14 +155,17 @@ def test_memory_switches() -> None:
 
 def test_a_tokenized_corpus_is_counted(configuration: dict, tmp_path: Path) -> None:
     study = load_study(configuration)
-    manifest = tmp_path / "tokens" / "text" / "train" / "manifest.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text(json.dumps({"tokens": 122_880, "documents": 850}))
+    for split, tokens, documents in (("train", 122_880, 850), ("test", 8000, 50)):
+        manifest = tmp_path / "tokens" / "text" / split / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(json.dumps({"tokens": tokens, "documents": documents}))
     size = corpus_size(study, tmp_path)
-    assert (size.exact, size.train_tokens, size.documents) == (True, 122_880, 1000)
+    assert (size.exact, size.train_tokens, size.documents) == (True, 122_880, 850)
+    assert size.test_documents == 50
     estimate = corpus_size(study, Path("no results"))
     # The default text has 8,504 training documents and 1.39M tokens: by counting.
     assert not estimate.exact
+    assert estimate.documents == pytest.approx(8504, rel=0.02)
     assert estimate.train_tokens == pytest.approx(1.39e6, rel=0.1)
 
 
@@ -177,9 +181,10 @@ def test_disk(paper: Plan) -> None:
     assert paper.disk["weights"] == 8 * parameters  # float32: final and midpoint
     assert paper.disk["checkpoints of a running job"] == 3 * 16 * 167_797_760
     tokens, documents = paper.corpus.train_tokens, paper.corpus.documents
-    assert documents == 1_500_000
-    assert paper.disk["tokens"] == 2 * (tokens or 0) + 8 * documents
-    assert 0.4 < 768e6 / (tokens or 0) < 0.7  # no document is seen twice
+    # Questions and test have sources of their own, and 5,000 are for validation.
+    assert (documents, paper.corpus.test_documents) == (1_495_000, 5000)
+    assert paper.disk["tokens"] == 2 * (tokens or 0) + 8 * 1_495_000
+    assert 0.3 < 768e6 / (tokens or 0) < 0.7  # no document is seen twice
 
 
 # --- jobs, configuration ------------------------------------------------------------
@@ -227,10 +232,10 @@ def test_the_command(
     flat = " ".join(text.split())
     for words in (
         "8 runs, 4.51e18 FLOPs, 10.0 GPU hours on NVIDIA A100-SXM4-80GB",
-        "assumed to reach 40 % of 312 TFLOP/s",
+        "at an assumed MFU of 0.4 of 312 TFLOP/s",
         "the longest run takes 2 jobs, 1 of them resumed",
-        "6.14B in all, 4.6 to 6.0 a parameter; about 0.56 epochs",
-        "51: corpus 1, tokenizer 1, shard 18",
+        "6.14B in all, 4.6 to 6.0 a parameter; about 0.48 epochs",
+        "55: download 4, corpus 1, tokenizer 1, shard 18",
     ):
         assert words in flat
     assert max(map(len, text.splitlines())) <= 100

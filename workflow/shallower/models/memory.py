@@ -17,9 +17,9 @@ from shallower.models.counting import count_parameters, on_meta
 from shallower.models.llama import LlamaConfig, LlamaLM
 
 FLOAT = 4  # bytes; weights, gradients and AdamW's moments are always float32
-# Bytes per logit when the loss is at its largest, in its backward pass: the logits, the
-# log-probabilities that autograd keeps, and the gradients of both.
-LOGIT = {"float32": 4 + 4 + 4 + 4, "bfloat16": 2 + 4 + 4 + 4}
+# Bytes per logit when the loss is at its largest, in its backward pass: the
+# log-probability that autograd keeps, its gradient and the logit's, in float32.
+LOGIT = 3 * FLOAT
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,16 @@ class TrainingMemory:
     moments: int  # 8: AdamW's two
     activations: int  # what the backward pass needs of the forward pass
     logits: int  # and what the loss makes of them
+    recomputed: int = 0  # activations of a block that is computed anew
 
     @property
     def total(self) -> int:
-        """All of it at once: with accumulation, gradients and activations coexist."""
-        parts = (self.weights, self.gradients, self.moments)
-        return sum(parts) + self.activations + self.logits
+        """All at once, but for what only one block or the loss needs at a time.
+
+        With accumulation, gradients are there when activations are at their largest.
+        """
+        lasting = self.weights + self.gradients + self.moments + self.activations
+        return lasting + max(self.logits, self.recomputed)
 
 
 def training_memory(
@@ -49,23 +53,22 @@ def training_memory(
     """Memory of a step on `windows` sequences of a full context.
 
     Activations are A + L x B: B what autograd saves in one block, A outside of them.
-    With `checkpoint_activations` they are A + L x I + B, where I is a block's input in
-    float32. Logits exist for `loss_chunk` tokens at a time (0: for all).
+    With `checkpoint_activations` they are A + L x I, where I is a block's input in
+    float32, and B for one block at a time. Logits exist for `loss_chunk` tokens at a
+    time (0: for all).
     """
     parameters = count_parameters(on_meta(config))
     outside, block = saved_bytes(replace(config, depth=1), windows, precision)
     tokens = windows * config.context
-    if checkpoint_activations:
-        stored = config.depth * tokens * config.width * FLOAT + block
-    else:
-        stored = config.depth * block
+    kept = tokens * config.width * FLOAT if checkpoint_activations else block
     chunk = min(loss_chunk or tokens, tokens)
     return TrainingMemory(
         weights=FLOAT * parameters,
         gradients=FLOAT * parameters,
         moments=2 * FLOAT * parameters,
-        activations=outside + stored,
-        logits=chunk * config.vocabulary * LOGIT[precision],
+        activations=outside + config.depth * kept,
+        logits=chunk * config.vocabulary * LOGIT,
+        recomputed=block if checkpoint_activations else 0,
     )
 
 

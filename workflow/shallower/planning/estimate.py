@@ -14,6 +14,7 @@ from typing import Any
 
 from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
+from shallower.corpus.downloaded import hub_sources
 from shallower.models.counting import (
     count_deployed,
     count_flops_per_token,
@@ -22,13 +23,12 @@ from shallower.models.counting import (
 )
 from shallower.models.llama import LlamaConfig
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
-from shallower.planning.corpus import TEST_SHARE, CorpusSize, corpus_size
+from shallower.planning.corpus import CorpusSize, corpus_size
 from shallower.sections import Training
 from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
+from shallower.training.peaks import peak_flops
 
-# Dense TFLOP/s by a part of the device's name: NVIDIA's data sheet of the A100.
-PEAK_TFLOPS = {"A100": {"bfloat16": 312.0, "float32": 19.5}}
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
 
@@ -47,14 +47,6 @@ class Assumptions:
         if self.peak_tflops:
             return self.peak_tflops * 1e12
         return peak_flops(self.device, precision)
-
-
-def peak_flops(device: str, precision: str) -> float | None:
-    """FLOP/s of a device in 'bfloat16' or 'float32'; None where unknown."""
-    for name, rates in PEAK_TFLOPS.items():
-        if name in device:
-            return rates[precision] * 1e12
-    return None
 
 
 @dataclass(frozen=True)
@@ -189,7 +181,12 @@ def _memory(config: LlamaConfig, training: Training) -> TrainingMemory:
 def jobs(study: Study) -> dict[str, int]:
     """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
     once = "latency summary claims figures tables typeset provenance paper"
+    downloads = {
+        "download": len(hub_sources(study.corpus)),
+        "download_file": 1 if study.tokenizer.hub else 0,
+    }
     return {
+        **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
         "tokenizer": 1,
         "shard": study.shards.parts + 2,  # and one for each held-out split
@@ -209,22 +206,22 @@ def disk_use(
 ) -> dict[str, int | None]:
     """Bytes by what takes them, with the checkpoints of one run, the largest.
 
-    Tokens: 2 or 4 bytes each, and 8 a document for where it starts. Evaluations: two
-    rows a test document, as many again where the model folds, and one a metric and
-    item.
+    Downloads: the hub's records as they are kept, of the text alone; chat and questions
+    are small. Tokens: 2 or 4 bytes each, and 8 a document for where it starts.
+    Evaluations: two rows a test document, as many again where the model folds, and one
+    a metric and item.
     """
     tokens, runs = corpus.train_tokens, len(study.runs)
     size = token_dtype(study.tokenizer.vocabulary).itemsize
     items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
-    documents = corpus.documents
-    rows = items * TEXT_METRICS
-    rows += round(4 * TEST_SHARE * documents) if documents else 0
+    tested = corpus.test_documents
+    rows = items * TEXT_METRICS + 4 * (tested or 0)
     return {
-        "download": corpus.download,
+        "downloads": corpus.text if hub_sources(study.corpus) else 0,
         "corpus": corpus.text,
-        "tokens": tokens and size * tokens + 8 * (documents or 0),
+        "tokens": tokens and size * tokens + 8 * (corpus.documents or 0),
         "weights": sum(each.runs * each.weights for each in models),
-        "evaluations": runs * rows * EVALUATION_ROW if documents else None,
+        "evaluations": runs * rows * EVALUATION_ROW if tested else None,
         "checkpoints of a running job": max(each.checkpoints for each in models),
     }
 

@@ -72,9 +72,9 @@ def _training(plan: Plan) -> str:
         )
     peaks = sorted({each.peak / 1e12 for each in plan.models if each.peak})
     text += (
-        f", assumed to reach {100 * given.mfu:g} % of "
-        f"{' or '.join(f'{peak:g}' for peak in peaks)} TFLOP/s. FLOPs are "
-        "three times those of the forward pass. Evaluation and timing come on top."
+        f" at an assumed MFU of {given.mfu:g} of "
+        f"{' or '.join(f'{peak:g}' for peak in peaks)} TFLOP/s. FLOPs are three times "
+        "those of the forward pass. Evaluation and timing come on top."
     )
     starts = max(each.starts or 0 for each in plan.models)
     if given.runtime:
@@ -102,11 +102,14 @@ def _tokens(plan: Plan) -> str:
 def _memory(plan: Plan) -> str:
     worst = max(plan.models, key=lambda each: each.memory.total)
     memory = worst.memory
+    again = memory.recomputed
+    anew = f" or a block computed anew {size(again)}" if again else ""
     return (
         f"at most {size(memory.total)} a training job ({worst.model}): "
-        f"weights {size(memory.weights)}, gradients {size(memory.gradients)}, AdamW "
-        f"{size(memory.moments)}, activations {size(memory.activations)}, logits "
-        f"{size(memory.logits)}; estimated, and a GiB or so for the process on top"
+        f"weights {size(memory.weights)}, gradients {size(memory.gradients)}, "
+        f"AdamW {size(memory.moments)}, activations {size(memory.activations)}, "
+        f"logits {size(memory.logits)}{anew}; estimated, and a GiB or so for the "
+        "process on top"
     )
 
 
