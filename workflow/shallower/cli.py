@@ -83,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_provenance, "--results", "--settings")
     command(run_verify, "--results", "--settings", "--sets")
     command(run_publish, "--results", "--output", "--readme")
+    command(
+        run_plan,
+        *("--config", "--configfile", "--mfu", "--device?", "--peak-tflops?"),
+        *("--runtime?", "--json"),
+    )
     return parser
 
 
@@ -149,6 +154,13 @@ OPTIONS: dict[str, Adder] = {
     "--shards": _option(type=Path, nargs="+"),
     "--given": _option(type=Path, nargs="*", default=[], help="tokenizer to adopt"),
     "--seeds": _option(type=int, nargs="+"),
+    "--config": _option(type=Path, default=Path("config.yaml")),
+    "--configfile": _option(type=Path, nargs="+", default=[], help="as of snakemake"),
+    "--mfu": _option(type=float, default=0.4, help="share of the peak; 0.4"),
+    "--device?": _option(default="NVIDIA A100-SXM4-80GB", help="a GPU's name"),
+    "--peak-tflops?": _option(type=float, help="instead of the device's own"),
+    "--runtime?": _option(type=float, help="minutes a job may take"),
+    "--json": _option(action="store_true", default=False, help="for programs"),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
@@ -360,3 +372,25 @@ def run_publish(a: Arguments) -> None:
     from shallower.reporting.reference import publish
 
     publish(a.results, a.output, a.readme)
+
+
+def run_plan(a: Arguments) -> None:
+    """Print what a study takes before it runs: jobs, FLOPs, GPU hours, disk, memory."""
+    from shallower.config import load_study
+    from shallower.planning.merging import merge
+
+    for option, value in (("--mfu", a.mfu), ("--peak-tflops", a.peak_tflops)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: found {value}, expected a number above 0")
+    if a.mfu > 1:
+        raise UserError(f"--mfu: found {a.mfu}, expected a share of the peak, as 0.4")
+    if a.runtime is not None and not 0 < a.runtime < float("inf"):
+        raise UserError(f"--runtime: found {a.runtime}, expected minutes above 0")
+    study = load_study(merge(a.config, a.configfile))
+
+    from shallower.planning.estimate import Assumptions, as_json, plan
+    from shallower.planning.text import render
+
+    assumed = Assumptions(a.device, a.mfu, a.peak_tflops, a.runtime)
+    planned = plan(study, assumed, Path("results") / study.study)
+    print(json.dumps(as_json(planned), indent=2) if a.json else render(planned))
