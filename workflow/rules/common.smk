@@ -24,8 +24,6 @@ except UserError as error:
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
 HELD_OUT = ["test", "validation"]
-# A cluster ends a job at its `runtime`; on one's own machine nobody does.
-ENFORCED = int(workflow.remote_exec)
 SUMMARISED_SETS = [
     "train",
     "text",
