@@ -14,6 +14,7 @@ paper: setup
 	$(SNAKEMAKE)
 
 test: setup
+	@envs/slurm/one_node.sh install
 	pytest $(ARGS)
 
 lint: setup

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +15,8 @@ import torch
 import yaml
 from hypothesis import settings
 
+from hub_stand_in import downloads  # noqa: F401  a fixture for every module
+from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.registry import HEADS
@@ -21,7 +27,6 @@ from shallower.tokens.shards import write_manifest, write_shard
 settings.register_profile("shallower", deadline=None, derandomize=True)
 settings.load_profile("shallower")
 
-ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the a cat dog bird sat ran flew on under over mat tree house and then"
 
 
@@ -115,3 +120,57 @@ def spec() -> dict:
 def configuration() -> dict:
     """The default study's configuration, free to change."""
     return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+# --- the smoke study ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke study, run on this machine."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    start = time.monotonic()
+    run = project.snakemake()
+    assert run.returncode == 0, run.stderr[-5000:]
+    seconds = time.monotonic() - start
+    print(f"smoke study: {seconds:.0f} s")
+    # 90 on two quiet cores; a busy machine may need more, but not this much more.
+    assert seconds < 300
+    return project
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A one-node SLURM; skips, saying why, where none can be brought up."""
+    reason = no_slurm()
+    # Continuous integration asks for it: there, nothing is skipped.
+    if reason and os.environ.get("SLURM_TESTS") == "required":
+        pytest.fail(reason)
+    if reason:
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([ONE_NODE, "up", folder], check=True)
+    yield
+    subprocess.run([ONE_NODE, "down", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def submitted(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke study, run by SLURM with the command of the documentation."""
+    project = Project(tmp_path_factory.mktemp("submitted"))
+    run = project.run(*THROUGH_SLURM)
+    assert run.returncode == 0, run.stderr[-5000:]
+    return project
+
+
+@pytest.fixture(scope="session")
+def again(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Project:
+    """The smoke study a second time: by SLURM, or here where there is none."""
+    if not no_slurm():
+        return request.getfixturevalue("submitted")
+    project = Project(tmp_path_factory.mktemp("again"))
+    run = project.snakemake("--", "results/smoke/claims.csv")
+    assert run.returncode == 0, run.stderr[-3000:]
+    return project

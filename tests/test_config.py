@@ -49,8 +49,26 @@ def test_default_study(configuration: dict) -> None:
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")))
 def test_overlays(configuration: dict, overlay: Path) -> None:
-    study = load_study(merge(configuration, yaml.safe_load(overlay.read_text())))
-    assert study.study == overlay.stem
+    # paper-seeds.yaml and the like go behind paper.yaml and add to its results.
+    behind = overlay.with_stem("paper") if overlay.stem.startswith("paper-") else None
+    for path in filter(None, (behind, overlay)):
+        configuration = merge(configuration, yaml.safe_load(path.read_text()))
+    assert load_study(configuration).study == (behind or overlay).stem
+
+
+def test_overlays_at_the_papers_scale_share_runs(configuration: dict) -> None:
+    def runs(*names: str) -> dict[tuple[str, int], dict]:
+        merged = configuration
+        for name in names:
+            text = (ROOT / "config" / f"{name}.yaml").read_text()
+            merged = merge(merged, yaml.safe_load(text))
+        study = load_study(merged)
+        return {(model, seed): study.run(model, seed) for model, seed in study.runs}
+
+    paper, seeds = runs("paper"), runs("paper", "paper-seeds")
+    whole = runs("paper", "paper-seeds", "paper-ablations")
+    assert (len(paper), len(seeds)) == (8, 40)
+    assert paper.items() <= seeds.items() <= whole.items()
 
 
 @pytest.mark.parametrize(

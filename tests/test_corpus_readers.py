@@ -282,9 +282,10 @@ def test_format_overrides_the_suffix(tmp_path):
     assert rows_of("documents", path, format="jsonl")[0]["text"] == "x"
 
 
-def test_hub_is_refused_with_a_way_out(tmp_path):
+def test_hub_data_are_to_be_downloaded_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     source = HubSource(source="hub", repository="someone/something")
     with pytest.raises(UserError) as error:
         sources.load(source, "documents", "corpus.text", tmp_path)
-    assert "someone/something" in str(error.value)
-    assert "source: files" in str(error.value)
+    assert "corpus.text: someone/something is not downloaded" in str(error.value)
+    assert "where there is internet" in str(error.value)

@@ -2,112 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 import subprocess
-import sys
-import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
 
-from conftest import ROOT
+from project import ANOTHER_START, ROOT, RUNS, Project
 from shallower.files import read_json, sha256
-from shallower.reporting import reference
 from shallower.reporting.contents import FIGURES, TABLES
 
 pytestmark = pytest.mark.smoke
-RUNS = 12  # of the smoke study
-ANOTHER_START = ("workflow/shallower/models/initial.py", "STD = 0.02", "STD = 0.03")
 MODELS = ["baseline-1", "baseline-2", "proposed-1", "proposed-2"]
-
-
-class Project:
-    """A copy of the working tree in which the smoke study has been run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
-        for name in names.decode().split("\0"):
-            if name and (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, folder / name)
-        # The copy's own package, not the checkout that is installed.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
-        self.results = folder / "results" / "smoke"
-
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `snakemake --configfile config/smoke.yaml ARGUMENTS`."""
-        command = ["snakemake", "--configfile", "config/smoke.yaml", *arguments]
-        return subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-
-    def shallower_verify(self) -> subprocess.CompletedProcess[str]:
-        """Run the check behind `snakemake verify`, without Snakemake."""
-        configuration = read_json(self.results / "provenance.json")["configuration"]
-        sets = sorted(p.stem for p in (self.results / "summaries").glob("*.csv"))
-        command = [sys.executable, "-m", "shallower", "verify", "--settings"]
-        command += [json.dumps(configuration), "--results", "results/smoke"]
-        return subprocess.run(
-            [*command, "--sets", *sets],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-
-    def stale(self, *more: str) -> dict[str, int]:
-        """Jobs that a dry run would start, by rule."""
-        run = subprocess.run(
-            ["snakemake", "-n", "--configfile", "config/smoke.yaml", *more],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-        )
-        assert run.returncode == 0, run.stderr
-        counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
-        return {rule: int(n) for rule, n in counts if rule not in ("total", "all")}
-
-    @contextmanager
-    def edited(self, name: str, old: str, new: str) -> Iterator[None]:
-        """The project with one edit in one file, undone at the end."""
-        path = self.folder / name
-        text, times = path.read_text(), path.stat()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
-        try:
-            yield
-        finally:
-            path.write_text(text)
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("project"))
-    start = time.monotonic()
-    run = project.snakemake()
-    assert run.returncode == 0, run.stderr[-5000:]
-    seconds = time.monotonic() - start
-    print(f"smoke study: {seconds:.0f} s")
-    # 90 on two quiet cores; a busy machine may need more, but not this much more.
-    assert seconds < 300
-    return project
 
 
 @pytest.fixture(scope="session")
@@ -304,113 +213,6 @@ def test_a_bad_configuration_is_one_line(project: Project) -> None:
     assert "Traceback" not in said
 
 
-# --- provenance -----------------------------------------------------------------------
-
-
-def test_provenance_names_what_was_used(project: Project) -> None:
-    facts = read_json(project.results / "provenance.json")
-    assert facts["study"] == facts["configuration"]["study"] == "smoke"
-    assert facts["versions"]["torch"].startswith("2.13.0")
-    assert len(facts["runs"]) == RUNS
-    assert facts["sha256"]["summary.csv"] == sha256(project.results / "summary.csv")
-    assert {"commit", "dirty", "device"} <= facts.keys()
-
-
-def test_verify_is_content_with_what_was_made(project: Project) -> None:
-    run = project.snakemake("--", "verify")
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "results/smoke: verified" in run.stdout
-
-
-@pytest.mark.parametrize(
-    ("name", "old", "new"),
-    [
-        ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
-        ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
-        ("summary.csv", "proposed-2", "proposed-9"),
-        ("claims.csv", ",supported,", ",inconclusive,"),
-        ("tables/claims.tex", "supported", "not supported"),
-        ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
-    ],
-)
-def test_verify_finds_what_was_edited(
-    project: Project, name: str, old: str, new: str
-) -> None:
-    path = project.results / name
-    content = path.read_bytes()
-    assert old.encode() in content
-    path.write_bytes(content.replace(old.encode(), new.encode(), 1))
-    try:
-        run = project.shallower_verify()
-    finally:
-        path.write_bytes(content)
-    assert run.returncode == 2
-    assert f"results/smoke/{name}: checksum differs" in run.stderr
-    assert f"results/smoke/{name}: not what the current results give" in run.stderr
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["runs/baseline-1/seed0/losses.csv", "evaluations/proposed-1/seed0.samples.jsonl"],
-)
-def test_verify_finds_raw_results_that_were_touched(
-    project: Project, name: str
-) -> None:
-    path = project.results / name
-    content = path.read_bytes()
-    path.write_bytes(content + b"\n")
-    try:
-        run = project.shallower_verify()
-    finally:
-        path.write_bytes(content)
-    assert run.returncode == 2
-    assert f"results/smoke/{name}: checksum differs" in run.stderr
-    assert "Traceback" not in run.stderr
-
-
-def test_verify_refuses_results_of_other_code(project: Project) -> None:
-    with project.edited(*ANOTHER_START):
-        run = project.shallower_verify()
-    assert run.returncode == 2
-    assert "runs/proposed-2/seed1: trained by code" in run.stderr
-
-
-def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
-    """Typed as it is, for a study that was never run: one line, and no training."""
-    start = time.monotonic()
-    run = subprocess.run(
-        ["snakemake", "verify"],
-        cwd=project.folder,
-        env=project.environment,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode != 0
-    assert "results/default: nothing to verify here; run snakemake first" in run.stderr
-    assert time.monotonic() - start < 60
-    assert not (project.folder / "results" / "default" / "corpus").exists()
-
-
-def test_publishing_quotes_the_study(project: Project) -> None:
-    """Paper, tables and README as a reference run has them, from the smoke study."""
-    readme = project.folder / "PUBLISHED.md"
-    readme.write_text("before\n" + "\n".join(reference.MARKS) + "\nafter\n")
-    kept = project.folder / "kept"
-    reference.publish(project.results, kept, readme)
-    text = readme.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    claims = pd.read_csv(kept / "claims.csv")
-    for row in claims.itertuples():
-        assert f"| {row.id} | {row.claim} |" in text
-    counts = claims["verdict"].value_counts()
-    for verdict, count in counts.items():
-        assert text.count(f"**{verdict}** |") == count
-    assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
-    assert reference.with_block(text, reference.block(kept)) == text
-    assert reference.block(kept) in (kept / "README.md").read_text()
-
-
 # --- habits ---------------------------------------------------------------------------
 
 
@@ -426,32 +228,22 @@ def test_the_same_results_typeset_to_the_same_bytes(project: Project) -> None:
     "target", ["figures", "notebooks", "latency", "parameters", "verify"]
 )
 def test_targets_work_as_typed(project: Project, target: str) -> None:
-    run = subprocess.run(
-        ["snakemake", "-n", target],
-        cwd=project.folder,
-        env=project.environment,
-        capture_output=True,
-    )
+    run = project.run("snakemake", "-n", target)
     assert run.returncode == 0, run.stderr
 
 
 TIMES = ("us", "s", "tokens/s")  # units that may differ between two runs
 
 
-def test_two_runs_give_the_same_summaries(
-    project: Project, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_two_runs_give_the_same_summaries(project: Project, again: Project) -> None:
     """Everything is made again in another folder, from the data on."""
-    other = Project(tmp_path_factory.mktemp("again"))
-    run = other.snakemake("--", "results/smoke/claims.csv")
-    assert run.returncode == 0, run.stderr[-3000:]
     for name in ("summary.csv", "by_seed.csv"):
-        tables = [pd.read_csv(p.results / name) for p in (project, other)]
-        first, again = (t[~t["unit"].isin(TIMES)] for t in tables)
+        tables = [pd.read_csv(p.results / name) for p in (project, again)]
+        first, second = (t[~t["unit"].isin(TIMES)] for t in tables)
         assert len(first) > 50
-        pd.testing.assert_frame_equal(first, again, check_exact=True)
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
     for name in ("runs/proposed-2/seed1/model.safetensors", "corpus/manifest.json"):
-        assert sha256(project.results / name) == sha256(other.results / name)
+        assert sha256(project.results / name) == sha256(again.results / name)
 
 
 def test_html_report(project: Project) -> None:

@@ -6,16 +6,23 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from shallower.config import load_study, paper_scale
-from shallower.corpus import EVALUATION_SETS
+from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.digest import code_digest
 from shallower.errors import UserError
 from shallower.reporting.contents import FIGURES, TABLES
 
 try:
     study = load_study(config)
+    downloaded.check(study.corpus)
+    # The tokenizer's file, if the study takes it from the hub.
+    HUB_FILE = getattr(study.tokenizer, "hub", None)
+    if HUB_FILE is not None:
+        downloaded.check_file(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# Every data set of the hub that the study reads, by the name of its folder.
+HUB = downloaded.hub_sources(study.corpus)
 HELD_OUT = ["test", "validation"]
 SUMMARISED_SETS = [
     "train",
@@ -73,13 +80,20 @@ def source_files():
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
 
 
+def hub_manifests():
+    """The manifest of every download that the corpus is built from."""
+    return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
+
+
 def tokenizer_given():
     """The tokenizer's file, if there is one: the study's own, or the hub's.
 
     A package's is pinned by version and checksum.
     """
-    if study.tokenizer.hub:
-        return f"resources/hub/tokenizer/{study.tokenizer.hub.file}"
+    if HUB_FILE:
+        return str(
+            downloaded.file_path(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
+        )
     return study.tokenizer.model or []
 
 

@@ -2,6 +2,7 @@
 rule corpus:
     input:
         files=source_files(),
+        hub=hub_manifests(),
     output:
         text=expand(
             "<results>/corpus/text/{split}.parquet",

@@ -14,6 +14,11 @@ rule evaluate:
     conda:
         "../../envs/pipeline.yaml"
     threads: 1
+    resources:
+        gpu=1,
+        cpus_per_task=1,
+        mem_mb=8000,
+        runtime=120,
     params:
         run=subpath(input.weights, parent=True),
         corpus=corpus_folder,
@@ -24,7 +29,8 @@ rule evaluate:
         "python -m shallower evaluate --folder {params.run} --corpus {params.corpus}"
         " --tokens {params.tokens} --tokenizer {input.tokenizer}"
         " --settings {params.settings:q} --output {output.scores}"
-        " --samples {output.samples} --threads {threads} 2> >(tee {log} >&2)"
+        " --samples {output.samples} --threads {resources.cpus_per_task}"
+        " 2> >(tee {log} >&2)"
 
 
 # speed of all models, interleaved; takes every core so that nothing runs beside it
@@ -43,6 +49,11 @@ rule latency:
     conda:
         "../../envs/pipeline.yaml"
     threads: all_cores
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime=240,
+        slurm_extra="--exclusive",
     params:
         specs=as_json(depth_specs()),
         seeds=study.seeds,

@@ -9,6 +9,9 @@ rule tokenizer:
         "<logs>/tokenizer.log",
     conda:
         "../../envs/pipeline.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=60,
     params:
         settings=as_json(study.tokenizer),
         code=code_digest("tokens.source"),
@@ -30,6 +33,9 @@ rule shard:
         "<logs>/shard/{split}-{part}.log",
     conda:
         "../../envs/pipeline.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=120,
     params:
         parts=parts_of,
         code=code_digest("tokens.shards"),

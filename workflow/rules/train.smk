@@ -14,13 +14,24 @@ rule train:
     conda:
         "../../envs/pipeline.yaml"
     threads: 1
+    resources:
+        gpu=1,
+        cpus_per_task=1,
+        mem_mb=8000,
+        runtime=240,
+        processes=1,
+        parallel="data",
     params:
         spec=run_spec,
         tokens=subpath(input.tokens, parent=True),
         directory=subpath(output.weights, parent=True),
         checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
+        # A cluster ends a job at its runtime; on one's own machine nobody does.
+        limited=int(workflow.remote_exec),
         code=code_digest("training.loop"),
     shell:
         "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
         " --output {params.directory} --checkpoints {params.checkpoints}"
-        " --threads {threads} 2> >(tee {log} >&2)"
+        " --threads {resources.cpus_per_task} --processes {resources.processes}"
+        " --parallel {resources.parallel}"
+        " --time-limit $(({resources.runtime} * {params.limited})) 2> >(tee {log} >&2)"

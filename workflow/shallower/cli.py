@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,15 +21,23 @@ Arguments = argparse.Namespace
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; a user's error is one line on standard error and status 2."""
+    """Run one command; a user's error is one line on standard error and status 2.
+
+    Training that stopped before its time limit has a status of its own, 75.
+    """
     arguments = build_parser().parse_args(argv)
+    if not arguments.command.startswith("download"):
+        # Compute nodes have no internet, and nothing may depend on having it. The
+        # libraries read this when they are imported, which is not yet.
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         arguments.run(arguments)
     except (UserError, OSError) as error:
         if arguments.debug:
             raise
         print(f"shallower {arguments.command}: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, UserError) else 2)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -44,11 +53,17 @@ def build_parser() -> argparse.ArgumentParser:
         for option in options:
             OPTIONS[option](sub, option)
 
+    command(run_download, "--settings", "--kind", "--key", "--lock", "--output")
+    command(run_download_file, "--settings", "--lock", "--output")
     command(run_corpus, "--settings", "--output")
     command(run_tokenizer, "--text", "--settings", "--given", "--output")
     command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
     command(run_manifest, "--tokenizer", "--output", "--shards")
-    command(run_train, "--spec", "--tokens", "--output", "--checkpoints", *MACHINE)
+    command(
+        run_train,
+        *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
+        *("--processes", "--parallel", *MACHINE),
+    )
     command(
         run_evaluate,
         *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
@@ -68,6 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_provenance, "--results", "--settings")
     command(run_verify, "--results", "--settings", "--sets")
     command(run_publish, "--results", "--output", "--readme")
+    command(
+        run_plan,
+        *("--config", "--configfile", "--mfu", "--device?", "--peak-tflops?"),
+        *("--runtime?", "--json"),
+    )
     return parser
 
 
@@ -109,6 +129,7 @@ PATHS = (
         "--bandwidth",
         "--results",
         "--readme",
+        "--lock",
     ),
     "--output?",
 )
@@ -125,20 +146,58 @@ JSONS = (
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
+    "--kind": _option(choices=["documents", "conversations", "answers"]),
+    "--key": _option(default="source", help="where the settings stand, for messages"),
     "--part": _option(type=int, help="counted from 0"),
     "--parts": _option(type=int),
     "--new-tokens": _option(type=int),
     "--shards": _option(type=Path, nargs="+"),
     "--given": _option(type=Path, nargs="*", default=[], help="tokenizer to adopt"),
     "--seeds": _option(type=int, nargs="+"),
+    "--config": _option(type=Path, default=Path("config.yaml")),
+    "--configfile": _option(type=Path, nargs="+", default=[], help="as of snakemake"),
+    "--mfu": _option(type=float, default=0.4, help="share of the peak; 0.4"),
+    "--device?": _option(default="NVIDIA A100-SXM4-80GB", help="a GPU's name"),
+    "--peak-tflops?": _option(type=float, help="instead of the device's own"),
+    "--runtime?": _option(type=float, help="minutes a job may take"),
+    "--json": _option(action="store_true", default=False, help="for programs"),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
+    "--processes": _option(type=int, default=1, help="of this run, on this machine"),
+    "--parallel": _option(
+        default="data",
+        choices=["data", "tensor"],
+        help="what several processes share out: batches, or heads and FFN units",
+    ),
+    "--time-limit": _option(
+        type=float,
+        default=0.0,
+        metavar="MINUTES",
+        help="save and stop, with status 75, before so many have passed; 0: never",
+    ),
 }
 
 
 # --- commands ---------------------------------------------------------------------
 # Imports stand inside: torch takes seconds to load, and most commands do without.
+
+
+def run_download(a: Arguments) -> None:
+    """Download a data set of the hub to a folder; continues where it stopped."""
+    from shallower.corpus.hub import Job, download
+    from shallower.corpus.settings import HubSource
+
+    source = HubSource.model_validate(a.settings)
+    download(Job(source, a.kind, a.key, a.lock, a.output))
+
+
+def run_download_file(a: Arguments) -> None:
+    """Download one file of a model's repository on the hub."""
+    from shallower.corpus.hub import download_file
+
+    s = a.settings
+    download_file(s["repository"], s["file"], s.get("revision"), a.lock, a.output)
 
 
 def run_corpus(a: Arguments) -> None:
@@ -175,18 +234,31 @@ def run_manifest(a: Arguments) -> None:
 
 def run_train(a: Arguments) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
+    for key, value, least in (
+        ("--time-limit", a.time_limit, 0),
+        ("--processes", a.processes, 1),
+    ):
+        if not value >= least:
+            raise UserError(f"{key}: {value}, expected {least} or more")
+    from shallower.training.group import launch, launched, own_group
+
+    if a.processes > 1 and not launched():
+        return launch(a.processes, a.argv)
     from shallower.training.loop import train
     from shallower.training.progress import Progress
 
     label = f"{a.spec['name']} seed {a.spec['seed']}"
-    progress = Progress(label, a.spec["training"]["steps"])
-    train(
-        *(a.spec, a.tokens, a.output, a.checkpoints),
-        threads=a.threads,
-        device=a.device,
-        report=progress.show,
-    )
-    progress.close()
+    with own_group(a.parallel, a.device) as group:
+        progress = Progress(label, a.spec["training"]["steps"])
+        train(
+            *(a.spec, a.tokens, a.output, a.checkpoints),
+            threads=a.threads,
+            device=a.device,
+            report=progress.show if group.rank == 0 else None,
+            time_limit=60 * a.time_limit or None,
+            group=group,
+        )
+        progress.close()
 
 
 def run_evaluate(a: Arguments) -> None:
@@ -298,3 +370,25 @@ def run_publish(a: Arguments) -> None:
     from shallower.reporting.reference import publish
 
     publish(a.results, a.output, a.readme)
+
+
+def run_plan(a: Arguments) -> None:
+    """Print what a study takes before it runs: jobs, FLOPs, GPU hours, disk, memory."""
+    from shallower.config import load_study
+    from shallower.planning.merging import merge
+
+    for option, value in (("--mfu", a.mfu), ("--peak-tflops", a.peak_tflops)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: found {value}, expected a number above 0")
+    if a.mfu > 1:
+        raise UserError(f"--mfu: found {a.mfu}, expected a share of the peak, as 0.4")
+    if a.runtime is not None and not 0 < a.runtime < float("inf"):
+        raise UserError(f"--runtime: found {a.runtime}, expected minutes above 0")
+    study = load_study(merge(a.config, a.configfile))
+
+    from shallower.planning.estimate import Assumptions, as_json, plan
+    from shallower.planning.text import render
+
+    assumed = Assumptions(a.device, a.mfu, a.peak_tflops, a.runtime)
+    planned = plan(study, assumed, Path("results") / study.study)
+    print(json.dumps(as_json(planned), indent=2) if a.json else render(planned))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
+import time
 from pathlib import Path
 
 import torch
+
+IMPORTED = time.monotonic()
+BEFORE_IMPORT = 10.0  # seconds from a process' start to the line above, at most
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -14,6 +19,18 @@ def choose_device(name: str = "auto") -> torch.device:
     if name != "auto":
         return torch.device(name)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def set_matmul_precision(device: torch.device, precision: str) -> None:
+    """What fp32 matrix products on a GPU may lose: nothing, unless bfloat16 is asked.
+
+    float32 means fp32. Under bfloat16 autocast the few products that stay in fp32 may
+    run as TF32, which has more digits than the others. A CPU's products are as ever.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(
+            "high" if precision == "bfloat16" else "highest"
+        )
 
 
 def device_name(device: torch.device) -> str:
@@ -37,3 +54,18 @@ def peak_memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: KiB
+
+
+def process_age() -> float:
+    """Seconds since this process began, the time to load its libraries included.
+
+    From Linux' /proc; elsewhere since the import, plus an allowance.
+    """
+    try:
+        stat = Path("/proc/self/stat").read_text()
+        # The name, in parentheses, may hold spaces; field 22 counts ticks since boot.
+        ticks = int(stat.rpartition(")")[2].split()[22 - 3])
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return now - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.monotonic() - IMPORTED + BEFORE_IMPORT

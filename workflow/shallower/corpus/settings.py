@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from shallower.strict import Strict
 
+# What a source's records are: texts, hh-rlhf's dialogues, or WikiQA's candidates.
+Kind = Literal["documents", "conversations", "answers"]
+
 
 class PackageFile(Strict):
     """One file of an installed Python package; read as a file."""
@@ -43,16 +46,16 @@ class FilesSource(Strict):
 
 
 class HubSource(Strict):
-    """A data set on the Hugging Face hub."""
+    """A data set on the Hugging Face hub, downloaded once at a locked revision."""
 
     source: Literal["hub"]
-    repository: str
+    repository: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # owner/name
     configuration: str | None = None
     split: str = "train"
-    revision: str | None = None
+    revision: str | None = None  # branch, tag or commit; the lock has the commit
     columns: dict[str, str] = {}
     licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1)  # the first ones
 
 
 class HeldOutText(Strict):

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from shallower.corpus import packages, readers
-from shallower.corpus.settings import FilesSource, HubSource, PackageSource
+from shallower.corpus import downloaded, packages, readers
+from shallower.corpus.settings import FilesSource, HubSource, Kind, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-Kind = Literal["documents", "conversations", "answers"]
 
 # By kind, our columns with the names they are recognised by. Dots walk into nested
 # fields. In order: our own, SlimPajama, hh-rlhf, WikiQA from the hub, WikiQA's files.
@@ -95,14 +93,11 @@ def load(
     `key` is where the source stands in the configuration, for error messages.
     Raises UserError for whatever is missing, unreadable or of another kind.
     """
-    if isinstance(source, HubSource):
-        raise UserError(
-            f"{key}.source: hub data ({source.repository}) are not available in this "
-            "version; download them and give the same data with `source: files`"
-        )
     tally = _Tally()
     if isinstance(source, PackageSource):
         rows, origin = _package(source, kind, key, tally)
+    elif isinstance(source, HubSource):
+        rows, origin = _hub(source, kind, key, tally)
     else:
         rows, origin = _files(source, kind, key, tally)
     dataset = _dataset(rows, kind, key, cache)
@@ -170,72 +165,110 @@ def _package(
 def _files(
     source: FilesSource, kind: Kind, key: str, tally: _Tally
 ) -> tuple[Rows, dict[str, Any]]:
-    known = COLUMNS[kind]
-    for name in source.columns:
-        if name not in known:
-            expected = ", ".join(known)
-            raise UserError(f"{key}.columns.{name}: no such column of ours: {expected}")
-    theirs = known | {ours: (name,) for ours, name in source.columns.items()}
+    columns = Columns(source.columns, kind, key)
     paths = readers.expand(source.paths, f"{key}.paths")
     formats = [
         readers.format_of(path) if source.format == "auto" else source.format
         for path in paths
     ]
-    # A file has the top of a nested field, or a name with dots in it.
-    wanted = {
-        part
-        for names in theirs.values()
-        for name in names
-        for part in (name, name.partition(".")[0])
-    }
-
-    def rows() -> Iterator[dict[str, str]]:
-        unseen, record = set(source.columns), None
-        for path, file_format in zip(paths, formats, strict=True):
-            if source.limit is not None and tally.records >= source.limit:
-                break
-            tally.files[str(path)] = sha256(path)
-            left = None if source.limit is None else source.limit - tally.records
-            records = readers.read(path, file_format, wanted)
-            for record in itertools.islice(records, left):
-                tally.records += 1
-                row, absent = _row(record, theirs, key)
-                unseen &= absent
-                yield row
-        if record is not None and unseen:
-            name = min(unseen)
-            raise UserError(
-                f"{key}.columns.{name}: no record has {source.columns[name]!r}; "
-                f"the last one has {_listed(record)}"
-            )
-
+    rows = _from_files(paths, formats, columns, source.limit, tally)
     return rows, source.model_dump(exclude={"limit", "format"})
 
 
-def _row(
-    record: readers.Record, theirs: dict[str, tuple[str, ...]], key: str
-) -> tuple[dict[str, str], set[str]]:
-    """One record in our columns, and which of ours it lacks."""
-    row, absent = {}, set()
-    for ours, names in theirs.items():
-        values = (_walk(record.values, name) for name in names)
-        value = next((value for value in values if value is not _ABSENT), _ABSENT)
-        if value is _ABSENT:
-            if ours not in _OPTIONAL:
+def _hub(
+    source: HubSource, kind: Kind, key: str, tally: _Tally
+) -> tuple[Rows, dict[str, Any]]:
+    """What `hub.py` downloaded: Parquet files, with our own columns already."""
+    manifest, parts = downloaded.finished(source, kind, key)
+    columns = Columns({}, kind, key)
+    rows = _from_files(parts, ["parquet"] * len(parts), columns, None, tally)
+    origin = source.model_dump(exclude={"limit"})
+    return rows, origin | {key: manifest[key] for key in ("revision", "sha256")}
+
+
+def _from_files(
+    paths: Sequence[Path],
+    formats: Sequence[str],
+    columns: Columns,
+    limit: int | None,
+    tally: _Tally,
+) -> Rows:
+    def rows() -> Iterator[dict[str, str]]:
+        for path, file_format in zip(paths, formats, strict=True):
+            if limit is not None and tally.records >= limit:
+                break
+            tally.files[str(path)] = sha256(path)
+            left = None if limit is None else limit - tally.records
+            records = readers.read(path, file_format, columns.wanted)
+            for record in itertools.islice(records, left):
+                tally.records += 1
+                yield columns.row(record)
+        columns.require_all_seen()
+
+    return rows
+
+
+class Columns:
+    """From a source's columns to ours, by `named` ones and those we recognise."""
+
+    def __init__(self, named: dict[str, str], kind: Kind, key: str) -> None:
+        known = COLUMNS[kind]
+        for name in named:
+            if name not in known:
+                expected = ", ".join(known)
+                raise UserError(
+                    f"{key}.columns.{name}: no such column of ours: {expected}"
+                )
+        self._named, self._key = named, key
+        self._theirs = known | {ours: (name,) for ours, name in named.items()}
+        self._unseen = set(named)
+        self._last: readers.Record | None = None
+
+    @property
+    def wanted(self) -> set[str]:
+        """What a file may call them: the top of a nested field, or a name with dots."""
+        return {
+            part
+            for names in self._theirs.values()
+            for name in names
+            for part in (name, name.partition(".")[0])
+        }
+
+    def row(self, record: readers.Record) -> dict[str, str]:
+        """One record in our columns. Raises UserError if one that must be is absent."""
+        row, self._last = {}, record
+        for ours, names in self._theirs.items():
+            values = (_walk(record.values, name) for name in names)
+            value = next((value for value in values if value is not _ABSENT), _ABSENT)
+            if value is not _ABSENT:
+                self._unseen.discard(ours)
+            elif ours in _OPTIONAL:
+                value = ""
+            else:
                 raise UserError(
                     f"{record.where}: no column {' or '.join(map(repr, names))}, found "
-                    f"{_listed(record)}; name yours under {key}.columns.{ours}"
+                    f"{_listed(record)}; name yours under {self._key}.columns.{ours}"
                 )
-            absent.add(ours)
-            value = ""
-        row[ours] = _string(value, f"{record.where}: {ours}")
-    if "label" in row:
-        label = _LABELS.get(row["label"].strip().casefold())
-        if label is None:
-            found = row["label"][:40]
-            raise UserError(f"{record.where}: label: found {found!r}, expected 0 or 1")
-        row["label"] = label
-    return row, absent
+            row[ours] = _string(value, f"{record.where}: {ours}")
+        if "label" in row:
+            row["label"] = _label(row["label"], record.where)
+        return row
+
+    def require_all_seen(self) -> None:
+        """Raise UserError if a column that was named is in none of the records."""
+        if self._last and self._unseen:
+            name = min(self._unseen)
+            raise UserError(
+                f"{self._key}.columns.{name}: no record has {self._named[name]!r}; "
+                f"the last one has {_listed(self._last)}"
+            )
+
+
+def _label(value: str, where: str) -> str:
+    label = _LABELS.get(value.strip().casefold())
+    if label is None:
+        raise UserError(f"{where}: label: found {value[:40]!r}, expected 0 or 1")
+    return label
 
 
 def _walk(values: Any, name: str) -> Any:

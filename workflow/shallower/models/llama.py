@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from shallower.models.heads import ACTIVATIONS, Heads, concatenate
 from shallower.models.variants import HeadVariant
@@ -204,6 +205,8 @@ class LlamaLM(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.register_buffer("rotary", rotary_table(config), persistent=False)
+        # Keep each block's input only, and compute the block anew for its gradients.
+        self.recompute = False
 
     def forward(
         self,
@@ -218,17 +221,34 @@ class LlamaLM(nn.Module):
         meaningless tokens at the left of each sequence, which no other token sees.
         `last_only` computes the output head for the last token alone.
         """
+        return self.head(self.features(tokens, cache, padding, last_only))
+
+    def features(
+        self,
+        tokens: Tensor,
+        cache: KeyValueCache | None = None,
+        padding: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """What the output head is given, (batch, tokens, width); see `forward`."""
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
         rotary, mask = self._positions(start, end, padding)
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
-            x = block(x, rotary, mask, cache, index)
+            if self.recompute:
+                x = checkpoint(
+                    *(block, x, rotary, mask, cache, index),
+                    use_reentrant=False,
+                    preserve_rng_state=False,  # a block draws nothing
+                )
+            else:
+                x = block(x, rotary, mask, cache, index)
         if cache is not None:
             cache.length = end
         if last_only:
             x = x[:, -1:]
-        return self.head(self.norm(x))
+        return self.norm(x)
 
     def _positions(
         self, start: int, end: int, padding: Tensor | None

@@ -15,13 +15,23 @@ class Batches:
     """Windows of `context` tokens, each once an epoch, in an order set by the seed.
 
     Models with the same seed see the same batches whatever their depth or variant.
+    With `part` (i, n) only the i-th of n equal parts of each batch is read, in order.
     """
 
     def __init__(
-        self, stream: TokenStream, context: int, batch_size: int, seed: int
+        self,
+        stream: TokenStream,
+        context: int,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.stream, self.context = stream, context
         self.batch_size, self.seed = batch_size, seed
+        index, parts = part
+        self.rows = range(
+            index * batch_size // parts, (index + 1) * batch_size // parts
+        )
         self.windows = (len(stream) - 1) // context
         if self.windows < 1:
             raise UserError(
@@ -31,11 +41,11 @@ class Batches:
         self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step (0-based): two (batch_size, context) int64."""
+        """Inputs and targets of a step (0-based): two (rows, context) int64."""
         first = step * self.batch_size
         rows = [
-            self.stream.read(self._window(i) * self.context, self.context + 1)
-            for i in range(first, first + self.batch_size)
+            self.stream.read(self._window(first + i) * self.context, self.context + 1)
+            for i in self.rows
         ]
         block = torch.from_numpy(np.stack(rows))
         return block[:, :-1], block[:, 1:]

@@ -8,6 +8,9 @@ branch_ratio: that divided by the root mean square of the residual stream it joi
 entropy: of the attention rows, mean over heads and queries, in nats;
 gradient_norm: of the block's parameters, before clipping;
 update_ratio: norm of the step's change of the block's matrices over their norm.
+
+Where several processes train a run, each looks at its sequences or heads, and a row is
+the mean of what they found (of the squares, for a root mean square).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shallower.models.llama import Attention, Block, LlamaLM
+from shallower.training.group import ALONE, Alone
 
 DIAGNOSTIC_COLUMNS = ["iteration", "block", "quantity", "value"]
 SEQUENCES = 2  # of the batch whose attention rows are computed again
@@ -27,8 +31,8 @@ SEQUENCES = 2  # of the batch whose attention rows are computed again
 class Watch:
     """Looks at one training step; a context manager around it."""
 
-    def __init__(self, model: LlamaLM) -> None:
-        self.model = model
+    def __init__(self, model: LlamaLM, group: Alone = ALONE) -> None:
+        self.model, self.group = model, group
         self.found: list[tuple[int, str, float]] = []
         self._hooks: list[Any] = []
         self._before: list[list[Tensor]] = []
@@ -56,7 +60,7 @@ class Watch:
         """Gradients are there: note their norms, and the weights as they are."""
         for index, block in enumerate(self.model.blocks):
             gradients = [p.grad for p in block.parameters() if p.grad is not None]
-            total = nn.utils.get_total_norm(gradients)
+            total = self.group.total_norm(gradients)
             self.found.append((index, "gradient_norm", total.item()))
             self._before.append([p.detach().clone() for p in _matrices(block)])
 
@@ -65,12 +69,22 @@ class Watch:
         for index, block in enumerate(self.model.blocks):
             old, new = self._before[index], _matrices(block)
             change = [a.detach() - b for a, b in zip(new, old, strict=True)]
-            ratio = nn.utils.get_total_norm(change) / nn.utils.get_total_norm(old)
+            ratio = self.group.total_norm(change) / self.group.total_norm(old)
             self.found.append((index, "update_ratio", ratio.item()))
 
     def rows(self, iteration: int) -> list[list[Any]]:
-        """Rows of DIAGNOSTIC_COLUMNS; with accumulation, of the last part."""
-        return [[iteration, *key, v] for key, v in self._last().items()]
+        """Rows of DIAGNOSTIC_COLUMNS; with accumulation, of the last part.
+
+        Every process of the group must call this.
+        """
+        last = self._last()
+        if self.group.size > 1:
+            powers = [2 if what.endswith("rms") else 1 for _, what in last]
+            raised = [v**n for v, n in zip(last.values(), powers, strict=True)]
+            means = self.group.mean(raised)
+            values = [m ** (1 / n) for m, n in zip(means, powers, strict=True)]
+            last = dict(zip(last, values, strict=True))
+        return [[iteration, *key, v] for key, v in last.items()]
 
     def _last(self) -> dict[tuple[int, str], float]:
         return {(block, quantity): value for block, quantity, value in self.found}

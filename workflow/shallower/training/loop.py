@@ -19,12 +19,11 @@ import pandas as pd
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from shallower import machine
 from shallower.digest import code_digest, commit
-from shallower.errors import UserError
+from shallower.errors import Unfinished, UserError
 from shallower.files import replacing, write_json, write_text
 from shallower.models.counting import count_flops_per_token, on_meta
 from shallower.models.initial import initialise
@@ -32,23 +31,18 @@ from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints, fingerprint
+from shallower.training.clock import Clock
 from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
+from shallower.training.group import ALONE, Alone, load, moments, weights
+from shallower.training.loss import Loss, is_compiled
+from shallower.training.meter import Meter, State, speeds
+from shallower.training.peaks import peak_flops
+from shallower.training.prefetch import Prefetch
 from shallower.training.schedule import learning_rate
+from shallower.training.step import make_optimizer, training_step
 
 Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
-
-
-@dataclass
-class State:
-    """All that a resumed run needs beside the weights and the optimizer."""
-
-    step: int = 0  # steps done
-    seconds: float = 0.0  # spent in steps, over all restarts
-    restarts: int = 0
-    losses: list[list[float]] = field(default_factory=list)  # rows of LOSS_COLUMNS
-    half: dict[str, Tensor] = field(default_factory=dict)  # weights at the midpoint
-    diagnostics: list[list[Any]] = field(default_factory=list)  # see `diagnostics.py`
 
 
 def train(
@@ -59,17 +53,23 @@ def train(
     threads: int = 1,
     device: str = "auto",
     report: Report | None = None,
+    time_limit: float | None = None,
+    group: Alone = ALONE,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
     `report` is called with step, loss and tokens per second at every logged step.
     `spec` is what `Study.run` returns, `tokens` the training split's shards, and
     `checkpoints` the folder under which this run keeps its own.
-    Raises UserError for bad shards or a loss that is no longer a number.
+    `time_limit` is in seconds since the process began. Every process of a `group`
+    must call this with the same arguments; the first one writes the files.
+    Raises UserError for bad shards or a loss that is no longer a number, and
+    Unfinished, with a checkpoint saved, near the time limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
     place, output = machine.choose_device(device), Path(output)
     settings, stream = spec["training"], TokenStream.open(tokens)
+    machine.set_matmul_precision(place, settings["precision"])
     digest = code_digest("training.loop")
     config = LlamaConfig.parse(spec["model"])
     if stream.manifest["vocabulary"] != config.vocabulary:
@@ -77,160 +77,174 @@ def train(
             f"{tokens}: shards of {stream.manifest['vocabulary']} pieces, "
             f"but the model has {config.vocabulary}"
         )
+    group.check(spec["model"], settings)
+    if group.kind == "tensor":  # DTensors in a compiled graph are untried
+        settings = settings | {"compile": "never"}
     circumstances = (threads, place.type, machine.versions())
     mark = fingerprint(spec, stream.manifest, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
-    kept.lock()
+    if group.rank == 0:
+        kept.lock()
     start = spec["initialisation"]
     model = initialise(LlamaLM(config), spec["seed"], **start).to(place)
-    optimizer = make_optimizer(model, settings)
-    state = _resume(kept, model, optimizer)
-    batches = Batches(stream, config.context, settings["batch_size"], spec["seed"])
-    _run(model, optimizer, batches, settings, state, kept, report)
-    _write_run(spec, model, state, batches, digest, threads, output)
-    kept.remove()
-
-
-def make_optimizer(model: LlamaLM, settings: dict[str, Any]) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, not on gains and biases."""
-    decay: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_vector = parameter.ndim == 1 or name.endswith("bias")
-        (plain if is_vector else decay).append(parameter)
-    groups = [
-        {"params": decay, "weight_decay": settings["weight_decay"]},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        groups,
-        lr=settings["learning_rate"],
-        betas=tuple(settings["betas"]),
-        fused=True,
+    group.share(model)
+    optimizer = make_optimizer(model, settings, group)
+    batches = Batches(
+        *(stream, config.context, settings["batch_size"], spec["seed"]), group.part
     )
+    clock = Clock(time_limit)
+    run = Run(model, optimizer, batches, settings, kept, clock, group, report)
+    run.resume()
+    run.take_steps()
+    facts = {
+        "threads": threads,
+        "versions": machine.versions(),
+        "commit": commit(),
+        "code_digest": digest,
+    }
+    final = weights(model, group)
+    if group.rank == 0:
+        _write_run(spec, run, facts, final, output)
+        kept.remove()
 
 
-def training_step(
-    model: LlamaLM,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    targets: Tensor,
-    settings: dict[str, Any],
-    watch: Watch | None = None,
-) -> Tensor:
-    """One optimizer step on a batch (batch, context); returns its mean loss in nats.
+@dataclass
+class Run:
+    """A run in training: what it consists of, and how far it is."""
 
-    The batch is processed in `accumulation` parts of equal size, which gives the
-    gradient of the whole. `watch` looks on and changes nothing.
-    """
-    device = inputs.device
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    parts = settings["accumulation"]
-    for x, y in zip(inputs.chunk(parts), targets.chunk(parts), strict=True):
-        with torch.autocast(
-            device.type, torch.bfloat16, enabled=settings["precision"] == "bfloat16"
-        ):
-            logits = model(x)
-        loss = F.cross_entropy(logits.float().flatten(0, 1), y.flatten()) / parts
-        loss.backward()
-        total += loss.detach()
-    if watch is not None:
-        watch.before_update()
-    nn.utils.clip_grad_norm_(model.parameters(), settings["clip"])
-    optimizer.step()
-    if watch is not None:
-        watch.after_update()
-    return total
+    model: LlamaLM
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    settings: dict[str, Any]
+    kept: Checkpoints
+    clock: Clock
+    group: Alone = ALONE
+    report: Report | None = None
+    state: State = field(default_factory=State)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embedding.weight.device
 
-def _run(
-    model: LlamaLM,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    settings: dict[str, Any],
-    state: State,
-    kept: Checkpoints,
-    report: Report | None,
-) -> None:
-    """Take the remaining steps, logging and saving on the way."""
-    device, steps = model.embedding.weight.device, settings["steps"]
-    step_tokens = settings["batch_size"] * batches.context
-    model.train()
-    # Time since the last logged row, for its tokens per second.
-    mark, mark_step = time.perf_counter(), state.step
-    while state.step < steps:
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one step."""
+        return self.settings["batch_size"] * self.batches.context
+
+    def take_steps(self) -> None:
+        """Take the remaining steps, logging and saving on the way."""
+        state, steps = self.state, self.settings["steps"]
+        self.loss = self.group.loss_module(Loss(self.model, self.settings))
+        ahead = Prefetch(self.batches, state.step, steps, self.device)
+        self.model.train()
+        with ahead, self.clock.listening():
+            meter = Meter(state, ahead)
+            while state.step < steps:
+                began = time.perf_counter()
+                rate = self._set_rate()
+                loss = self._step(*ahead.next())
+                if state.step % self.settings["log_every"] == 0 or state.step == steps:
+                    self._log(self.group.mean([loss.item()])[0], rate, meter)
+                if state.step == max(1, steps // 2):
+                    state.half = weights(self.model, self.group)
+                reason = self._reason(time.perf_counter() - began)
+                due = reason or state.step % self.settings["checkpoint_every"] == 0
+                if due and state.step < steps:
+                    meter.stop()
+                    self.save()
+                    meter.start()
+                if reason and state.step < steps:
+                    raise Unfinished(
+                        f"stopped after {state.step} of {steps} steps, {reason}; "
+                        "run again to resume"
+                    )
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        before = time.perf_counter()
+        content = {
+            "model": weights(self.model, self.group),
+            "optimizer": moments(self.model, self.optimizer, self.group),
+            "state": vars(self.state),
+        }
+        with self.clock.saving():
+            if self.group.rank == 0:
+                self.kept.save(self.state.step, content)
+        self.state.saving_seconds += time.perf_counter() - before
+
+    def resume(self) -> None:
+        """Load the newest checkpoint, if there is one."""
+        self.group.any(False)  # wait for the lock: what is read must not change
+        saved = self.kept.newest()
+        if saved is not None:
+            load(saved, self.model, self.optimizer, self.group)
+            self.state = State(**saved["state"])
+            self.state.restarts += 1
+
+    def _set_rate(self) -> float:
+        """Give the optimizer this step's learning rate, and return it."""
+        settings = self.settings
         rate = learning_rate(
-            state.step,
-            steps,
+            self.state.step,
+            settings["steps"],
             settings["learning_rate"],
             settings["warmup_fraction"],
             settings["final_fraction"],
         )
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate
-        inputs, targets = (block.to(device) for block in batches(state.step))
-        watched = state.step % settings["diagnose_every"] == 0
-        with Watch(model) if watched else nullcontext() as watch:
-            loss = training_step(model, optimizer, inputs, targets, settings, watch)
-        state.step += 1
+        return rate
+
+    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step; its loss stays on the device, so that a GPU is not waited for."""
+        watched = self.state.step % self.settings["diagnose_every"] == 0
+        with Watch(self.model, self.group) if watched else nullcontext() as watch:
+            loss = training_step(
+                *(self.model, self.optimizer, inputs, targets, self.settings),
+                *(watch, self.group, self.loss),
+            )
+        self.state.step += 1
         if watch is not None:
-            state.diagnostics += watch.rows(state.step)
-        if state.step % settings["log_every"] == 0 or state.step == steps:
-            value, now = loss.item(), time.perf_counter()
-            if not value < float("inf"):
-                raise UserError(f"loss is {value} at iteration {state.step}: diverged")
-            speed = (state.step - mark_step) * step_tokens / (now - mark)
-            state.seconds += now - mark
-            mark, mark_step = now, state.step
-            tokens = state.step * step_tokens
-            state.losses.append([state.step, tokens, value, rate, speed])
-            if report is not None:
-                report(state.step, value, speed)
-        if state.step == max(1, steps // 2):
-            state.half = {k: v.cpu().clone() for k, v in model.state_dict().items()}
-        if state.step % settings["checkpoint_every"] == 0 and state.step < steps:
-            kept.save(state.step, _pack(model, optimizer, state))
+            self.state.diagnostics += watch.rows(self.state.step)
+        return loss
+
+    def _log(self, loss: float, rate: float, meter: Meter) -> None:
+        step = self.state.step
+        if not loss < float("inf"):
+            raise UserError(f"loss is {loss} at iteration {step}: diverged")
+        speed = meter.read() * self.step_tokens
+        self.state.losses.append([step, step * self.step_tokens, loss, rate, speed])
+        if self.report is not None:
+            self.report(step, loss, speed)
+
+    def _reason(self, step_seconds: float) -> str | None:
+        """Why to stop, if any process has a reason: then all of them do."""
+        reason = self.clock.reason(step_seconds)
+        if self.group.any(reason is not None):
+            return reason or "as another process of the run must"
+        return None
 
 
-def _pack(
-    model: LlamaLM, optimizer: torch.optim.Optimizer, state: State
-) -> dict[str, Any]:
-    return {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "state": vars(state),
-    }
-
-
-def _resume(
-    kept: Checkpoints, model: LlamaLM, optimizer: torch.optim.Optimizer
-) -> State:
-    """Load the newest checkpoint into model and optimizer, if there is one."""
-    saved = kept.newest()
-    if saved is None:
-        return State()
-    model.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    state = State(**saved["state"])
-    state.restarts += 1
-    return state
+def _flops_per_token(config: LlamaConfig) -> int:
+    # Forward is one third: the backward pass takes two products for each of its own.
+    return 3 * count_flops_per_token(on_meta(config))
 
 
 def _write_run(
     spec: dict[str, Any],
-    model: LlamaLM,
-    state: State,
-    batches: Batches,
-    digest: str,
-    threads: int,
+    run: Run,
+    facts: dict[str, Any],
+    final: dict[str, Tensor],
     output: Path,
 ) -> None:
     """Write the run's folder; the final weights last, as the sign that all is there."""
-    device = model.embedding.weight.device
-    tokens = state.step * batches.batch_size * batches.context
-    # Forward is one third: the backward pass takes two products for each of its own.
-    flops = 3 * count_flops_per_token(on_meta(model.config)) * tokens
+    state, batches, config = run.state, run.batches, run.model.config
+    name, precision = machine.device_name(run.device), run.settings["precision"]
+    peak = peak_flops(name, precision)
+    if peak is not None:
+        peak *= run.group.size
+    tokens = state.step * run.step_tokens
     write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
     losses = pd.DataFrame(state.losses, columns=LOSS_COLUMNS)
     losses = losses.astype({"iteration": int, "tokens": int})
@@ -245,23 +259,24 @@ def _write_run(
             "model": spec["name"],
             "seed": spec["seed"],
             "seconds": state.seconds,
+            "saving_seconds": state.saving_seconds,
             "tokens": tokens,
             "epochs": tokens / (batches.windows * batches.context),
-            "flops": flops,
+            "flops": _flops_per_token(config) * tokens,
             "final_loss": state.losses[-1][2],
             "restarts": state.restarts,
-            "threads": threads,
-            "device": machine.device_name(device),
-            "peak_memory_bytes": machine.peak_memory_bytes(device),
-            # Model FLOPs utilisation needs the device's peak, which is not known here.
-            "mfu": None,
-            "versions": machine.versions(),
-            "commit": commit(),
-            "code_digest": digest,
+            "processes": run.group.size,
+            "parallel": run.group.kind,
+            "device": name,
+            "precision": precision,
+            "compiled": is_compiled(run.settings, run.device),
+            "peak_memory_bytes": machine.peak_memory_bytes(run.device),
+            **speeds(run.state, run.step_tokens, _flops_per_token(config), peak),
+            **facts,
         },
     )
     save_weights(state.half, output / "model-half.safetensors")
-    save_weights(model.state_dict(), output / "model.safetensors")
+    save_weights(final, output / "model.safetensors")
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:

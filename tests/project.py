@@ -1,0 +1,89 @@
+"""A copy of the working tree, and the smoke study in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shallower.files import read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = 12  # of the smoke study
+SMOKE = ("--configfile", "config/smoke.yaml")
+# As a lab types it.
+THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)
+ONE_NODE = ROOT / "envs" / "slurm" / "one_node.sh"
+# An edit that changes every trained model: file, old text, new text.
+ANOTHER_START = ("workflow/shallower/models/initial.py", "STD = 0.02", "STD = 0.03")
+
+
+class Project:
+    """A copy of the working tree in which the smoke study has been run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True).stdout
+        for name in names.decode().split("\0"):
+            if name and (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, folder / name)
+        # The copy's own package, not the checkout that is installed.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
+        self.results = folder / "results" / "smoke"
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the copy, with the copy's own package."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `snakemake --configfile config/smoke.yaml ARGUMENTS`."""
+        return self.run("snakemake", *SMOKE, *arguments)
+
+    def shallower_verify(self) -> subprocess.CompletedProcess[str]:
+        """Run the check behind `snakemake verify`, without Snakemake."""
+        configuration = read_json(self.results / "provenance.json")["configuration"]
+        sets = sorted(p.stem for p in (self.results / "summaries").glob("*.csv"))
+        command = [sys.executable, "-m", "shallower", "verify", "--settings"]
+        command += [json.dumps(configuration), "--results", "results/smoke"]
+        return self.run(*command, "--sets", *sets)
+
+    def stale(self, *more: str) -> dict[str, int]:
+        """Jobs that a dry run would start, by rule."""
+        run = self.run("snakemake", "-n", *SMOKE, *more)
+        assert run.returncode == 0, run.stderr
+        counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+        return {rule: int(n) for rule, n in counts if rule not in ("total", "all")}
+
+    @contextmanager
+    def edited(self, name: str, old: str, new: str) -> Iterator[None]:
+        """The project with one edit in one file, undone at the end."""
+        path = self.folder / name
+        text, times = path.read_text(), path.stat()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        try:
+            yield
+        finally:
+            path.write_text(text)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def no_slurm() -> str:
+    """Why no SLURM can be brought up here; empty if one can."""
+    ready = subprocess.run([ONE_NODE, "ready"], capture_output=True, text=True)
+    return ready.stdout.strip() if ready.returncode else ""

@@ -1,0 +1,217 @@
+"""The pipeline on a real SLURM of one node: the profile as it is, the literal command.
+
+The node's GPUs are pretended; what a job computes is computed on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from project import ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
+from shallower.config import load_study
+from shallower.files import read_json, sha256
+
+pytestmark = [pytest.mark.smoke, pytest.mark.slurm]
+
+RUN = "runs/baseline-1/seed0"
+# Steps a second are not known beforehand; an attempt has about 40 s for them.
+SECONDS = 75  # of training, more than fit into one attempt
+
+
+def sacct(*fields: str) -> list[list[str]]:
+    """Those fields of every job so far, steps left out."""
+    command = ["sacct", "--allocations", "--noheader", "--parsable2"]
+    out = subprocess.run(
+        [*command, "--format", ",".join(fields)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line.split("|") for line in out.splitlines()]
+
+
+def queued(name: str = "") -> list[str]:
+    """Ids of the jobs that are waiting or running, of one Snakemake run or of all."""
+    command = ["squeue", "--noheader", "--format", "%i"]
+    command += ["--name", name] if name else []
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return out.split()
+
+
+def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.5)
+
+
+# --- the smoke study ------------------------------------------------------------------
+
+
+def test_the_literal_command_makes_the_paper(submitted: Project) -> None:
+    """Its numbers are compared with a local run's in test_workflow.py."""
+    paper = submitted.folder / "report" / "paper.pdf"
+    assert paper.read_bytes().startswith(b"%PDF")
+    again = submitted.run(*THROUGH_SLURM, "--dry-run")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_jobs_have_what_their_rules_declare(submitted: Project) -> None:
+    given = [tres for (tres,) in sacct("AllocTRES") if "gres/gpu=" in tres]
+    single = "billing=1,cpu=1,gres/gpu=1,mem=8000M,node=1"
+    assert given.count(single) == 2 * RUNS  # training, evaluation
+    # The latency job has the node to itself: all of its CPUs and GPUs.
+    assert [tres for tres in given if tres != single] == [
+        "billing=8,cpu=8,gres/gpu=2,mem=16000M,node=1"
+    ]
+
+
+# --- what goes wrong ------------------------------------------------------------------
+
+
+class Long:
+    """A training of a minute or more, in a copy of the study; driven from outside."""
+
+    def __init__(self, folder: Path, study: Project) -> None:
+        shutil.copytree(study.folder, folder, dirs_exist_ok=True)
+        self.project = Project(folder)
+        self.log = folder / "snakemake.log"
+        self.steps = int(SECONDS * self._steps_per_second())
+        self.spec = self._spec(self.steps)
+        (folder / "long.yaml").write_text(yaml.safe_dump(self._settings(self.steps)))
+
+    def _settings(self, steps: int) -> dict:
+        return {"training": {"steps": steps, "checkpoint_every": 200}}
+
+    def _spec(self, steps: int) -> dict:
+        configuration = yaml.safe_load((ROOT / "config.yaml").read_text())
+        smoke = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
+        for more in (smoke, self._settings(steps)):
+            update_config(configuration, more)
+        return load_study(configuration).run("baseline-1", 0)
+
+    def _steps_per_second(self) -> float:
+        with self.by_hand(self._spec(400), "measured") as training:
+            assert training.wait() == 0
+        return 400 / read_json(self.folder / "measured" / "training.json")["seconds"]
+
+    @property
+    def folder(self) -> Path:
+        return self.project.folder
+
+    @property
+    def run(self) -> Path:
+        return self.project.results / RUN
+
+    def by_hand(self, spec: dict, output: str) -> subprocess.Popen[bytes]:
+        """The rule's command without SLURM."""
+        command = ["python", "-m", "shallower", "train", "--spec", json.dumps(spec)]
+        command += ["--tokens", "results/smoke/tokens/text/train", "--output", output]
+        command += ["--checkpoints", f"{output}-checkpoints"]
+        return self._popen(command, self.folder / f"{output}.log")
+
+    def submit(self, *options: str) -> subprocess.Popen[bytes]:
+        """Snakemake through SLURM, as typed; what it says goes into `log`."""
+        target = str(self.run.relative_to(self.folder) / "model.safetensors")
+        command = [*THROUGH_SLURM, "long.yaml", "--retries", "5", *options]
+        return self._popen([*command, "--", target], self.log)
+
+    def _popen(self, command: list[str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("wb") as out:
+            return subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.project.environment,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def steps_kept(self) -> int:
+        """The newest checkpoint's step; 0 if there is none."""
+        folder = self.project.results / "checkpoints" / "baseline-1" / "seed0"
+        steps = [int(path.stem.split("-")[1]) for path in folder.glob("*/step-*.pt")]
+        return max(steps, default=0)
+
+
+@pytest.fixture(scope="module")
+def long(submitted: Project, tmp_path_factory: pytest.TempPathFactory) -> Long:
+    return Long(tmp_path_factory.mktemp("long"), submitted)
+
+
+def test_ctrl_c_cancels_the_jobs(long: Long) -> None:
+    snakemake = long.submit()
+    wait_for(long.steps_kept)
+    snakemake.send_signal(signal.SIGINT)
+    assert snakemake.wait(60) != 0
+    wait_for(lambda: not queued(), 30)
+    assert sacct("State")[-1][0].startswith("CANCELLED")
+    # No lock is left: the next command starts at once.
+    assert "LockException" not in long.project.run("snakemake", "-n", *SMOKE).stderr
+
+
+def test_a_killed_snakemake_loses_nothing(long: Long) -> None:
+    """The recovery of docs/cluster.md, step by step."""
+    before = long.steps_kept()
+    snakemake = long.submit()
+    wait_for(lambda: long.steps_kept() > before)
+    snakemake.kill()
+    snakemake.wait()
+    said = long.log.read_text()
+    run_id = re.search(r"SLURM run ID: (\S+)", said)
+    assert run_id
+    assert queued(run_id[1]), "the job should have outlived its Snakemake"
+    subprocess.run(["scancel", "--name", run_id[1]], check=True)
+    wait_for(lambda: not queued(), 30)
+    assert long.steps_kept() > before
+    unlock = long.project.run(*THROUGH_SLURM, "--unlock")
+    assert unlock.returncode == 0, unlock.stderr
+
+
+def test_a_job_past_its_time_limit_is_resumed(long: Long) -> None:
+    """And what it trains in the end is what one uninterrupted process trains."""
+    kept, jobs = long.steps_kept(), len(sacct("JobID"))
+    assert kept > 0
+    reference = long.by_hand(long.spec, "uninterrupted")
+    snakemake = long.submit("--set-resources", "train:runtime=1")
+    assert snakemake.wait(500) == 0, long.log.read_text()[-5000:]
+    assert reference.wait(300) == 0
+    states = [state for (state,) in sacct("State")[jobs:]]
+    assert states[-1] == "COMPLETED"
+    assert len(states) >= 2, "one attempt was enough: nothing was shown"
+    assert set(states[:-1]) <= {"FAILED", "TIMEOUT"}
+    facts = read_json(long.run / "training.json")
+    # Cancelled, orphaned and cancelled, and out of time at least once.
+    assert facts["restarts"] >= 3
+    weights = [
+        p / "model.safetensors" for p in (long.run, long.folder / "uninterrupted")
+    ]
+    assert sha256(weights[0]) == sha256(weights[1])
+    losses = [pd.read_csv(path.parent / "losses.csv")["loss"] for path in weights]
+    pd.testing.assert_series_equal(*losses, check_exact=True)
+
+
+def test_a_failing_jobs_reason_reaches_the_terminal(long: Long) -> None:
+    shard = long.project.results / "tokens" / "text" / "train" / "shard-0.bin"
+    times = shard.stat()
+    content = shard.read_bytes()
+    shard.write_bytes(content[::-1])
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (long.run / "model.safetensors").unlink()
+    snakemake = long.submit("--retries", "0")
+    assert snakemake.wait(200) == 1
+    said = long.log.read_text()
+    assert "shard-0.bin: checksum differs from the manifest's" in said
+    assert "status is: 'FAILED'" in said

@@ -1,0 +1,67 @@
+"""The paper's eight models take a training step, on a CPU as on a GPU."""
+
+from __future__ import annotations
+
+import gc
+import math
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from conftest import ROOT
+from shallower.models.counting import count_parameters
+from shallower.models.initial import initialise
+from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.registry import HEADS
+from shallower.sections import Training
+from shallower.training.step import make_optimizer, training_step
+
+FILE = ROOT / "config" / "paper.yaml"
+# Millions of parameters: Table 1 of the paper.
+MILLIONS = {
+    "baseline": {5: 128.8, 6: 141.4, 7: 154.1, 8: 166.8},
+    "proposed": {5: 129.4, 6: 142.2, 7: 155.0, 8: 167.8},
+}
+
+
+def paper() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sizes and training settings of `config/paper.yaml`, over the default study's.
+
+    One window of 512 tokens instead of the batch, in two chunks.
+    """
+    study = yaml.safe_load((ROOT / "config.yaml").read_text())
+    settings = study["training"]
+    if FILE.is_file():
+        own = yaml.safe_load(FILE.read_text())
+        sizes = {"vocabulary": own["tokenizer"]["vocabulary"], **own["model"]}
+        settings |= own["training"]
+    else:
+        sizes = {k: v for k, v in study["paper_scale"].items() if k != "depths"}
+        settings |= {"precision": "bfloat16", "learning_rate": 3e-4}
+    del settings["overrides"]
+    settings |= {"batch_size": 1, "accumulation": 1, "loss_chunk": 256}
+    return sizes, Training(**settings).model_dump()
+
+
+@pytest.mark.parametrize("depth", [5, 6, 7, 8])
+@pytest.mark.parametrize("variant", ["baseline", "proposed"])
+def test_one_iteration(variant: str, depth: int) -> None:
+    torch.set_num_threads(1)
+    sizes, settings = paper()
+    assert settings["precision"] == "bfloat16"
+    config = LlamaConfig(**sizes, depth=depth, head=HEADS[variant])
+    model = initialise(LlamaLM(config), 0).train()
+    millions = count_parameters(model) / 1e6
+    assert millions == pytest.approx(MILLIONS[variant][depth], abs=0.06)
+    ids = torch.randint(config.vocabulary, (1, config.context + 1))
+    before = model.blocks[0].get_parameter("attention.output.weight").clone()
+    optimizer = make_optimizer(model, settings)
+    loss = training_step(model, optimizer, ids[:, :-1], ids[:, 1:], settings)
+    # Untrained, all pieces are about as likely.
+    assert loss.item() == pytest.approx(math.log(config.vocabulary), abs=0.4)
+    moved = model.blocks[0].get_parameter("attention.output.weight") - before
+    assert moved.abs().max().item() == pytest.approx(settings["learning_rate"], rel=0.3)
+    del model, optimizer
+    gc.collect()

@@ -1,0 +1,112 @@
+"""What a study was made with, and the check that its results still say the same."""
+
+from __future__ import annotations
+
+import time
+
+import pandas as pd
+import pytest
+
+from project import ANOTHER_START, RUNS, Project
+from shallower.files import read_json, sha256
+from shallower.reporting import reference
+
+pytestmark = pytest.mark.smoke
+
+
+def test_provenance_names_what_was_used(project: Project) -> None:
+    facts = read_json(project.results / "provenance.json")
+    assert facts["study"] == facts["configuration"]["study"] == "smoke"
+    assert facts["versions"]["torch"].startswith("2.13.0")
+    assert len(facts["runs"]) == RUNS
+    assert facts["sha256"]["summary.csv"] == sha256(project.results / "summary.csv")
+    assert {"commit", "dirty", "device"} <= facts.keys()
+
+
+def test_verify_is_content_with_what_was_made(project: Project) -> None:
+    run = project.snakemake("--", "verify")
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert "results/smoke: verified" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
+        ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
+        ("summary.csv", "proposed-2", "proposed-9"),
+        ("claims.csv", ",supported,", ",inconclusive,"),
+        ("tables/claims.tex", "supported", "not supported"),
+        ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
+    ],
+)
+def test_verify_finds_what_was_edited(
+    project: Project, name: str, old: str, new: str
+) -> None:
+    path = project.results / name
+    content = path.read_bytes()
+    assert old.encode() in content
+    path.write_bytes(content.replace(old.encode(), new.encode(), 1))
+    try:
+        run = project.shallower_verify()
+    finally:
+        path.write_bytes(content)
+    assert run.returncode == 2
+    assert f"results/smoke/{name}: checksum differs" in run.stderr
+    assert f"results/smoke/{name}: not what the current results give" in run.stderr
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["runs/baseline-1/seed0/losses.csv", "evaluations/proposed-1/seed0.samples.jsonl"],
+)
+def test_verify_finds_raw_results_that_were_touched(
+    project: Project, name: str
+) -> None:
+    path = project.results / name
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    try:
+        run = project.shallower_verify()
+    finally:
+        path.write_bytes(content)
+    assert run.returncode == 2
+    assert f"results/smoke/{name}: checksum differs" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_verify_refuses_results_of_other_code(project: Project) -> None:
+    with project.edited(*ANOTHER_START):
+        run = project.shallower_verify()
+    assert run.returncode == 2
+    assert "runs/proposed-2/seed1: trained by code" in run.stderr
+
+
+def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
+    """Typed as it is, for a study that was never run: one line, and no training."""
+    start = time.monotonic()
+    run = project.run("snakemake", "verify")
+    assert run.returncode != 0
+    assert "results/default: nothing to verify here; run snakemake first" in run.stderr
+    assert time.monotonic() - start < 60
+    assert not (project.folder / "results" / "default" / "corpus").exists()
+
+
+def test_publishing_quotes_the_study(project: Project) -> None:
+    """Paper, tables and README as a reference run has them, from the smoke study."""
+    readme = project.folder / "PUBLISHED.md"
+    readme.write_text("before\n" + "\n".join(reference.MARKS) + "\nafter\n")
+    kept = project.folder / "kept"
+    reference.publish(project.results, kept, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    claims = pd.read_csv(kept / "claims.csv")
+    for row in claims.itertuples():
+        assert f"| {row.id} | {row.claim} |" in text
+    counts = claims["verdict"].value_counts()
+    for verdict, count in counts.items():
+        assert text.count(f"**{verdict}** |") == count
+    assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
+    assert reference.with_block(text, reference.block(kept)) == text
+    assert reference.block(kept) in (kept / "README.md").read_text()

@@ -1,0 +1,242 @@
+"""The plan: what every model costs to train, and what the study takes in all.
+
+Sizes and FLOPs are counted on the models themselves, without storage; hours follow
+from two stated assumptions, the device's peak and the share of it that is reached.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from shallower.config import Study
+from shallower.corpus import EVALUATION_SETS
+from shallower.corpus.downloaded import hub_sources
+from shallower.models.counting import (
+    count_deployed,
+    count_flops_per_token,
+    count_parameters,
+    on_meta,
+)
+from shallower.models.llama import LlamaConfig
+from shallower.models.memory import FLOAT, TrainingMemory, training_memory
+from shallower.planning.corpus import CorpusSize, corpus_size
+from shallower.sections import Training
+from shallower.tokens.shards import token_dtype
+from shallower.training.checkpoint import KEPT
+from shallower.training.peaks import peak_flops
+
+EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
+TEXT_METRICS = 19  # rows of every item
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What cannot be counted and is printed with the result."""
+
+    device: str
+    mfu: float  # model FLOPs utilisation: the share of the peak that is reached
+    peak_tflops: float | None = None  # instead of the table's
+    runtime: float | None = None  # minutes a job may take
+
+    def peak(self, precision: str) -> float | None:
+        """FLOP/s that are given or known of the device, None if neither."""
+        if self.peak_tflops:
+            return self.peak_tflops * 1e12
+        return peak_flops(self.device, precision)
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """One model; what is of a run is of each of its seeds."""
+
+    model: str
+    seeds: list[int]
+    ffn_hidden: int  # H
+    parameters_trained: int
+    parameters_deployed: int
+    tokens: int  # of a run
+    flops: int  # of a run: three times the forward pass
+    peak: float | None  # FLOP/s of the device at the run's precision
+    hours: float | None  # of a run; None if the peak is not known
+    starts: int | None  # jobs a run takes, if a job's runtime is limited
+    memory: TrainingMemory
+
+    @property
+    def runs(self) -> int:
+        """Number of seeds."""
+        return len(self.seeds)
+
+    @property
+    def checkpoints(self) -> int:
+        """Bytes on disk while a run is trained.
+
+        The kept ones and the one being written, each of weights, two moments and the
+        weights of the midpoint: 16 bytes a parameter.
+        """
+        return (KEPT + 1) * 4 * FLOAT * self.parameters_trained
+
+    @property
+    def weights(self) -> int:
+        """Bytes that a finished run leaves: final weights and those of the midpoint."""
+        return 2 * FLOAT * self.parameters_trained
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's plan."""
+
+    study: str
+    assumptions: Assumptions
+    models: list[ModelPlan]
+    jobs: dict[str, int]  # by rule, as `snakemake -n` counts them at the start
+    corpus: CorpusSize
+    disk: dict[str, int | None]  # bytes; None: not known
+
+    @property
+    def runs(self) -> int:
+        """Training runs in all."""
+        return sum(each.runs for each in self.models)
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens in all."""
+        return sum(each.runs * each.tokens for each in self.models)
+
+    @property
+    def flops(self) -> int:
+        """Training FLOPs in all."""
+        return sum(each.runs * each.flops for each in self.models)
+
+    @property
+    def hours(self) -> float | None:
+        """GPU hours in all; None unless every model's are known."""
+        hours = [m.runs * m.hours for m in self.models if m.hours is not None]
+        return sum(hours) if len(hours) == len(self.models) else None
+
+
+def plan(study: Study, assumptions: Assumptions, results: Path) -> Plan:
+    """Plan a study; `results` is its folder, looked into for a tokenized corpus."""
+    seeds: dict[str, list[int]] = {}
+    for model, seed in study.runs:
+        seeds.setdefault(model, []).append(seed)
+    models = [_model(study, m, chosen, assumptions) for m, chosen in seeds.items()]
+    corpus = corpus_size(study, results)
+    disk = disk_use(study, models, corpus)
+    return Plan(study.study, assumptions, models, jobs(study), corpus, disk)
+
+
+def _model(
+    study: Study, model: str, seeds: list[int], assumptions: Assumptions
+) -> ModelPlan:
+    training = study.training_of(model)
+    config = LlamaConfig.parse(study.run(model, seeds[0])["model"])
+    parameters, deployed, forward = _counted(config)
+    tokens = training.steps * training.batch_size * config.context
+    flops = 3 * forward * tokens
+    peak, hours, starts = assumptions.peak(training.precision), None, None
+    if peak:
+        hours = flops / (peak * assumptions.mfu) / 3600
+        if assumptions.runtime:
+            starts = math.ceil(60 * hours / assumptions.runtime)
+    return ModelPlan(
+        model=model,
+        seeds=seeds,
+        ffn_hidden=config.ffn_width,
+        parameters_trained=parameters,
+        parameters_deployed=deployed,
+        tokens=tokens,
+        flops=flops,
+        peak=peak,
+        hours=hours,
+        starts=starts,
+        memory=_memory(config, training),
+    )
+
+
+@cache
+def _counted(config: LlamaConfig) -> tuple[int, int, int]:
+    """Parameters trained and deployed, and FLOPs of a forward pass per token."""
+    network = on_meta(config)
+    return (
+        count_parameters(network),
+        count_deployed(network),
+        count_flops_per_token(network),
+    )
+
+
+def _memory(config: LlamaConfig, training: Training) -> TrainingMemory:
+    return training_memory(
+        config,
+        training.batch_size // training.accumulation,
+        training.precision,
+        training.checkpoint_activations,
+        training.loss_chunk,
+    )
+
+
+def jobs(study: Study) -> dict[str, int]:
+    """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
+    once = "latency summary claims figures tables typeset provenance paper"
+    downloads = {
+        "download": len(hub_sources(study.corpus)),
+        "download_file": 1 if study.tokenizer.hub else 0,
+    }
+    return {
+        **{rule: number for rule, number in downloads.items() if number},
+        "corpus": 1,
+        "tokenizer": 1,
+        "shard": study.shards.parts + 2,  # and one for each held-out split
+        "shards": 3,
+        "parameters": 1,
+        "train": len(study.runs),
+        "evaluate": len(study.runs),
+        **dict.fromkeys(once.split(), 1),
+        "notebook_training": 1,
+        "notebook_comparison": 1,
+        "all": 1,
+    }
+
+
+def disk_use(
+    study: Study, models: list[ModelPlan], corpus: CorpusSize
+) -> dict[str, int | None]:
+    """Bytes by what takes them, with the checkpoints of one run, the largest.
+
+    Downloads: the hub's records as they are kept, of the text alone; chat and questions
+    are small. Tokens: 2 or 4 bytes each, and 8 a document for where it starts.
+    Evaluations: two rows a test document, as many again where the model folds, and one
+    a metric and item.
+    """
+    tokens, runs = corpus.train_tokens, len(study.runs)
+    size = token_dtype(study.tokenizer.vocabulary).itemsize
+    items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
+    tested = corpus.test_documents
+    rows = items * TEXT_METRICS + 4 * (tested or 0)
+    return {
+        "downloads": corpus.text if hub_sources(study.corpus) else 0,
+        "corpus": corpus.text,
+        "tokens": tokens and size * tokens + 8 * (corpus.documents or 0),
+        "weights": sum(each.runs * each.weights for each in models),
+        "evaluations": runs * rows * EVALUATION_ROW if tested else None,
+        "checkpoints of a running job": max(each.checkpoints for each in models),
+    }
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values, sums included; sizes in bytes."""
+    content = asdict(plan)
+    for entry, each in zip(content["models"], plan.models, strict=True):
+        entry["memory"]["total"] = each.memory.total
+        entry |= {"checkpoints": each.checkpoints, "weights": each.weights}
+    content["total"] = {
+        "runs": plan.runs,
+        "jobs": sum(plan.jobs.values()),
+        "tokens": plan.tokens,
+        "flops": plan.flops,
+        "hours": plan.hours,
+    }
+    return content

@@ -1,0 +1,75 @@
+"""When a run must stop: before its job's time limit, or at a polite signal.
+
+A scheduler kills a job at its limit, and under Snakemake's executors signals do not
+always reach the worker, so training looks at the clock itself.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from shallower import machine
+
+MARGIN = 120.0  # seconds kept free before the limit, or
+MARGIN_SHARE = 0.25  # this share of the limit if that is less
+
+
+class Clock:
+    """Seconds since the process began, and why training should stop, if it should.
+
+    `limit` is in seconds, None for none. It is looked at after a step, never before
+    the first: every attempt gets on by at least one step, however short its limit.
+    """
+
+    def __init__(
+        self, limit: float | None, age: Callable[[], float] = machine.process_age
+    ) -> None:
+        self.limit, self.age = limit, age
+        self.longest_step = self.longest_save = 0.0
+        self.terminated = False
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Around a save: the next one is expected to take as long as the longest."""
+        before = time.perf_counter()
+        yield
+        self.longest_save = max(self.longest_save, time.perf_counter() - before)
+
+    def reason(self, step_seconds: float) -> str | None:
+        """Why there is to be no further step after one of `step_seconds`, or None."""
+        self.longest_step = max(self.longest_step, step_seconds)
+        if self.terminated:
+            return "at a signal to end"
+        if self.limit is None:
+            return None
+        margin = min(MARGIN, MARGIN_SHARE * self.limit)
+        needed = self.longest_step + self.longest_save + margin
+        if self.age() + needed <= self.limit:
+            return None
+        return f"before the time limit of {self.limit / 60:.3g} minutes"
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM as a wish to stop after the step; a second one kills as usual.
+
+        Only a process' main thread may say what a signal does; elsewhere nothing
+        changes.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.terminated = True
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        former = signal.signal(signal.SIGTERM, note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, former)

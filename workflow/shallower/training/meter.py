@@ -1,0 +1,92 @@
+"""How far a run is, and how fast: time in steps, waiting for data, saving."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from shallower.training.prefetch import Prefetch
+
+START_UP = 2  # first steps of a process, which may compile: not in the steady speed
+
+
+@dataclass
+class State:
+    """All that a resumed run needs beside the weights and the optimizer."""
+
+    step: int = 0  # steps done
+    seconds: float = 0.0  # spent in steps, over all restarts,
+    waited: float = 0.0  # and the part of it spent waiting for data
+    steady_steps: int = 0  # those behind the start-up of their process,
+    steady_seconds: float = 0.0  # their time,
+    steady_waited: float = 0.0  # and the part of it spent waiting for data
+    saving_seconds: float = 0.0  # spent on checkpoints, in addition
+    restarts: int = 0
+    losses: list[list[float]] = field(default_factory=list)  # rows of losses.csv
+    half: dict[str, Tensor] = field(default_factory=dict)  # weights at the midpoint
+    diagnostics: list[list[Any]] = field(default_factory=list)  # see `diagnostics.py`
+
+
+class Meter:
+    """Adds the time of steps to a state, without that of the checkpoints between.
+
+    Read at logged steps, when the loss has been waited for: on a GPU, the time
+    between other moments is not the time of the steps between them.
+    """
+
+    def __init__(self, state: State, ahead: Prefetch) -> None:
+        self.state, self.ahead = state, ahead
+        self.first = self.step = state.step  # of the process, of the interval
+        self.seconds = self.waited = 0.0  # of the interval; before it
+        self.start()
+
+    def start(self) -> None:
+        """Go on after `stop`."""
+        self.mark = time.perf_counter()
+
+    def stop(self) -> None:
+        """Leave out what comes until `start`."""
+        now = time.perf_counter()
+        self.state.seconds += now - self.mark
+        self.seconds += now - self.mark
+
+    def read(self) -> float:
+        """Steps per second since the last reading."""
+        self.stop()
+        self.start()
+        state, steps = self.state, self.state.step - self.step
+        waited = self.ahead.waited - self.waited
+        state.waited += waited
+        if self.step >= self.first + START_UP:
+            state.steady_steps += steps
+            state.steady_seconds += self.seconds
+            state.steady_waited += waited
+        speed = steps / self.seconds
+        self.step, self.waited, self.seconds = state.step, self.ahead.waited, 0.0
+        return speed
+
+
+def speeds(
+    state: State, step_tokens: int, flops_per_token: int, peak: float | None
+) -> dict[str, float | None]:
+    """Tokens per second, share of the time spent waiting for data, MFU.
+
+    Over the intervals between logged rows that began after the first START_UP steps of
+    their process; over everything, with start-up, where a run is too short for that.
+    Model FLOPs utilisation: the model's FLOPs, forward and backward and none for what
+    is computed twice, over the device's peak (FLOP/s); None if that is unknown.
+    """
+    steps, seconds, waited = (
+        (state.steady_steps, state.steady_seconds, state.steady_waited)
+        if state.steady_steps
+        else (state.step, state.seconds, state.waited)
+    )
+    rate = steps * step_tokens / seconds
+    return {
+        "tokens_per_second": rate,
+        "data_wait_share": waited / seconds,
+        "mfu": None if peak is None else rate * flops_per_token / peak,
+    }

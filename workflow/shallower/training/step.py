@@ -1,0 +1,80 @@
+"""One training step: the loss, its gradients, clipping, AdamW."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shallower.models.llama import LlamaLM
+from shallower.training.diagnostics import Watch
+from shallower.training.group import ALONE, Alone
+from shallower.training.loss import Loss
+
+
+def make_optimizer(
+    model: LlamaLM, settings: dict[str, Any], group: Alone = ALONE
+) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only, not on gains and biases."""
+    decay: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        is_vector = parameter.ndim == 1 or name.endswith("bias")
+        (plain if is_vector else decay).append(parameter)
+    groups = [
+        {"params": kind, "weight_decay": rate}
+        for parameters, rate in ((decay, settings["weight_decay"]), (plain, 0.0))
+        for kind in group.kinds(parameters)
+    ]
+    return torch.optim.AdamW(
+        groups,
+        lr=settings["learning_rate"],
+        betas=tuple(settings["betas"]),
+        fused=True,
+    )
+
+
+def training_step(
+    model: LlamaLM,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+    settings: dict[str, Any],
+    watch: Watch | None = None,
+    group: Alone = ALONE,
+    loss_module: nn.Module | None = None,
+) -> Tensor:
+    """One optimizer step on a batch (batch, context); returns its mean loss in nats.
+
+    The batch is processed in `accumulation` parts of equal size, which gives the
+    gradient of the whole. `watch` looks on and changes nothing. With several processes
+    each gives its share of the batch, and gets the loss of that share.
+    """
+    if loss_module is None:
+        loss_module = group.loss_module(Loss(model, settings))
+    optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=inputs.device)
+    parts = settings["accumulation"]
+    pairs = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
+    for index, (x, y) in enumerate(pairs, start=1):
+        with _without_averaging(loss_module, unless=index == parts):
+            loss = loss_module(x, y, watched=watch is not None) / parts
+            loss.backward()
+        total += loss.detach()
+    if watch is not None:
+        watch.before_update()
+    group.clip(list(model.parameters()), settings["clip"])
+    optimizer.step()
+    if watch is not None:
+        watch.after_update()
+    return total
+
+
+def _without_averaging(
+    loss_module: nn.Module, unless: bool
+) -> AbstractContextManager[None]:
+    """Gradients are averaged over processes once a step, with the last part's."""
+    no_sync = getattr(loss_module, "no_sync", nullcontext)
+    return nullcontext() if unless else no_sync()
