@@ -106,6 +106,16 @@ def test_a_given_file_must_be_sentencepiece(tmp_path: Path) -> None:
     assert not output.exists()
 
 
+def test_a_hubs_tokenizer_is_never_trained_instead(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "text.parquet", sentences(300))
+    hub = settings(vocabulary=300, hub={"repository": "a/b"})
+    with pytest.raises(UserError, match=r"tokenizer\.hub: expected the downloaded"):
+        obtain(hub, None, path, tmp_path / "t.model")
+    obtain(settings(vocabulary=300), None, path, tmp_path / "given.model")
+    obtain(hub, tmp_path / "given.model", path, tmp_path / "t.model")
+    assert len(Tokenizer(tmp_path / "t.model")) == 300
+
+
 def test_at_most_one_is_given(configuration: dict) -> None:
     study = load_study(change(configuration, "tokenizer.package", PACKAGE))
     assert study.tokenizer.package == PackageFile(**PACKAGE)

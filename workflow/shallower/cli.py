@@ -210,11 +210,9 @@ def run_corpus(a: Arguments) -> None:
 
 def run_tokenizer(a: Arguments) -> None:
     """Train the tokenizer on the training split, or adopt a given one."""
-    from shallower.sections import Tokenizer
     from shallower.tokens.source import obtain
 
-    settings = Tokenizer.model_validate(a.settings).model_dump()
-    obtain(settings, next(iter(a.given), None), a.text, a.output)
+    obtain(a.settings, next(iter(a.given), None), a.text, a.output)
 
 
 def run_shard(a: Arguments) -> None:

@@ -147,8 +147,8 @@ def _split_text(
     part = _Part(loaded.origin, dropped=loaded.dropped)
     rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
     with (
-        Writer(outputs["text/train.parquet"], Document) as train,
-        Writer(outputs["text/validation.parquet"], Document) as validation,
+        Writer(outputs["text/train.parquet"], Document._fields) as train,
+        Writer(outputs["text/validation.parquet"], Document._fields) as validation,
     ):
         for document in rows:
             split = split_of(document, unused)
@@ -265,7 +265,7 @@ def _write(
     split: str,
 ) -> None:
     """Write one file and enter what it holds into the manifest's entry."""
-    with Writer(path, row) as writer:
+    with Writer(path, row._fields) as writer:
         for each in rows:
             writer.add(each)
     part.counts[split] = writer.rows

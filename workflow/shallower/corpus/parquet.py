@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 import pyarrow
 import pyarrow.parquet
-
-from shallower.corpus.cleaning import Document
-from shallower.corpus.items import Item
 
 # A row group holds this much at most, and readers hold one row group at a time. Most
 # have the 1000 rows; the other bound is for documents of megabytes.
@@ -17,19 +15,32 @@ ROWS = 1000
 CHARACTERS = 16_000_000
 
 
-class Writer:
-    """Appends named tuples of strings to a Parquet file, a batch at a time."""
+class Row(Protocol):
+    """A named tuple of strings with a text, such as a document or an item.
 
-    def __init__(self, path: Path, row: type[Document] | type[Item]) -> None:
-        schema = pyarrow.schema([(name, pyarrow.string()) for name in row._fields])
+    Not named as such: training reads tokens by way of this module, and must not depend
+    on how documents are cleaned.
+    """
+
+    @property
+    def text(self) -> str: ...  # noqa: D102
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+class Writer:
+    """Appends rows to a Parquet file, a batch at a time."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        schema = pyarrow.schema([(name, pyarrow.string()) for name in columns])
         self._file = pyarrow.parquet.ParquetWriter(path, schema, compression="zstd")
         self._schema = schema
-        self._batch: list[Document | Item] = []
+        self._batch: list[Row] = []
         self._waiting = 0  # characters of the batch
         self.rows = 0
         self.characters = 0
 
-    def add(self, row: Document | Item) -> None:
+    def add(self, row: Row) -> None:
         """Append one row."""
         size = len(row.text)
         self._batch.append(row)

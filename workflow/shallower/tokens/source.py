@@ -20,15 +20,17 @@ _LONGEST = 16_384
 
 
 def obtain(
-    settings: dict[str, Any], given: Path | None, text: Path, output: Path
+    settings: dict[str, Any], given: str | Path | None, text: Path, output: Path
 ) -> None:
     """Write the tokenizer to `output`: adopted if there is one, else trained.
 
-    `settings` are the configuration's section `tokenizer`, `given` a local file that
-    the section names or that came from the hub, `text` the training split's Parquet.
+    `settings` are the configuration's section `tokenizer`, `given` a local file in
+    place of the one that the section names, such as what was downloaded from the hub,
+    `text` the training split's Parquet.
     Raises UserError if the tokenizer is missing, damaged or of another size.
     """
-    if settings["package"]:
+    given = given or settings.get("model")
+    if settings.get("package"):
         source, key = PackageFile(**settings["package"]), "tokenizer.package"
         found = list(packages.locate(source, key).paths.values())
         if len(found) > 1:
@@ -36,6 +38,8 @@ def obtain(
                 f"{key}.file: {source.file} matches {len(found)} files, expected one"
             )
         given = found[0]
+    if settings.get("hub") and not given:
+        raise UserError("tokenizer.hub: expected the downloaded file with --given")
     if given:
         tokenizer.adopt(given, settings["vocabulary"], output)
     else:
