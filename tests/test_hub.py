@@ -226,7 +226,7 @@ def test_a_connection_that_drops_in_between_is_taken_up_again(
 
     def trouble(line: str, sent: int) -> str | None:
         nonlocal at, refusals
-        if sent < at * served:
+        if sent < place.hub.drop_after:
             return None
         refusals -= 1
         if refusals < 0:
