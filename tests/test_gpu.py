@@ -17,8 +17,8 @@ from shallower.files import read_json
 from shallower.models import decoding
 from shallower.models.initial import initialise
 from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM
-from shallower.training.loss import next_token_loss
 from shallower.training.loop import train
+from shallower.training.loss import next_token_loss
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
 
