@@ -38,7 +38,7 @@ from shallower import machine
 from shallower.errors import UserError
 from shallower.models.llama import Attention, LlamaConfig, LlamaLM
 from shallower.training.group import Alone
-from shallower.training.loss import Loss
+from shallower.training.loss import Loss, is_compiled
 
 
 @contextmanager
@@ -129,9 +129,10 @@ class DataParallel(Several):
 
     def loss_module(self, loss: Loss) -> nn.Module:
         """The loss with gradients averaged over the processes in the backward pass."""
-        # One graph for the whole backward pass: the splitting that would overlap it
-        # with communication refuses recomputed parts.
-        torch._dynamo.config.optimize_ddp = False
+        if is_compiled(loss.settings, self.device):
+            # One graph for the whole backward pass: the splitting that would overlap
+            # it with communication refuses recomputed parts.
+            torch._dynamo.config.optimize_ddp = False
         ids = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(
             loss, device_ids=ids, gradient_as_bucket_view=True

@@ -153,7 +153,7 @@ def launch(processes: int, arguments: list[str]) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # Its error reports take a screen, and say no more than that a process failed.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
