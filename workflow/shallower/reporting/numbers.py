@@ -23,7 +23,7 @@ from shallower.models.variants import TWIN
 from shallower.reporting.contents import INFERENCE_TIME
 from shallower.reporting.findings import numbers as findings
 from shallower.reporting.latex import breakable, escape, number, significant
-from shallower.reporting.results import Results
+from shallower.reporting.results import Results, source_name
 from shallower.reporting.verdicts import numbers as verdicts
 
 Pairs = Iterator[tuple[str, str]]
@@ -91,9 +91,11 @@ def data(results: Results) -> Pairs:
     for split in ("train", "validation", "test", "questions"):
         yield f"corpus.{split}.documents", number(results.corpus_documents(split), 0)
     text = sets["text"]
-    yield "corpus.text.source", breakable(text.get("name", text["source"]))
-    for key in ("version", "licence"):
-        yield f"corpus.text.{key}", escape(str(text.get(key) or "not stated"))
+    yield "corpus.text.source", breakable(source_name(text))
+    version = text.get("version") or str(text.get("revision") or "")[:12]
+    yield "corpus.text.version", escape(version or "not stated")
+    yield "corpus.text.licence", escape(str(text.get("licence") or "not stated"))
+    yield from _questions(sets["qa"])
     for name in EVALUATION_SETS:
         yield f"corpus.{name}.items", number(sets[name]["counts"]["test"], 0)
     yield "corpus.duplicates", number(_dropped(results, "text", "duplicate"), 0)
@@ -107,6 +109,27 @@ def data(results: Results) -> Pairs:
     yield "tokens.unknown", significant(100 * train["unknown_rate"], 2)
     yield "tokens.checked", number(train["checked_documents"], 0)
     yield "tokens.changed", number(train["round_trip_failures"], 0)
+
+
+def _questions(qa: dict[str, Any]) -> Pairs:
+    """What the questions are: made from held-out titles, or people's own."""
+    if qa["source"] == "text":
+        yield (
+            "corpus.qa.origin",
+            "The questions lie between the two: they concern held-out articles, but of "
+            "the training source.",
+        )
+        yield (
+            "corpus.qa.answers",
+            "the first sentences of articles that training never saw",
+        )
+    else:
+        name = breakable(source_name(qa))
+        yield (
+            "corpus.qa.origin",
+            rf"So are the questions, from \texttt{{{name}}}.",
+        )
+        yield "corpus.qa.answers", "the candidate sentences that are marked as answers"
 
 
 def _dropped(results: Results, name: str, reason: str) -> int:

@@ -14,6 +14,11 @@ from shallower.config import Study
 from shallower.files import read_json
 
 
+def source_name(origin: dict[str, Any]) -> str:
+    """What a source is called: a package, a repository of the hub, else its kind."""
+    return str(origin.get("name") or origin.get("repository") or origin["source"])
+
+
 @dataclass
 class Results:
     """A study's files, read once."""

@@ -22,7 +22,7 @@ from shallower.reporting.latex import (
     number,
     tabular,
 )
-from shallower.reporting.results import Results
+from shallower.reporting.results import Results, source_name
 from shallower.reporting.verdicts import claims_table, notes_table
 
 SAMPLES_SHOWN = 2  # of each evaluation set
@@ -203,7 +203,7 @@ def corpus(results: Results) -> str:
         # A surplus is not taken in the first place; everything else is dropped.
         reasons = {k: n for k, n in entry["dropped"].items() if n and k != "surplus"}
         dropped = ", ".join(f"{number(n, 0)} {_words(k)}" for k, n in reasons.items())
-        source = _words(entry.get("name", entry["source"]))
+        source = _words(source_name(entry))
         licence = escape(entry["licence"])
         rows.append([escape(name), source, licence, kept, dropped or MISSING])
     header = ["data set", "source", "licence", "kept", "dropped"]
