@@ -47,6 +47,21 @@ def check_shares(spec: dict, group: Several) -> None:
         assert torch.equal(whole, single.get_parameter(name)), name
         again = group.whole(name, group.own(name, whole))
         assert torch.equal(again, whole), name
+    check_clipping(model, single, group)
+
+
+def check_clipping(model: LlamaLM, single: LlamaLM, group: Several) -> None:
+    """AdamW hardly sees the scale of gradients, so what clips them is asked itself."""
+    draw = torch.Generator().manual_seed(0)
+    for name, parameter in single.named_parameters():
+        gradient = torch.randn(parameter.shape, generator=draw)
+        parameter.grad = gradient.clone()
+        model.get_parameter(name).grad = group.own(name, gradient)
+    torch.nn.utils.clip_grad_norm_(single.parameters(), 0.5)
+    group.clip(list(model.parameters()), 0.5)
+    for name, parameter in single.named_parameters():
+        found = group.whole(name, model.get_parameter(name).grad)
+        assert torch.allclose(found, parameter.grad, rtol=1e-5, atol=0), name
 
 
 if __name__ == "__main__":
