@@ -18,7 +18,6 @@ from shallower.models.registry import HEADS
 from shallower.sections import Training
 from shallower.training.step import make_optimizer, training_step
 
-FILE = ROOT / "config" / "paper.yaml"
 # Millions of parameters: Table 1 of the paper.
 MILLIONS = {
     "baseline": {5: 128.8, 6: 141.4, 7: 154.1, 8: 166.8},
@@ -31,15 +30,10 @@ def paper() -> tuple[dict[str, Any], dict[str, Any]]:
 
     One sequence instead of the batch, its logits in two chunks.
     """
-    study = yaml.safe_load((ROOT / "config.yaml").read_text())
-    settings = study["training"]
-    if FILE.is_file():
-        own = yaml.safe_load(FILE.read_text())
-        sizes = {"vocabulary": own["tokenizer"]["vocabulary"], **own["model"]}
-        settings |= own["training"]
-    else:
-        sizes = {k: v for k, v in study["paper_scale"].items() if k != "depths"}
-        settings |= {"precision": "bfloat16", "learning_rate": 3e-4}
+    files = [ROOT / "config.yaml", ROOT / "config" / "paper.yaml"]
+    study, own = (yaml.safe_load(file.read_text()) for file in files)
+    sizes = {"vocabulary": own["tokenizer"]["vocabulary"], **own["model"]}
+    settings = study["training"] | own["training"]
     del settings["overrides"]
     settings |= {"batch_size": 1, "accumulation": 1}
     return sizes, Training(**settings).model_dump()
