@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Set up what `make paper` and `make test` need, or leave what is already there:
 # .venv from envs/requirements.lock and envs/files.lock, and Debian packages if something is missing.
-# TORCH (make's variable, pip's arguments) chooses another build of torch.
+# TORCH (make's variable, pip's arguments) chooses another build of torch. With the
+# argument `python` the Debian packages are left out of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -61,5 +62,5 @@ install_python() {
     echo "$stamp" > .venv/.ready
 }
 
-install_debian
+[ "${1:-}" = python ] || install_debian
 install_python
