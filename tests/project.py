@@ -71,15 +71,19 @@ class Project:
 
     @contextmanager
     def edited(self, name: str, old: str, new: str) -> Iterator[None]:
-        """The project with one edit in one file, undone at the end."""
+        """The project with one edit in one file, undone at the end.
+
+        With nothing to replace, the new text is put at the end.
+        """
         path = self.folder / name
-        text, times = path.read_text(), path.stat()
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
+        content, times = path.read_bytes(), path.stat()
+        assert old.encode() in content
+        changed = content.replace(old.encode(), new.encode(), 1)
+        path.write_bytes(changed if old else content + new.encode())
         try:
             yield
         finally:
-            path.write_text(text)
+            path.write_bytes(content)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 
 import pandas as pd
 import pytest
@@ -30,30 +31,34 @@ def test_verify_is_content_with_what_was_made(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "old", "new"),
+    "edits",
     [
-        ("numbers.tex", "{perplexity.proposed.deep}{", "{perplexity.proposed.deep}{9"),
-        ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
-        ("summary.csv", "proposed-2", "proposed-9"),
-        ("claims.csv", ",supported,", ",inconclusive,"),
-        ("tables/claims.tex", "supported", "not supported"),
-        ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
+        [
+            (
+                "numbers.tex",
+                "{perplexity.proposed.deep}{",
+                "{perplexity.proposed.deep}{9",
+            ),
+            ("tables/quality.tex", "{-}2 & ", "{-}2 & 9"),
+            ("tables/claims.tex", "supported", "not supported"),
+            ("figures/training_time.pdf", "%PDF-1.4", "%PDF-1.3"),
+        ],
+        [("summary.csv", "proposed-2", "proposed-9")],
+        [("claims.csv", ",supported,", ",inconclusive,")],
     ],
+    ids=["what the paper includes", "summary", "claims"],
 )
 def test_verify_finds_what_was_edited(
-    project: Project, name: str, old: str, new: str
+    project: Project, edits: list[tuple[str, str, str]]
 ) -> None:
-    path = project.results / name
-    content = path.read_bytes()
-    assert old.encode() in content
-    path.write_bytes(content.replace(old.encode(), new.encode(), 1))
-    try:
+    with ExitStack() as stack:
+        for name, old, new in edits:
+            stack.enter_context(project.edited(f"results/smoke/{name}", old, new))
         run = project.shallower_verify()
-    finally:
-        path.write_bytes(content)
     assert run.returncode == 2
-    assert f"results/smoke/{name}: checksum differs" in run.stderr
-    assert f"results/smoke/{name}: not what the current results give" in run.stderr
+    for name, _, _ in edits:
+        assert f"results/smoke/{name}: checksum differs" in run.stderr
+        assert f"results/smoke/{name}: not what the current results give" in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -63,13 +68,8 @@ def test_verify_finds_what_was_edited(
 def test_verify_finds_raw_results_that_were_touched(
     project: Project, name: str
 ) -> None:
-    path = project.results / name
-    content = path.read_bytes()
-    path.write_bytes(content + b"\n")
-    try:
+    with project.edited(f"results/smoke/{name}", "", "\n"):
         run = project.shallower_verify()
-    finally:
-        path.write_bytes(content)
     assert run.returncode == 2
     assert f"results/smoke/{name}: checksum differs" in run.stderr
     assert "Traceback" not in run.stderr
