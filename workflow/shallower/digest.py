@@ -43,7 +43,6 @@ def _path(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(_path(module).read_text(encoding="utf-8"))
 
@@ -70,7 +69,7 @@ def _imports(module: str) -> tuple[str, ...]:
 @cache
 def _normalised(module: str) -> str:
     """The syntax tree as text, without positions and docstrings."""
-    tree = ast.parse(ast.unparse(_tree(module)))
+    tree = _tree(module)
     for node in ast.walk(tree):
         if (
             isinstance(
