@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from shallower.evaluation import metrics
-from shallower.reporting import style
+from shallower.reporting import numbers, style
 from shallower.reporting.contents import FIGURES, METRICS, TABLES
 from shallower.reporting.figures import spread
 from shallower.reporting.latex import (
@@ -197,3 +197,12 @@ def test_every_caption_ends_with_what_made_it() -> None:
         shown |= set(end[2].split(", "))
     drawn = {"report/sections/architecture.tex"}
     assert shown == made | drawn
+
+
+def test_the_text_knows_where_the_questions_come_from() -> None:
+    own = dict(numbers._questions({"source": "text"}))
+    assert "held-out articles" in own["corpus.qa.origin"]
+    asked = {"source": "hub", "repository": "microsoft/wiki_qa"}
+    theirs = dict(numbers._questions(asked))
+    assert own.keys() == theirs.keys()
+    assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
