@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,9 +43,6 @@ WORDLESS = [
     "\ufffd",
     "+ $",
 ]
-DOCS = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text("utf-8")
-PROSE = " ".join(DOCS.split())
-
 # Includes lone surrogates, which no decoder yields but a test of "any text" should.
 any_text = st.text(st.characters(), max_size=60)
 words = st.lists(

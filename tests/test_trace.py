@@ -20,21 +20,6 @@ from shallower.evaluation.metrics import (
 )
 
 BLEUS = METRICS[:4]
-ROUGES = METRICS[4:7]
-ZERO = dict.fromkeys(METRICS, 0.0)
-WORDLESS = [
-    "",
-    " ",
-    "\n",
-    "\t \r\n",
-    ".",
-    "...",
-    " . , !",
-    "—«»…",
-    "⁇",
-    "\ufffd",
-    "+ $",
-]
 DOCS = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text("utf-8")
 PROSE = " ".join(DOCS.split())
 
