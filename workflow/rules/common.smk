@@ -15,7 +15,7 @@ try:
     study = load_study(config)
     downloaded.check(study.corpus)
     # The tokenizer's file, if the study takes it from the hub.
-    HUB_FILE = getattr(study.tokenizer, "hub", None)
+    HUB_FILE = study.tokenizer.hub
     if HUB_FILE is not None:
         downloaded.check_file(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
 except UserError as error:
