@@ -130,12 +130,15 @@ class Attention(nn.Module):
         q, k, v = self.project(x, rotary)
         if cache is not None:
             k, v = cache.append(block, k, v)
+        y = self.output(concatenate(self.mix(self.attend(q, k, v, mask), x)))
+        return y if self.output_activation is None else self.output_activation(y)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Softmax attention: all (batch, heads, tokens, head_dim)."""
         # Without a mask the queries are either all tokens so far, which is causal
         # attention, or the last token alone, which may look at everything.
-        causal = mask is None and x.shape[1] > 1
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        y = self.output(concatenate(self.mix(o, x)))
-        return y if self.output_activation is None else self.output_activation(y)
+        causal = mask is None and q.shape[2] > 1
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their positions, and values.
