@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import build, run_spec, sentences
 from shallower.config import paper_scale
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
-from shallower.evaluation import latency, neighbours
+from shallower.evaluation import latency, neighbours, perplexity
 from shallower.evaluation.evaluate import evaluate
 from shallower.evaluation.generation import encode_prompt, generate, generate_all
 from shallower.evaluation.latency import Job, Request, Subject, interleave, measure
@@ -52,6 +55,33 @@ def test_document_losses_score_every_token_once() -> None:
                 logits = model(seen)[0, -1]
             expected -= torch.log_softmax(logits, -1)[document[position]].item()
         assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_do_not_depend_on_what_shares_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, draw = build("proposed", context=16), np.random.default_rng(1)
+    documents = [draw.integers(3, 300, n) for n in (9, 40, 2, 16, 17, 5)]
+    alone = [document_losses(model, [d], batch_size=1)[0][0] for d in documents]
+    seen: list[int] = []
+    monkeypatch.setattr(model.head, "forward", note_rows(seen, model.head.forward))
+    for at_once, batch_size in ((16, 9), (32, 9), (2048, 4), (2048, 9)):
+        monkeypatch.setattr(perplexity, "AT_ONCE", at_once)
+        seen.clear()
+        losses, counts = document_losses(model, documents, batch_size)
+        assert losses == pytest.approx(alone, rel=1e-12)
+        assert sum(seen) == counts.sum()  # padding gets no logits
+        assert max(seen) <= at_once
+
+
+def note_rows(seen: list[int], forward: Callable[[Tensor], Tensor]) -> Any:
+    """`forward`, noting for how many tokens it is called."""
+
+    def noting(states: Tensor) -> Tensor:
+        seen.append(states.numel() // states.shape[-1])
+        return forward(states)
+
+    return noting
 
 
 def test_an_uninformed_model_is_as_perplexed_as_its_vocabulary_is_large() -> None:
