@@ -14,8 +14,8 @@ from sacrebleu.metrics import BLEU
 from thefuzz import fuzz
 
 import trace_metrics
+from shallower.evaluation.matching import longest_common_subsequence, shared_ngrams
 from shallower.evaluation.metrics import METRICS, is_empty, score_pair, score_pairs
-from shallower.evaluation.overlap import longest_common_subsequence, shared_ngrams
 
 ORDERS = {
     f"bleu{order}": BLEU(

@@ -4,7 +4,7 @@ Definitions, options and the comparison with the original paper's code (TRACE) a
 in `docs/metrics.md`. Cross-entropy and perplexity are not computed here.
 
 Tokens and formulas are the packages' own; what tokens two texts share is counted here
-(`overlap.py`), and tests compare every value with the packages'. Importing this module
+(`matching.py`), and tests compare every value with the packages'. Importing this module
 is cheap: they are imported when the first pair is scored, and each metric object is
 built once a process.
 """
@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from shallower.errors import UserError
-from shallower.evaluation.overlap import (
+from shallower.evaluation.matching import (
     longest_common_subsequence,
     ngram_count,
     shared_ngrams,
