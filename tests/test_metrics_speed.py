@@ -121,3 +121,8 @@ score_pairs(["a b"], ["a c"]), corpus_bleu(["a b"], ["a c"])
 assert not {"nltk", "rouge_score.rouge_scorer", "torch"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_ngram_counts_as_often_as_the_reference_has_it() -> None:
+    assert shared_ngrams(["a", "a", "a", "b"], ["a", "b", "a"], 3) == [3, 1, 0]
+    assert shared_ngrams([], ["a"], 2) == [0, 0]
