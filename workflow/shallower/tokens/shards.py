@@ -23,10 +23,13 @@ from shallower.corpus.parquet import read_texts
 from shallower.errors import UserError
 from shallower.files import read_json, replacing, sha256, write_json
 from shallower.tokens.tokenizer import Tokenizer
+from shallower.tokens.words import WordEncoder
 
 # Every so many documents one is decoded again and compared. All of them would cost a
 # quarter of the time; unknown pieces are counted in every document.
 CHECK_EVERY = 10
+# Every so many one is encoded as a whole too, and compared.
+COMPARE_EVERY = 1000
 
 
 def token_dtype(vocabulary: int) -> np.dtype:
@@ -44,6 +47,24 @@ class Check:
     checked_documents: int = 0
     round_trip_failures: int = 0  # of those: decoding does not give back the text
 
+    def add(self, row: int, text: str, ids: np.ndarray, tokenizer: Tokenizer) -> None:
+        """Count a text whose pieces are `ids`; `row` is its place in the split.
+
+        Raises UserError if the text is one that is compared, and is found to differ.
+        """
+        self.characters += len(text)
+        self.bytes += len(text.encode())
+        self.unknown_tokens += int(np.count_nonzero(ids == tokenizer.unknown))
+        # By its place in the split, so that parts make no difference.
+        if row % CHECK_EVERY == 0:
+            self.checked_documents += 1
+            self.round_trip_failures += tokenizer.decode(ids.tolist()) != text
+        if row % COMPARE_EVERY == 0 and tokenizer.encode(text) != ids.tolist():
+            raise UserError(
+                f"document {row} has other pieces word by word than as a whole; "
+                "please report it"
+            )
+
 
 def write_shard(
     documents: Path, tokenizer: Tokenizer, part: int, parts: int, path: Path
@@ -54,23 +75,21 @@ def write_shard(
     and, last, the number of tokens; with suffix `.check.json` a `Check`. Streams:
     memory grows with the largest document (about 60 bytes a character, which
     SentencePiece takes), not with the corpus.
+
+    Raises UserError if a document's ids are not those that SentencePiece gives for it
+    as a whole, which is looked at now and then.
     """
     rows = pyarrow.parquet.read_metadata(documents).num_rows
     first, last = rows * part // parts, rows * (part + 1) // parts
     dtype, check = token_dtype(len(tokenizer)), Check()
-    offsets = array("q", [0])
+    encoder, offsets = WordEncoder(tokenizer, dtype), array("q", [0])
+    bos, eos = (np.asarray(i, dtype).tobytes() for i in (tokenizer.bos, tokenizer.eos))
     with replacing(path) as temporary, temporary.open("wb") as out:
         for row, text in enumerate(read_texts(documents, first, last), start=first):
-            ids = tokenizer.encode(text)
-            out.write(np.asarray([tokenizer.bos, *ids, tokenizer.eos], dtype).tobytes())
-            offsets.append(offsets[-1] + len(ids) + 2)
-            check.characters += len(text)
-            check.bytes += len(text.encode())
-            check.unknown_tokens += ids.count(tokenizer.unknown)
-            # By its place in the split, so that parts make no difference.
-            if row % CHECK_EVERY == 0:
-                check.checked_documents += 1
-                check.round_trip_failures += tokenizer.decode(ids) != text
+            raw = encoder.encode(text)
+            out.write(bos + raw + eos)
+            offsets.append(offsets[-1] + len(raw) // dtype.itemsize + 2)
+            check.add(row, text, np.frombuffer(raw, dtype), tokenizer)
     with replacing(offsets_path(path)) as temporary, temporary.open("wb") as out:
         np.save(out, np.asarray(offsets, np.int64))
     write_json(check_path(path), asdict(check))
