@@ -1,0 +1,284 @@
+"""Encoding word by word gives what SentencePiece gives for the whole text."""
+
+from __future__ import annotations
+
+import io
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import sentencepiece
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import ROOT, sentences
+from shallower.corpus import packages
+from shallower.corpus.settings import PackageFile
+from shallower.errors import UserError
+from shallower.files import read_json
+from shallower.tokens import shards, words
+from shallower.tokens.shards import Check, write_shard
+from shallower.tokens.tokenizer import Tokenizer
+from test_tokenizer_sources import PACKAGE
+
+# Single spaces, runs of them, the mark itself, and what other white space might do.
+ALPHABET = "  \u2581\n\t\u00a0\u3000\0aAbé1234.,'-漢字Ж🙂\u0301"
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.text(ALPHABET, max_size=40),
+    st.lists(st.sampled_from(["the", "of", "The", "1999,", "", " ", "\n"])).map(
+        " ".join
+    ),
+)
+PROSE = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+def model(path: Path, texts: list[str], **options: Any) -> Tokenizer:
+    """A tokenizer trained like the project's own, but for `options`."""
+    written, own = (
+        io.BytesIO(),
+        {
+            "model_type": "bpe",
+            "vocab_size": 600,
+            "byte_fallback": True,
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "hard_vocab_limit": False,
+        },
+    )
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=written,
+        minloglevel=2,
+        **(own | options),
+    )
+    path.write_bytes(written.getvalue())
+    return Tokenizer(path)
+
+
+def prose() -> list[str]:
+    """This project's documents by line; some are indented."""
+    return [line for path in PROSE for line in path.read_text().split("\n") if line]
+
+
+def encoded(
+    tokenizer: Tokenizer, text: str, encoder: words.WordEncoder | None = None
+) -> list[int]:
+    dtype = shards.token_dtype(len(tokenizer))
+    encoder = encoder or words.WordEncoder(tokenizer, dtype)
+    return np.frombuffer(encoder.encode(text), dtype).tolist()
+
+
+def counting(calls: list[str]) -> words._Words:
+    """Words whose one piece is the number they are; notes what was encoded."""
+
+    def encode(word: str) -> list[int]:
+        calls.append(word)
+        return [int(word)]
+
+    return words._Words(encode, "H")
+
+
+@pytest.fixture(scope="module", params=["own", "runs", "symbols", "mistral"])
+def fast(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Tokenizer:
+    """Tokenizers whose words stand alone."""
+    path = tmp_path_factory.mktemp("tokenizer") / "t.model"
+    if request.param == "mistral":
+        try:
+            located = packages.locate(PackageFile(**PACKAGE), "key")
+        except UserError as error:
+            pytest.skip(str(error))
+        [path] = located.paths.values()
+        return Tokenizer(path)
+    options: dict[str, dict[str, Any]] = {
+        "own": {"split_digits": True, "vocab_size": 2_000},
+        "runs": {"allow_whitespace_only_pieces": True},
+        "symbols": {"user_defined_symbols": ["the", "é1", "\u2581The"]},
+    }
+    return model(path, prose(), **options[request.param])
+
+
+@pytest.fixture(scope="module")
+def encoder(fast: Tokenizer) -> words.WordEncoder:
+    """Knows more words from example to example."""
+    assert words.words_stand_alone(fast)
+    return words.WordEncoder(fast, shards.token_dtype(len(fast)))
+
+
+@settings(max_examples=300)
+@given(text=TEXTS)
+def test_any_text_has_the_same_ids(
+    fast: Tokenizer, encoder: words.WordEncoder, text: str
+) -> None:
+    assert encoded(fast, text, encoder) == fast.encode(text)
+
+
+def test_real_text_has_the_same_ids(
+    fast: Tokenizer, encoder: words.WordEncoder
+) -> None:
+    for path in PROSE:
+        text = path.read_text()
+        assert encoded(fast, text, encoder) == fast.encode(text)
+
+
+def test_a_word_is_encoded_once() -> None:
+    calls: list[str] = []
+    known = counting(calls)
+    raw = b"".join(map(known.__getitem__, ["1", "22", "1", "22", "1"]))
+    assert np.frombuffer(raw, np.uint16).tolist() == [1, 22, 1, 22, 1]
+    assert calls == ["1", "22"]
+
+
+# --- tokenizers that need the plain path ------------------------------------------
+
+SLOW: dict[str, dict[str, Any]] = {
+    "unigram": {"model_type": "unigram"},
+    "normalised": {"normalization_rule_name": "nmt_nfkc"},
+    "squeezed": {"remove_extra_whitespaces": True},
+    "no prefix": {"add_dummy_prefix": False},
+    "suffix": {"treat_whitespace_as_suffix": True},
+    "phrases": {"split_by_whitespace": False},
+    "symbol with a space": {"user_defined_symbols": ["dog ran"]},
+    "symbol over two words": {"user_defined_symbols": ["g\u2581r"]},
+}
+NEEDED = {"no prefix", "phrases", "symbol over two words"}
+
+
+def slow(path: Path, name: str) -> Tokenizer:
+    return model(path / "t.model", [*sentences(300), *prose()], **SLOW[name])
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_other_tokenizers_take_the_plain_path(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = slow(tmp_path, name)
+    assert not words.words_stand_alone(tokenizer)
+    texts = ["the dog ran on", " a  cat ", "", "\uff21 \u2581x", *sentences(20)]
+    for text in texts:
+        assert encoded(tokenizer, text) == tokenizer.encode(text)
+    # Some would go wrong without; of the others it is not known that none would.
+    monkeypatch.setattr(words, "words_stand_alone", lambda _: True)
+    differ = any(encoded(tokenizer, text) != tokenizer.encode(text) for text in texts)
+    assert differ or name not in NEEDED
+
+
+def test_an_unknown_space_takes_the_plain_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SentencePiece makes one piece of a run of unknown characters."""
+    known = model(tmp_path / "known", sentences(300), byte_fallback=False)
+    assert words.words_stand_alone(known)
+    assert encoded(known, "Ж Ж a") == known.encode("Ж Ж a")
+    piece, other = (b"\x0a\x03" + character.encode() for character in "\u2581\u2192")
+    content = (tmp_path / "known").read_bytes()
+    assert content.count(piece) == 1
+    (tmp_path / "unknown").write_bytes(content.replace(piece, other))
+    tokenizer = Tokenizer(tmp_path / "unknown")
+    assert not words.words_stand_alone(tokenizer)
+    assert encoded(tokenizer, "Ж Ж a") == tokenizer.encode("Ж Ж a")
+    monkeypatch.setattr(words, "words_stand_alone", lambda _: True)
+    assert encoded(tokenizer, "Ж Ж a") != tokenizer.encode("Ж Ж a")
+
+
+def test_runs_of_spaces_and_the_mark_are_needed(fast: Tokenizer) -> None:
+    """Plain splitting would not do where a piece is a run of spaces."""
+    assert words.words("a  b c ") == ["a", " b", "c "]
+    assert words.words("  a") == ["  a"]
+    assert words.words("a\u2581 b") == ["a\u2581 b"]
+    assert words.words("") == [""]
+    naive = [i for word in ("a", "", "", "", "b") for i in fast.encode(word)]
+    assert naive != fast.encode("a    b")
+
+
+# --- memory -----------------------------------------------------------------------
+
+
+def test_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "CAPACITY", 100)
+    calls: list[str] = []
+    known = counting(calls)
+    draw, most = random.Random(0), 0
+    for _ in range(20_000):
+        number = min(int(draw.paretovariate(0.5)), 60_000)
+        word = str(number)
+        assert np.frombuffer(known[word], np.uint16) == number
+        most = max(most, len(known) + len(known._elder))
+    assert most == 200
+    assert calls.count("1") == 1  # what is frequent stays
+    long = "0" * words.LONGEST + "7"
+    assert known[long] == known[long]
+    assert long not in known
+    assert calls.count(long) == 2
+
+
+# --- shards -----------------------------------------------------------------------
+
+
+def plain_shard(
+    texts: list[str], tokenizer: Tokenizer
+) -> tuple[bytes, list[int], dict]:
+    """A shard's bytes, offsets and check, said anew and simply."""
+    check, ids, offsets = Check(), [], [0]
+    for row, text in enumerate(texts):
+        own = tokenizer.encode(text)
+        ids += [tokenizer.bos, *own, tokenizer.eos]
+        offsets.append(len(ids))
+        check.characters += len(text)
+        check.bytes += len(text.encode())
+        check.unknown_tokens += own.count(tokenizer.unknown)
+        if row % 10 == 0:
+            check.checked_documents += 1
+            check.round_trip_failures += tokenizer.decode(own) != text
+    dtype = np.uint16 if len(tokenizer) <= 65_535 else np.uint32
+    return np.asarray(ids, dtype).tobytes(), offsets, asdict(check)
+
+
+@pytest.mark.parametrize("name", ["fast", *SLOW])
+def test_shards_are_the_plain_ones(tmp_path: Path, name: str) -> None:
+    if name == "fast":
+        tokenizer = model(tmp_path / "t.model", prose(), byte_fallback=False)
+    else:
+        tokenizer = slow(tmp_path, name)
+    draw, known = random.Random(name), " ".join(sentences(5) + prose()[:50]).split()
+    texts = [
+        draw.choice([" ", " ", "  ", "\n"]).join(
+            draw.choices(known, k=draw.randrange(9))
+        )
+        + draw.choice(["", "", " ", "\u2581 Ж"])
+        for _ in range(95)
+    ]
+    table = pyarrow.table({"text": texts})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    path = tmp_path / "shard-0.bin"
+    write_shard(tmp_path / "t.parquet", tokenizer, 0, 1, path)
+    raw, offsets, check = plain_shard(texts, tokenizer)
+    assert path.read_bytes() == raw
+    assert np.load(tmp_path / "shard-0.offsets.npy").tolist() == offsets
+    assert read_json(tmp_path / "shard-0.check.json") == check
+
+
+def test_other_pieces_word_by_word_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the condition wrong for some tokenizer, it would not pass in silence."""
+    tokenizer = slow(tmp_path, "no prefix")
+    table = pyarrow.table({"text": ["a  cat"]})
+    pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+    monkeypatch.setattr(words, "words_stand_alone", lambda _: True)
+    with pytest.raises(UserError, match="document 0 has other pieces word by word"):
+        write_shard(tmp_path / "t.parquet", tokenizer, 0, 1, tmp_path / "shard-0.bin")
+    assert not (tmp_path / "shard-0.bin").exists()
+
+
+def test_wide_vocabularies_are_written_wide(fast: Tokenizer) -> None:
+    text, dtype = "the whole of it", np.dtype(np.uint32)
+    raw = words.WordEncoder(fast, dtype).encode(text)
+    assert np.frombuffer(raw, dtype).tolist() == fast.encode(text)
