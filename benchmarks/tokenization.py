@@ -13,12 +13,15 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness import Row, alternate, seconds
 
 WORK = "tokenization"
 CORES = 2
+SMALL = 50  # megabytes; more for two arms only
 MEGABYTE = 10**6
 
 
@@ -28,48 +31,47 @@ def run() -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="tokenization-") as name:
         folder = Path(name)
         _python("benchmarks.tokenization_arms", "prepare", folder)
-        for size, repeats in ((50, 3), (500, 1)):
+        for size, repeats in ((SMALL, 3), (10 * SMALL, 1)):
             rows += _case(folder, size, repeats)
     return rows
 
 
 def _case(folder: Path, size: int, repeats: int) -> list[Row]:
-    """All arms in turn on `size` megabytes; the slow ones on the small text only."""
-    case, text = f"{size} MB", folder / "text.parquet"
-    _python("benchmarks.tokenization_arms", "text", folder, size * MEGABYTE)
-    model, peaks = folder / "tokenizer.model", []
+    """All arms in turn on `size` megabytes; the slower ones on the small text only."""
+    case, text, model = (
+        f"{size} MB",
+        folder / "text.parquet",
+        folder / "tokenizer.model",
+    )
     ours, theirs = folder / "ours", folder / "theirs"
+    _python("benchmarks.tokenization_arms", "text", folder, size * MEGABYTE)
+    peaks: list[float] = []
+    arms: dict[str, Callable[[], object]] = {
+        "shallower": lambda: peaks.append(_shards(["shallower"], text, model, ours)),
+        "datasets.map": lambda: _map("processes", text, model, theirs),
+    }
+    if size <= SMALL:
+        plain = ["benchmarks.tokenization_arms", "plain"]
+        arms["plain"] = lambda: _shards(plain, text, model, folder / "plain")
+        arms["datasets.map, threads"] = lambda: _map("threads", text, model, theirs)
 
-    def shards(module: str, *command: str) -> None:
-        peaks.append(_shards([module, *command], text, model, ours))
+    def rate(arm: Callable[[], object]) -> float:
+        shutil.rmtree(theirs / "caches", ignore_errors=True)  # nothing is reused
+        return size / seconds(arm)
 
-    def mapped(kind: str) -> None:
-        shutil.rmtree(theirs, ignore_errors=True)  # with its caches: nothing is reused
-        _python("benchmarks.tokenization_arms", kind, text, model, theirs)
-        _same(ours, theirs)
+    rates = {name: partial(rate, arm) for name, arm in arms.items()}
+    rows = alternate(WORK, case, rates, repeats, "MB/s", warmups=0)
+    _same(ours, theirs)
+    memory = {"shallower": partial(peaks.pop, 0)}
+    return rows + alternate(WORK, f"{case} memory", memory, repeats, "MB", warmups=0)
 
-    def shallower() -> None:
-        shards("shallower")
 
-    arms = {"shallower": shallower, "datasets.map": lambda: mapped("map")}
-    if size <= 50:
-        arms["plain"] = lambda: shards("benchmarks.tokenization_arms", "plain")
-        arms["datasets.map, threads"] = lambda: mapped("threads")
-    shallower()  # so that there is something to compare with
-    rate = {name: lambda arm=arm: size / seconds(arm) for name, arm in arms.items()}
-    rows = alternate(WORK, case, rate, repeats, "MB/s", warmups=0)
-    peaks.clear()
-
-    def peak() -> float:
-        shallower()
-        return peaks[-1]
-
-    return rows + alternate(WORK, f"{case} memory", {"shallower": peak}, 1, "MB", 0)
+def _map(kind: str, text: Path, model: Path, output: Path) -> None:
+    _python("benchmarks.tokenization_arms", kind, text, model, output)
 
 
 def _shards(command: list[str], text: Path, model: Path, output: Path) -> float:
     """Run the shard stage's jobs side by side; return the larger one's peak in MB."""
-    shutil.rmtree(output, ignore_errors=True)
     options = ["shard", "--text", text, "--tokenizer", model, "--parts", CORES]
     jobs = [
         _start(*command, *options, "--part", part, "--output", output / f"{part}.bin")

@@ -4,7 +4,7 @@
     prepare FOLDER              the default corpus and its tokenizer
     text FOLDER BYTES           FOLDER/text.parquet, with the corpus' statistics
     plain shard ...             the shard stage, each document encoded as a whole
-    map TEXT MODEL OUTPUT       datasets.map, two processes
+    processes TEXT MODEL OUTPUT datasets.map, two processes
     threads TEXT MODEL OUTPUT   datasets.map, one process and the tokenizer's threads
 """
 
@@ -46,10 +46,10 @@ def plain(arguments: list[str]) -> None:
     main(arguments)
 
 
-def fast_tokenizer(model: Path) -> Any:
-    """The same tokenizer for `tokenizers`: same pieces, merged in the same order.
+def fast_tokenizer(model: Path) -> tuple[Any, int, int]:
+    """The same tokenizer for `tokenizers`, and its BOS and EOS.
 
-    Used as it is, without the wrapper of transformers, which takes time of its own. It
+    The same pieces are merged in the same order. Used as it is, without the wrapper of transformers, which takes time of its own. It
     splits at spaces first, so that its cache of words helps. Ids are SentencePiece's
     where no piece is a run of spaces, as none of the default tokenizer is.
     """
@@ -85,7 +85,7 @@ def mapped(text: Path, model: Path, output: Path, processes: int | None) -> None
     """`datasets.map` to `output`/tokens.bin, with caches that are its own."""
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if processes is None else "false"
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    os.environ["HF_HOME"] = str(output / "home")
+    os.environ["HF_HOME"] = str(output / "caches")
     import datasets
 
     tokenizer, bos, eos = fast_tokenizer(model)
@@ -100,7 +100,7 @@ def mapped(text: Path, model: Path, output: Path, processes: int | None) -> None
         data_files=str(text),
         split="train",
         columns=["text"],
-        cache_dir=str(output / "cache"),
+        cache_dir=str(output / "caches"),
     )
     ids = datasets.Features({"ids": datasets.List(datasets.Value("uint16"))})
     data = data.map(
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> None:
         return prepare(Path(rest[0]))
     [source, model, output] = map(Path, rest)
     output.mkdir(parents=True, exist_ok=True)
-    mapped(source, model, output, {"map": 2, "threads": None}[command])
+    mapped(source, model, output, {"processes": 2, "threads": None}[command])
 
 
 if __name__ == "__main__":
