@@ -49,9 +49,10 @@ def plain(arguments: list[str]) -> None:
 def fast_tokenizer(model: Path) -> tuple[Any, int, int]:
     """The same tokenizer for `tokenizers`, and its BOS and EOS.
 
-    The same pieces are merged in the same order. Used as it is, without the wrapper of transformers, which takes time of its own. It
-    splits at spaces first, so that its cache of words helps. Ids are SentencePiece's
-    where no piece is a run of spaces, as none of the default tokenizer is.
+    The same pieces are merged in the same order. Used as it is, without the wrapper of
+    transformers, which takes time of its own. It splits at spaces first, so that its
+    cache of words helps. Ids are SentencePiece's where no piece is a run of spaces, as
+    none of the default tokenizer is.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
 

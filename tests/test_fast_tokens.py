@@ -188,6 +188,40 @@ def test_an_unknown_space_takes_the_plain_path(
     assert encoded(tokenizer, "Ж Ж a") != tokenizer.encode("Ж Ж a")
 
 
+@pytest.mark.parametrize(
+    "appended",
+    [
+        b"\x12\x02\x18\x01",  # model_type: unigram
+        b"\x12\x03\xc0\x01\x01",  # treat_whitespace_as_suffix
+        b"\x1a\x02\x18\x00",  # add_dummy_prefix: false
+        b"\x1a\x02\x20\x01",  # remove_extra_whitespaces
+        b"\x1a\x02\x28\x00",  # escape_whitespaces: false
+    ],
+)
+def test_every_setting_is_looked_at(tmp_path: Path, appended: bytes) -> None:
+    """What a model says a second time, at its end, replaces what it said first."""
+    assert words.words_stand_alone(model(tmp_path / "t.model", sentences(300)))
+    with (tmp_path / "t.model").open("ab") as file:
+        file.write(appended)
+    tokenizer = Tokenizer(tmp_path / "t.model")
+    assert not words.words_stand_alone(tokenizer)
+    for text in ["the dog  ran on", *sentences(20)]:
+        assert encoded(tokenizer, text) == tokenizer.encode(text)
+
+
+def test_an_unused_space_takes_the_plain_path(tmp_path: Path) -> None:
+    model(tmp_path / "t.model", sentences(300))
+    content = (tmp_path / "t.model").read_bytes()
+    start = content.index(b"\x0a\x03\xe2\x96\x81\x15") - 2
+    piece = content[start : start + 12]
+    assert piece[:2] == b"\x0a\x0a"  # the first of a repeated field, of ten bytes
+    unused = b"\x0a\x0c" + piece[2:] + b"\x18\x05"  # type: UNUSED
+    (tmp_path / "t.model").write_bytes(content.replace(piece, unused))
+    tokenizer = Tokenizer(tmp_path / "t.model")
+    assert tokenizer.pieces.is_unused(tokenizer.pieces.piece_to_id(words.SPACE))
+    assert not words.words_stand_alone(tokenizer)
+
+
 def test_runs_of_spaces_and_the_mark_are_needed(fast: Tokenizer) -> None:
     """Plain splitting would not do where a piece is a run of spaces."""
     assert words.words("a  b c ") == ["a", " b", "c "]

@@ -93,28 +93,33 @@ def words_stand_alone(tokenizer: Tokenizer) -> bool:
     """
     pieces = tokenizer.pieces
     model = _fields(pieces.serialized_model_proto())
-    trainer, normalizer = (_fields(model.get(number, b"")) for number in (2, 3))
+    # A part that comes twice is one: its bytes in a row.
+    trainer, normalizer = (_fields(b"".join(model.get(part, []))) for part in (2, 3))
     space = pieces.piece_to_id(SPACE)
     return (
-        trainer.get(3) == 2  # model_type: BPE
-        and not trainer.get(24)  # treat_whitespace_as_suffix
-        and not normalizer.get(2)  # precompiled_charsmap: none is identity
-        and normalizer.get(3, 1) == 1  # add_dummy_prefix
-        and normalizer.get(4, 1) == 0  # remove_extra_whitespaces
-        and normalizer.get(5, 1) == 1  # escape_whitespaces
+        _last(trainer, 3) == 2  # model_type: BPE
+        and not _last(trainer, 24)  # treat_whitespace_as_suffix
+        and not _last(normalizer, 2)  # precompiled_charsmap: none is identity
+        and _last(normalizer, 3, 1) == 1  # add_dummy_prefix
+        and _last(normalizer, 4, 1) == 0  # remove_extra_whitespaces
+        and _last(normalizer, 5, 1) == 1  # escape_whitespaces
         and space != tokenizer.unknown
         and not pieces.is_unused(space)
         and not any(map(_CROSSING.search, pieces.id_to_piece(list(range(len(pieces))))))
     )
 
 
-def _fields(message: bytes) -> dict[int, Any]:
-    """Fields of a protocol buffer, int or bytes, by number; of a repeated one the last.
+def _last(fields: dict[int, list[Any]], number: int, default: int = 0) -> Any:
+    return fields.get(number, [default])[-1]
+
+
+def _fields(message: bytes) -> dict[int, list[Any]]:
+    """Fields of a protocol buffer, each an int or bytes, in their order by number.
 
     The names stand in SentencePiece's sentencepiece_model.proto, whose numbers are kept
     for good. To read it by its own means would take the package protobuf.
     """
-    fields: dict[int, Any] = {}
+    fields: dict[int, list[Any]] = {}
     position = 0
 
     def varint() -> int:
@@ -130,10 +135,9 @@ def _fields(message: bytes) -> dict[int, Any]:
 
     while position < len(message):
         number, kind = divmod(varint(), 8)
-        if kind == 0:
-            fields[number] = varint()
-            continue
-        size = {1: 8, 5: 4}.get(kind) or varint()
-        fields[number] = message[position : position + size]
-        position += size
+        found: int | bytes = varint() if kind in (0, 2) else {1: 8, 5: 4}[kind]
+        if kind:  # it is a size
+            position, start = position + int(found), position
+            found = message[start:position]
+        fields.setdefault(number, []).append(found)
     return fields
