@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -30,6 +31,9 @@ from shallower.tokens.words import WordEncoder
 CHECK_EVERY = 10
 # Every so many one is encoded as a whole too, and compared.
 COMPARE_EVERY = 1000
+# Characters that are encoded together. The more, the fewer of their words are seen for
+# the first time in a batch; above this little is gained, and memory grows.
+BATCH = 1_000_000
 
 
 def token_dtype(vocabulary: int) -> np.dtype:
@@ -85,14 +89,27 @@ def write_shard(
     encoder, offsets = WordEncoder(tokenizer, dtype), array("q", [0])
     bos, eos = (np.asarray(i, dtype).tobytes() for i in (tokenizer.bos, tokenizer.eos))
     with replacing(path) as temporary, temporary.open("wb") as out:
-        for row, text in enumerate(read_texts(documents, first, last), start=first):
-            raw = encoder.encode(text)
+        encoded = _encoded(read_texts(documents, first, last), encoder)
+        for row, (text, raw) in enumerate(encoded, start=first):
             out.write(bos + raw + eos)
             offsets.append(offsets[-1] + len(raw) // dtype.itemsize + 2)
             check.add(row, text, np.frombuffer(raw, dtype), tokenizer)
     with replacing(offsets_path(path)) as temporary, temporary.open("wb") as out:
         np.save(out, np.asarray(offsets, np.int64))
     write_json(check_path(path), asdict(check))
+
+
+def _encoded(texts: Iterable[str], encoder: WordEncoder) -> Iterator[tuple[str, bytes]]:
+    """Each text and its ids; so many are encoded together as make a batch."""
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text) + 1
+        if size >= BATCH:
+            yield from zip(batch, encoder.encode(batch), strict=True)
+            batch, size = [], 0
+    yield from zip(batch, encoder.encode(batch), strict=True)
 
 
 def offsets_path(shard: Path) -> Path:

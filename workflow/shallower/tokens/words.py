@@ -3,23 +3,26 @@
 SentencePiece's BPE writes a space as U+2581 and merges neighbours only if the result
 is a piece. Where no piece has a U+2581 behind another character, nothing is merged
 across the start of a word, and a text's ids are those of its words in a row. Most words
-of natural text have been seen before, and SentencePiece takes a hundred times as long
-as a dictionary.
+of natural text have been seen before. Texts come in batches: what is done for each word
+of a text is left to Arrow, and Python sees each of a batch's words once.
 """
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
 
 from shallower.tokens.tokenizer import Tokenizer
 
 SPACE = "\u2581"  # what SentencePiece writes for one
-# Of each generation, and there are two: tens of megabytes. Longer words hardly recur.
+# Words of a generation, of which there are two: tens of megabytes. Longer ones hardly
+# recur.
 CAPACITY, LONGEST = 1 << 17, 32
 
 # A space that a word follows and that follows a word. Further ones belong to the word,
@@ -31,40 +34,64 @@ _CROSSING = re.compile(f"[^{SPACE}]{SPACE}| ")
 class WordEncoder:
     """A tokenizer's ids as bytes: `Tokenizer.encode`'s, but faster.
 
-    With a tokenizer whose words do not stand alone it is that method.
+    With a tokenizer whose words do not stand alone each text is encoded as a whole.
     """
 
     def __init__(self, tokenizer: Tokenizer, dtype: np.dtype) -> None:
-        self._ids = _Words(tokenizer.encode, dtype.char).__getitem__
-        self._words = words if words_stand_alone(tokenizer) else _whole
-
-    def encode(self, text: str) -> bytes:
-        """Piece ids of `text` as raw integers, without BOS and EOS."""
-        return b"".join(map(self._ids, self._words(text)))
-
-
-class _Words(dict[str, bytes]):
-    """Words' ids; makes what it lacks, and keeps two generations of it.
-
-    When one is full it becomes the elder and a new one begins, into which the elder's
-    words move as they are met: frequent ones stay, and memory has a bound.
-    """
-
-    def __init__(self, encode: Callable[[str], list[int]], typecode: str) -> None:
-        super().__init__()
-        self._encode, self._typecode = encode, typecode
+        self._tokenizer, self._typecode = tokenizer, dtype.char
+        self._alone = words_stand_alone(tokenizer)
+        # Two generations of words. When one is full it becomes the elder and a new one
+        # begins, into which the elder's words move as they are met: frequent ones stay,
+        # and memory has a bound.
+        self._known: dict[str, bytes] = {}
         self._elder: dict[str, bytes] = {}
 
-    def __missing__(self, word: str) -> bytes:
-        ids = self._elder.get(word)
-        if ids is None:
-            ids = array(self._typecode, self._encode(word)).tobytes()
-        if len(word) <= LONGEST:
-            if len(self) >= CAPACITY:
-                self._elder = dict(self)
-                self.clear()
-            self[word] = ids
-        return ids
+    def encode(self, texts: list[str]) -> list[bytes]:
+        """Piece ids of each text as raw integers, without BOS and EOS."""
+        parts, offsets = self._parts(texts)
+        distinct = parts.dictionary_encode()
+        ids = np.array(self._ids(distinct.dictionary.to_pylist()), object)
+        in_order = ids[distinct.indices.to_numpy()].tolist()
+        return [b"".join(in_order[start:end]) for start, end in pairwise(offsets)]
+
+    def _parts(self, texts: list[str]) -> tuple[pyarrow.Array, list[int]]:
+        """What can be encoded one by one, of all texts, and where each text starts."""
+        if self._alone and not any(map(_unusual, texts)):
+            split = pyarrow.compute.split_pattern(_strings(texts), " ")
+            return split.values, split.offsets.to_pylist()
+        rows = [words(text) if self._alone else [text] for text in texts]
+        offsets = list(accumulate(map(len, rows), initial=0))
+        return _strings(list(chain.from_iterable(rows))), offsets
+
+    def _ids(self, distinct: list[str]) -> list[bytes | None]:
+        """Ids of words, all different: looked up, or made and kept."""
+        found = list(map(self._known.get, distinct))
+        lacking = [i for i, ids in enumerate(found) if ids is None]
+        new = []
+        for i in lacking:
+            found[i] = self._elder.get(distinct[i])
+            if found[i] is None:
+                new.append(i)
+        encoded = self._tokenizer.encode_all([distinct[i] for i in new])
+        for i, ids in zip(new, encoded, strict=True):
+            found[i] = array(self._typecode, ids).tobytes()
+        if len(self._known) >= CAPACITY:
+            self._known, self._elder = {}, self._known
+        for i in lacking:
+            word, raw = distinct[i], found[i]
+            if len(word) <= LONGEST and raw is not None:
+                self._known[word] = raw
+        return found
+
+
+def _strings(texts: list[str]) -> pyarrow.Array:
+    return pyarrow.array(texts, pyarrow.large_string())  # a batch may exceed 2 GiB
+
+
+def _unusual(text: str) -> bool:
+    """Whether to split `text` at its spaces would not do."""
+    odd = "  " in text or text.startswith(" ") or text.endswith(" ")
+    return odd or SPACE in text
 
 
 def words(text: str) -> list[str]:
@@ -75,13 +102,7 @@ def words(text: str) -> list[str]:
     """
     if SPACE in text:
         return [text]
-    if "  " in text or text.startswith(" ") or text.endswith(" "):
-        return _BETWEEN.split(text)
-    return text.split(" ")
-
-
-def _whole(text: str) -> list[str]:
-    return [text]
+    return _BETWEEN.split(text) if _unusual(text) else text.split(" ")
 
 
 def words_stand_alone(tokenizer: Tokenizer) -> bool:
