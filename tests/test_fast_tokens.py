@@ -71,17 +71,20 @@ def encoded(
 ) -> list[int]:
     dtype = shards.token_dtype(len(tokenizer))
     encoder = encoder or words.WordEncoder(tokenizer, dtype)
-    return np.frombuffer(encoder.encode(text), dtype).tolist()
+    [raw] = encoder.encode([text])
+    return np.frombuffer(raw, dtype).tolist()
 
 
-def counting(calls: list[str]) -> words._Words:
-    """Words whose one piece is the number they are; notes what was encoded."""
+def counting(tokenizer: Tokenizer, calls: list[str]) -> words.WordEncoder:
+    """An encoder; `calls` gets every word that it has SentencePiece encode."""
+    encode_all = tokenizer.encode_all
 
-    def encode(word: str) -> list[int]:
-        calls.append(word)
-        return [int(word)]
+    def noted(texts: list[str]) -> list[list[int]]:
+        calls.extend(texts)
+        return encode_all(texts)
 
-    return words._Words(encode, "H")
+    tokenizer.encode_all = noted  # type: ignore[method-assign]
+    return words.WordEncoder(tokenizer, np.dtype(np.uint16))
 
 
 @pytest.fixture(scope="module", params=["own", "runs", "symbols", "mistral"])
@@ -128,12 +131,21 @@ def test_real_text_has_the_same_ids(
         assert encoded(fast, text, encoder) == fast.encode(text)
 
 
-def test_a_word_is_encoded_once() -> None:
+@settings(max_examples=100)
+@given(texts=st.lists(TEXTS))
+def test_texts_of_a_batch_do_not_mix(
+    fast: Tokenizer, encoder: words.WordEncoder, texts: list[str]
+) -> None:
+    found = [np.frombuffer(raw, np.uint16).tolist() for raw in encoder.encode(texts)]
+    assert found == [fast.encode(text) for text in texts]
+
+
+def test_a_word_is_encoded_once(corpus: Path) -> None:
     calls: list[str] = []
-    known = counting(calls)
-    raw = b"".join(map(known.__getitem__, ["1", "22", "1", "22", "1"]))
-    assert np.frombuffer(raw, np.uint16).tolist() == [1, 22, 1, 22, 1]
-    assert calls == ["1", "22"]
+    encoder = counting(Tokenizer(corpus / "tokenizer.model"), calls)
+    encoder.encode(["the cat the dog", "dog the"])
+    encoder.encode(["cat dog ", ""])
+    assert sorted(calls) == ["", "cat", "dog", "dog ", "the"]
 
 
 # --- tokenizers that need the plain path ------------------------------------------
@@ -235,22 +247,23 @@ def test_runs_of_spaces_and_the_mark_are_needed(fast: Tokenizer) -> None:
 # --- memory -----------------------------------------------------------------------
 
 
-def test_memory_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_has_a_bound(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "CAPACITY", 100)
     calls: list[str] = []
-    known = counting(calls)
-    draw, most = random.Random(0), 0
-    for _ in range(20_000):
-        number = min(int(draw.paretovariate(0.5)), 60_000)
-        word = str(number)
-        assert np.frombuffer(known[word], np.uint16) == number
-        most = max(most, len(known) + len(known._elder))
-    assert most == 200
+    tokenizer = Tokenizer(corpus / "tokenizer.model")
+    encoder, draw, most = counting(tokenizer, calls), random.Random(0), 0
+    for _ in range(2_000):
+        text = " ".join(str(int(draw.paretovariate(0.5))) for _ in range(10))
+        [raw] = encoder.encode([text])
+        assert np.frombuffer(raw, np.uint16).tolist() == tokenizer.encode(text)
+        most = max(most, len(encoder._known) + len(encoder._elder))
+    assert 100 < most < 2 * (100 + 10)
     assert calls.count("1") == 1  # what is frequent stays
+    assert len(calls) > 2_000
     long = "0" * words.LONGEST + "7"
-    assert known[long] == known[long]
-    assert long not in known
-    assert calls.count(long) == 2
+    for text in (long, "a", long):
+        encoder.encode([text])
+    assert calls.count(long) == 2  # what is long does not
 
 
 # --- shards -----------------------------------------------------------------------
@@ -314,5 +327,5 @@ def test_other_pieces_word_by_word_are_an_error(
 
 def test_wide_vocabularies_are_written_wide(fast: Tokenizer) -> None:
     text, dtype = "the whole of it", np.dtype(np.uint32)
-    raw = words.WordEncoder(fast, dtype).encode(text)
+    [raw] = words.WordEncoder(fast, dtype).encode([text])
     assert np.frombuffer(raw, dtype).tolist() == fast.encode(text)
