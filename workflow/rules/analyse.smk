@@ -28,14 +28,13 @@ rule summary:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.summary, parent=True),
-        runs=as_json(study.runs),
-        contrasts=as_json([(c.left, c.right) for c in study.contrasts]),
+        settings=whole_study,
+        depends=depends_on(study.summarised),
         sets=SUMMARISED_SETS,
         code=code_digest("analysis.summary", "analysis.comparisons"),
     shell:
         "python -m shallower summary --results {params.results}"
-        " --runs-json {params.runs:q} --contrasts {params.contrasts:q}"
-        " --sets {params.sets}"
+        " --settings {params.settings:q} --sets {params.sets}"
         " 2> >(tee {log} >&2)"
 
 
@@ -67,7 +66,7 @@ rule claims:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.claims, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest(
             "analysis.claims",
             "analysis.search",

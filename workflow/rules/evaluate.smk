@@ -55,19 +55,15 @@ rule latency:
         runtime=240,
         slurm_extra="--exclusive",
     params:
-        specs=as_json(depth_specs()),
-        seeds=study.seeds,
         runs=runs_folder,
         corpus=subpath(input.text, ancestor=2),
-        settings=as_json(study.latency),
-        new_tokens=study.evaluation.new_tokens,
-        paper=as_json(paper_scale(study.paper_scale)),
+        settings=whole_study,
+        depends=depends_on(study.timed),
         code=code_digest("evaluation.latency"),
     shell:
-        "python -m shallower latency --specs {params.specs:q} --seeds {params.seeds}"
+        "python -m shallower latency --settings {params.settings:q}"
         " --runs {params.runs} --corpus {params.corpus} --tokenizer {input.tokenizer}"
-        " --settings {params.settings:q} --new-tokens {params.new_tokens}"
-        " --paper {params.paper:q} --output {output.latency}"
+        " --output {output.latency}"
         " --step-time {output.step_time} --bandwidth {output.bandwidth}"
         " 2> >(tee {log} >&2)"
 
@@ -86,9 +82,9 @@ rule parameters:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        specs=as_json(all_sizes()),
-        paper=as_json(paper_scale(study.paper_scale)),
+        settings=whole_study,
+        depends=depends_on(study.counted),
         code=code_digest("evaluation.parameters"),
     shell:
-        "python -m shallower parameters --specs {params.specs:q}"
-        " --paper {params.paper:q} --output {output.table} 2>&1 | tee {log}"
+        "python -m shallower parameters --settings {params.settings:q}"
+        " --output {output.table} 2>&1 | tee {log}"

@@ -26,7 +26,7 @@ rule figures:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(input.summary, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.figures"),
     shell:
         "python -m shallower figures --results {params.results}"
@@ -63,7 +63,7 @@ rule tables:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.numbers, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.tables", "reporting.numbers"),
     shell:
         "python -m shallower report --results {params.results}"
@@ -113,7 +113,7 @@ rule provenance:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.provenance, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower provenance --results {params.results}"
@@ -137,7 +137,7 @@ rule paper:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(input.provenance, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         sets=SUMMARISED_SETS,
         code=code_digest("reporting.provenance"),
     shell:
@@ -155,7 +155,7 @@ rule verify:
         "../../envs/pipeline.yaml"
     params:
         results=f"results/{study.study}",
-        settings=as_json(study),
+        settings=STUDY,
         sets=SUMMARISED_SETS,
         code=code_digest("reporting.provenance"),
     shell:
