@@ -29,7 +29,7 @@ except UserError as error:
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
-HELD_OUT = ["test", "validation"]
+HELD_OUT = {"text": "test", "validation": "validation"}  # data set -> split
 SUMMARISED_SETS = [
     "train",
     "text",
@@ -147,6 +147,21 @@ def all_cores(wildcards):
     return workflow.cores or 1
 
 
+def scored_files(wildcards):
+    """The data that one run is scored on, and no other: see `scored_on`."""
+    scored_on = study.scored_on(*named(wildcards))
+    splits = [HELD_OUT[name] for name in scored_on if name in HELD_OUT]
+    return {
+        "text": [f"<results>/corpus/text/{split}.parquet" for split in splits],
+        "tokens": [f"<results>/tokens/text/{split}/manifest.json" for split in splits],
+        "sets": [
+            f"<results>/corpus/{name}/test.parquet"
+            for name in scored_on
+            if name in EVALUATION_SETS
+        ],
+    }
+
+
 def shard_parts(split):
     """The training text is scattered over jobs; the held-out splits are small."""
     return study.shards.parts if split == "train" else 1
@@ -166,21 +181,21 @@ def parts_of(wildcards):
     return shard_parts(wildcards.split)
 
 
-def of_every_run(pattern):
-    """The pattern's file of every model and seed of the study.
+def of_runs(pattern, runs):
+    """The pattern's file of each of these (model, seed).
 
     A function, as Snakemake compares a plain list with itself for each of its files.
     """
 
     def files(wildcards):
-        return [pattern.format(model=model, seed=seed) for model, seed in study.runs]
+        return [pattern.format(model=model, seed=seed) for model, seed in runs]
 
     return files
 
 
-def of_depth_runs(pattern):
-    """The pattern's file of every model and seed of the depth experiment."""
-    return [pattern.format(model=m, seed=s) for m, s in study.runs_of("depth")]
+def of_every_run(pattern):
+    """The pattern's file of every model and seed of the study."""
+    return of_runs(pattern, study.runs)
 
 
 def corpus_folder(wildcards, input):

@@ -1,10 +1,8 @@
 # quality of one run: test text and all evaluation sets in one process
 rule evaluate:
     input:
+        unpack(scored_files),
         weights=rules.train.output.weights,
-        sets=rules.corpus.output.sets,
-        text=expand("<results>/corpus/text/{split}.parquet", split=HELD_OUT),
-        tokens=expand("<results>/tokens/text/{split}/manifest.json", split=HELD_OUT),
         tokenizer=rules.tokenizer.output.model,
     output:
         scores="<results>/evaluations/{model}/seed{seed}.parquet",
@@ -36,7 +34,7 @@ rule evaluate:
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:
-        weights=of_depth_runs(rules.train.output.weights),
+        weights=of_runs(rules.train.output.weights, study.runs_of("depth")),
         sets=rules.corpus.output.sets,
         text="<results>/corpus/text/test.parquet",
         tokenizer=rules.tokenizer.output.model,

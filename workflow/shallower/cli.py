@@ -296,6 +296,7 @@ def run_parameters(a: Arguments) -> None:
 def run_summary(a: Arguments) -> None:
     """Summarise raw results: one CSV a data set, and one of all."""
     from shallower.analysis.comparisons import write_comparisons
+    from shallower.analysis.inventory import write_inventory
     from shallower.analysis.summary import raw_rows, write_summaries
     from shallower.config import Study
 
@@ -303,6 +304,7 @@ def run_summary(a: Arguments) -> None:
     rows, sessions = raw_rows(a.results, wanted["runs"])
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows, wanted["contrasts"])
+    write_inventory(a.results, wanted["runs"])
 
 
 def run_claims(a: Arguments) -> None:
