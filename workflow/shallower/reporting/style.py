@@ -30,7 +30,18 @@ WIDE = 7.0  # inches: the text's width
 # As seaborn's theme `ticks` for paper with a font scale of 0.85 has it. From seaborn
 # itself it would cost a second at every start, for scipy.stats and all else it brings.
 DARK = ".15"
-DEEP = "4C72B0 DD8452 55A868 C44E52 8172B3 937860 DA8BC3 8C8C8C CCB974 64B5CD".split()
+DEEP = [
+    "4C72B0",
+    "DD8452",
+    "55A868",
+    "C44E52",
+    "8172B3",
+    "937860",
+    "DA8BC3",
+    "8C8C8C",
+    "CCB974",
+    "64B5CD",
+]
 THEME: dict[str, Any] = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), DARK),
     **dict.fromkeys(("xtick.color", "ytick.color"), DARK),
@@ -42,7 +53,7 @@ THEME: dict[str, Any] = {
     **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 3.2),
     **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.8),
     "axes.axisbelow": True,
-    "axes.prop_cycle": cycler("color", [f"#{colour}" for colour in DEEP]),
+    "axes.prop_cycle": cycler("color", DEEP),
     "grid.color": ".8",
     "lines.markersize": 4.8,
     "lines.solid_capstyle": "round",
