@@ -42,8 +42,8 @@ def test_errors_are_one_line(tmp_path, capsys) -> None:  # type: ignore[no-untyp
 
 def test_bad_json_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["parameters", "--paper", "{"])
-    assert "--paper: not JSON" in capsys.readouterr().err
+        main(["parameters", "--settings", "{"])
+    assert "--settings: not JSON" in capsys.readouterr().err
 
 
 def test_starts_quickly_without_torch() -> None:

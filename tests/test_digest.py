@@ -26,8 +26,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def current(*modules: str) -> str:
-    for cached in (digest._imports, digest._normalised):
-        cached.cache_clear()
+    digest._read.cache_clear()
     return digest.code_digest(*modules)
 
 
@@ -59,8 +58,7 @@ def test_what_makes_stale(package: Path, text: str, stale: bool) -> None:
 
 
 def test_reporting_never_imports_torch() -> None:
-    for cached in (digest._imports, digest._normalised):
-        cached.cache_clear()
+    digest._read.cache_clear()
     modules = ["analysis.summary", "analysis.comparisons", "reporting.figures"]
     modules += ["reporting.tables", "reporting.numbers"]
     for module in digest.closure(*modules):
@@ -70,8 +68,7 @@ def test_reporting_never_imports_torch() -> None:
 
 
 def test_models_know_nothing_of_files_and_configuration() -> None:
-    for cached in (digest._imports, digest._normalised):
-        cached.cache_clear()
+    digest._read.cache_clear()
     names = [f"models.{p.stem}" for p in (digest.ROOT / "models").glob("*.py")]
     reached = digest.closure(*names)
     allowed = {"errors", "randomness", "models"}
@@ -92,8 +89,7 @@ def test_a_figures_code_is_not_trainings() -> None:
 
 def test_rules_carry_the_digest_of_what_they_run() -> None:
     """Each rule's command and the module that cli.py runs for it."""
-    for cached in (digest._imports, digest._normalised):
-        cached.cache_clear()
+    digest._read.cache_clear()
     runs = {
         node.name.removeprefix("run_").replace("_", "-"): {
             inner.module.removeprefix("shallower.")

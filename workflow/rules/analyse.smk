@@ -1,9 +1,13 @@
-# one CSV per data set, one of all, and the paired differences
+# one CSV per data set, one of all, and the paired differences; the only rule that has
+# every run's files as input, of which it writes the list that later rules depend on
 rule summary:
     input:
+        spec=of_every_run(rules.train.output.spec),
         losses=of_every_run(rules.train.output.losses),
+        diagnostics=of_every_run(rules.train.output.diagnostics),
         facts=of_every_run(rules.train.output.facts),
         scores=of_every_run(rules.evaluate.output.scores),
+        samples=of_every_run(rules.evaluate.output.samples),
         latency=rules.latency.output.latency,
         step_time=rules.latency.output.step_time,
     output:
@@ -16,6 +20,7 @@ rule summary:
         sets=expand("<results>/summaries/{set}.csv", set=SUMMARISED_SETS),
         by_seed="<results>/by_seed.csv",
         sessions="<results>/sessions.csv",
+        runs="<results>/runs.json",
         comparisons=report(
             "<results>/comparisons.csv",
             category="Tables",
@@ -28,14 +33,15 @@ rule summary:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.summary, parent=True),
-        runs=as_json(study.runs),
-        contrasts=as_json([(c.left, c.right) for c in study.contrasts]),
+        settings=whole_study,
+        depends=depends_on(study.summarised),
         sets=SUMMARISED_SETS,
-        code=code_digest("analysis.summary", "analysis.comparisons"),
+        code=code_digest(
+            "analysis.summary", "analysis.comparisons", "analysis.inventory"
+        ),
     shell:
         "python -m shallower summary --results {params.results}"
-        " --runs-json {params.runs:q} --contrasts {params.contrasts:q}"
-        " --sets {params.sets}"
+        " --settings {params.settings:q} --sets {params.sets}"
         " 2> >(tee {log} >&2)"
 
 
@@ -44,8 +50,7 @@ rule claims:
     input:
         by_seed=rules.summary.output.by_seed,
         parameters=rules.parameters.output.table,
-        losses=of_every_run(rules.train.output.losses),
-        diagnostics=of_every_run(rules.train.output.diagnostics),
+        runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
         bandwidth=rules.latency.output.bandwidth,
     output:
@@ -67,7 +72,7 @@ rule claims:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.claims, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest(
             "analysis.claims",
             "analysis.search",

@@ -1,3 +1,5 @@
+import gc
+import hashlib
 import json
 import re
 from glob import glob
@@ -5,11 +7,15 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from shallower.config import load_study, paper_scale
+from shallower.config import load_study
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.digest import code_digest
 from shallower.errors import UserError
 from shallower.reporting.contents import FIGURES, TABLES
+
+# A large study's graph is millions of objects that stay: looking through all of them
+# for garbage every few thousand new ones takes an eighth of a dry run.
+gc.set_threshold(200_000, 50, 100)
 
 try:
     study = load_study(config)
@@ -23,7 +29,7 @@ except UserError as error:
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
-HELD_OUT = ["test", "validation"]
+HELD_OUT = {"text": "test", "validation": "validation"}  # data set -> split
 SUMMARISED_SETS = [
     "train",
     "text",
@@ -59,7 +65,8 @@ localrules:
 
 
 wildcard_constraints:
-    model="|".join(map(re.escape, study.models)),
+    # Not the models' names themselves: tried one by one, for every file of every job.
+    model=r"[^/]+",
     seed=r"\d+",
     split="train|validation|test",
     part=r"\d+",
@@ -70,6 +77,31 @@ def as_json(value):
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
     return json.dumps(value, separators=(",", ":"))
+
+
+# As the commands get it that need to know every run: a list of runs would outgrow what
+# Linux allows a command line (128 KiB), the study's grids do not.
+STUDY = as_json(study)
+
+
+def whole_study(wildcards, output):
+    """The study, for a rule that says with `depends` which part of it matters.
+
+    Snakemake does not compare a parameter that is made with the help of `output`.
+    """
+    return STUDY
+
+
+def depends_on(*values):
+    """Digest of the values a rule's result depends on; short, however many runs."""
+    return hashlib.sha256(as_json(values).encode()).hexdigest()[:16]
+
+
+def named(wildcards):
+    """Model and seed of a run, if the study has that model."""
+    if wildcards.model not in study.models:
+        raise WorkflowError(f"no such model in study {study.study}: {wildcards.model}")
+    return wildcards.model, int(wildcards.seed)
 
 
 def source_files():
@@ -99,28 +131,35 @@ def tokenizer_given():
 
 def run_spec(wildcards):
     """The complete specification of one run."""
-    return as_json(study.run(wildcards.model, int(wildcards.seed)))
+    return as_json(study.run(*named(wildcards)))
+
+
+EVALUATION = study.evaluation.model_dump()
 
 
 def evaluation_of(wildcards):
     """What one run is scored on, and how."""
-    scored_on = study.scored_on(wildcards.model, int(wildcards.seed))
-    return as_json(study.evaluation.model_dump() | {"scored_on": scored_on})
-
-
-def depth_specs():
-    """The specification of the depth experiment's models, for their first seed."""
-    return {model: study.run(model, study.seeds[0]) for model in study.depth_models}
-
-
-def all_sizes():
-    """The architecture of every model, without how it is trained."""
-    return {model: {"model": study.run(model, 0)["model"]} for model in study.models}
+    return as_json(EVALUATION | {"scored_on": study.scored_on(*named(wildcards))})
 
 
 def all_cores(wildcards):
     """As many threads as the run has: a job that is to have the machine to itself."""
     return workflow.cores or 1
+
+
+def scored_files(wildcards):
+    """The data that one run is scored on, and no other: see `scored_on`."""
+    scored_on = study.scored_on(*named(wildcards))
+    splits = [HELD_OUT[name] for name in scored_on if name in HELD_OUT]
+    return {
+        "text": [f"<results>/corpus/text/{split}.parquet" for split in splits],
+        "tokens": [f"<results>/tokens/text/{split}/manifest.json" for split in splits],
+        "sets": [
+            f"<results>/corpus/{name}/test.parquet"
+            for name in scored_on
+            if name in EVALUATION_SETS
+        ],
+    }
 
 
 def shard_parts(split):
@@ -142,14 +181,21 @@ def parts_of(wildcards):
     return shard_parts(wildcards.split)
 
 
+def of_runs(pattern, runs):
+    """The pattern's file of each of these (model, seed).
+
+    A function, as Snakemake compares a plain list with itself for each of its files.
+    """
+
+    def files(wildcards):
+        return [pattern.format(model=model, seed=seed) for model, seed in runs]
+
+    return files
+
+
 def of_every_run(pattern):
     """The pattern's file of every model and seed of the study."""
-    return [pattern.format(model=model, seed=seed) for model, seed in study.runs]
-
-
-def of_depth_runs(pattern):
-    """The pattern's file of every model and seed of the depth experiment."""
-    return [pattern.format(model=m, seed=s) for m, s in study.runs_of("depth")]
+    return of_runs(pattern, study.runs)
 
 
 def corpus_folder(wildcards, input):

@@ -1,10 +1,8 @@
 # quality of one run: test text and all evaluation sets in one process
 rule evaluate:
     input:
+        unpack(scored_files),
         weights=rules.train.output.weights,
-        sets=rules.corpus.output.sets,
-        text=expand("<results>/corpus/text/{split}.parquet", split=HELD_OUT),
-        tokens=expand("<results>/tokens/text/{split}/manifest.json", split=HELD_OUT),
         tokenizer=rules.tokenizer.output.model,
     output:
         scores="<results>/evaluations/{model}/seed{seed}.parquet",
@@ -36,7 +34,7 @@ rule evaluate:
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:
-        weights=of_depth_runs(rules.train.output.weights),
+        weights=of_runs(rules.train.output.weights, study.runs_of("depth")),
         sets=rules.corpus.output.sets,
         text="<results>/corpus/text/test.parquet",
         tokenizer=rules.tokenizer.output.model,
@@ -55,19 +53,15 @@ rule latency:
         runtime=240,
         slurm_extra="--exclusive",
     params:
-        specs=as_json(depth_specs()),
-        seeds=study.seeds,
         runs=runs_folder,
         corpus=subpath(input.text, ancestor=2),
-        settings=as_json(study.latency),
-        new_tokens=study.evaluation.new_tokens,
-        paper=as_json(paper_scale(study.paper_scale)),
+        settings=whole_study,
+        depends=depends_on(study.timed),
         code=code_digest("evaluation.latency"),
     shell:
-        "python -m shallower latency --specs {params.specs:q} --seeds {params.seeds}"
+        "python -m shallower latency --settings {params.settings:q}"
         " --runs {params.runs} --corpus {params.corpus} --tokenizer {input.tokenizer}"
-        " --settings {params.settings:q} --new-tokens {params.new_tokens}"
-        " --paper {params.paper:q} --output {output.latency}"
+        " --output {output.latency}"
         " --step-time {output.step_time} --bandwidth {output.bandwidth}"
         " 2> >(tee {log} >&2)"
 
@@ -86,9 +80,9 @@ rule parameters:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        specs=as_json(all_sizes()),
-        paper=as_json(paper_scale(study.paper_scale)),
+        settings=whole_study,
+        depends=depends_on(study.counted),
         code=code_digest("evaluation.parameters"),
     shell:
-        "python -m shallower parameters --specs {params.specs:q}"
-        " --paper {params.paper:q} --output {output.table} 2>&1 | tee {log}"
+        "python -m shallower parameters --settings {params.settings:q}"
+        " --output {output.table} 2>&1 | tee {log}"

@@ -7,8 +7,7 @@ rule figures:
         search=rules.claims.output.search,
         budgets=rules.claims.output.budgets,
         roofline=rules.claims.output.roofline,
-        diagnostics=of_every_run(rules.train.output.diagnostics),
-        losses=of_every_run(rules.train.output.losses),
+        runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
         svg=[
@@ -26,7 +25,7 @@ rule figures:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(input.summary, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.figures"),
     shell:
         "python -m shallower figures --results {params.results}"
@@ -51,8 +50,7 @@ rule tables:
         tokens=expand(
             "<results>/tokens/text/{split}/manifest.json", split=["train", "test"]
         ),
-        facts=of_every_run(rules.train.output.facts),
-        samples=of_every_run(rules.evaluate.output.samples),
+        runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
     output:
         tables=expand("<results>/tables/{table}.tex", table=TABLES),
@@ -63,7 +61,7 @@ rule tables:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.numbers, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.tables", "reporting.numbers"),
     shell:
         "python -m shallower report --results {params.results}"
@@ -104,7 +102,7 @@ rule provenance:
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
         numbers=rules.tables.output.numbers,
-        facts=of_every_run(rules.train.output.facts),
+        runs=rules.summary.output.runs,
     output:
         provenance="<results>/provenance.json",
     log:
@@ -113,7 +111,7 @@ rule provenance:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.provenance, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower provenance --results {params.results}"
@@ -137,7 +135,7 @@ rule paper:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(input.provenance, parent=True),
-        settings=as_json(study),
+        settings=STUDY,
         sets=SUMMARISED_SETS,
         code=code_digest("reporting.provenance"),
     shell:
@@ -155,7 +153,7 @@ rule verify:
         "../../envs/pipeline.yaml"
     params:
         results=f"results/{study.study}",
-        settings=as_json(study),
+        settings=STUDY,
         sets=SUMMARISED_SETS,
         code=code_digest("reporting.provenance"),
     shell:
@@ -163,13 +161,16 @@ rule verify:
         " --settings {params.settings:q} --sets {params.sets} 2> >(tee {log} >&2)"
 
 
-# the training curves of one run
+SHOWN = (study.depth_models[-1], study.seeds[0])
+
+
+# the training curves of one run, of the deepest model
 rule notebook_training:
     input:
         notebook="notebooks/training.ipynb",
-        spec=of_every_run(rules.train.output.spec),
-        losses=of_every_run(rules.train.output.losses),
-        facts=of_every_run(rules.train.output.facts),
+        spec=of_runs(rules.train.output.spec, [SHOWN]),
+        losses=of_runs(rules.train.output.losses, [SHOWN]),
+        facts=of_runs(rules.train.output.facts, [SHOWN]),
     output:
         notebook="<results>/notebooks/training.ipynb",
         html=report(
@@ -184,13 +185,16 @@ rule notebook_training:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.notebook, ancestor=2),
-        model=study.depth_models[-1],
-        seed=study.seeds[0],
+        model=SHOWN[0],
+        seed=SHOWN[1],
     shell:
         "(papermill {input.notebook} {output.notebook} --kernel python3"
         " --no-progress-bar -p results {params.results} -p model {params.model}"
         " -p seed {params.seed} && jupyter nbconvert --to html --embed-images"
         " {output.notebook}) > {log} 2>&1"
+
+
+COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
 
 
 # two models side by side, with what they generate
@@ -199,7 +203,10 @@ rule notebook_comparison:
         notebook="notebooks/comparison.ipynb",
         summary=rules.summary.output.summary,
         comparisons=rules.summary.output.comparisons,
-        samples=of_every_run(rules.evaluate.output.samples),
+        samples=of_runs(
+            rules.evaluate.output.samples,
+            [(model, study.seeds[0]) for model in COMPARED],
+        ),
     output:
         notebook="<results>/notebooks/comparison.ipynb",
         html=report(
@@ -214,8 +221,8 @@ rule notebook_comparison:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.notebook, ancestor=2),
-        left=f"baseline-{study.depths[-1]}",
-        right=f"proposed-{study.depths[0]}",
+        left=COMPARED[0],
+        right=COMPARED[1],
         seed=study.seeds[0],
     shell:
         "(papermill {input.notebook} {output.notebook} --kernel python3"

@@ -8,6 +8,7 @@ that the stage depends on; paths and machine resources as options.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Training that stopped before its time limit has a status of its own, 75.
     """
+    # A library's import makes a hundred thousand objects that stay: looking through them
+    # for garbage again and again takes a tenth of what it takes to load torch.
+    gc.set_threshold(100_000, 20, 20)
     arguments = build_parser().parse_args(argv)
     if not arguments.command.startswith("download"):
         # Compute nodes have no internet, and nothing may depend on having it. The
@@ -71,12 +75,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command(
         run_latency,
-        *("--specs", "--seeds", "--runs", "--corpus", "--tokenizer", "--settings"),
-        *("--new-tokens", "--paper", "--output", "--step-time"),
-        *("--bandwidth", *MACHINE),
+        *("--settings", "--runs", "--corpus", "--tokenizer"),
+        *("--output", "--step-time", "--bandwidth", *MACHINE),
     )
-    command(run_parameters, "--specs?", "--paper?", "--output?")
-    command(run_summary, "--results", "--runs-json", "--contrasts", "--sets")
+    command(run_parameters, "--settings?", "--output?")
+    command(run_summary, "--results", "--settings", "--sets")
     command(run_claims, "--results", "--settings")
     command(run_figures, "--results", "--settings")
     command(run_report, "--results", "--settings")
@@ -133,16 +136,7 @@ PATHS = (
     ),
     "--output?",
 )
-JSONS = (
-    "--runs-json",
-    "--contrasts",
-    "--settings",
-    "--spec",
-    "--specs",
-    "--paper",
-    "--specs?",
-    "--paper?",
-)
+JSONS = ("--settings", "--settings?", "--spec")
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
@@ -150,10 +144,8 @@ OPTIONS: dict[str, Adder] = {
     "--key": _option(default="source", help="where the settings stand, for messages"),
     "--part": _option(type=int, help="counted from 0"),
     "--parts": _option(type=int),
-    "--new-tokens": _option(type=int),
     "--shards": _option(type=Path, nargs="+"),
     "--given": _option(type=Path, nargs="*", default=[], help="tokenizer to adopt"),
-    "--seeds": _option(type=int, nargs="+"),
     "--config": _option(type=Path, default=Path("config.yaml")),
     "--configfile": _option(type=Path, nargs="+", default=[], help="as of snakemake"),
     "--mfu": _option(type=float, default=0.4, help="share of the peak; 0.4"),
@@ -274,18 +266,14 @@ def run_evaluate(a: Arguments) -> None:
 
 def run_latency(a: Arguments) -> None:
     """Time all models, interleaved, in several processes; wants the machine alone."""
+    from shallower.config import Study
     from shallower.evaluation.latency import Job, measure
 
     job = Job(
-        models=list(a.specs),
-        seeds=a.seeds,
-        specs=a.specs,
+        **Study.model_validate(a.settings).timed,
         runs=str(a.runs),
         corpus=str(a.corpus),
         tokenizer=str(a.tokenizer),
-        settings=a.settings,
-        new_tokens=a.new_tokens,
-        paper=a.paper,
         threads=a.threads,
         device=a.device,
     )
@@ -294,12 +282,14 @@ def run_latency(a: Arguments) -> None:
 
 def run_parameters(a: Arguments) -> None:
     """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import paper_scale
+    from shallower.config import Study, paper_scale
     from shallower.evaluation.parameters import count, table_1
     from shallower.sections import PaperScale
 
-    paper = a.paper or paper_scale(PaperScale())
-    table = count(a.specs or {}, paper)
+    if a.settings:
+        table = count(**Study.model_validate(a.settings).counted)
+    else:
+        table = count({}, paper_scale(PaperScale()))
     print(table_1(table))
     if a.output:
         from shallower.files import write_text
@@ -310,11 +300,15 @@ def run_parameters(a: Arguments) -> None:
 def run_summary(a: Arguments) -> None:
     """Summarise raw results: one CSV a data set, and one of all."""
     from shallower.analysis.comparisons import write_comparisons
+    from shallower.analysis.inventory import write_inventory
     from shallower.analysis.summary import raw_rows, write_summaries
+    from shallower.config import Study
 
-    rows, sessions = raw_rows(a.results, [(model, seed) for model, seed in a.runs_json])
+    wanted = Study.model_validate(a.settings).summarised
+    rows, sessions = raw_rows(a.results, wanted["runs"])
     write_summaries(a.results, rows, sessions, a.sets)
-    write_comparisons(a.results, rows, [(left, right) for left, right in a.contrasts])
+    write_comparisons(a.results, rows, wanted["contrasts"])
+    write_inventory(a.results, wanted["runs"])
 
 
 def run_claims(a: Arguments) -> None:

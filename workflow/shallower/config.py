@@ -7,6 +7,7 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -119,41 +120,49 @@ class Study(Strict):
     @cached_property
     def models(self) -> dict[str, ModelName]:
         """Every model that is trained, by name, in the order of the experiments."""
-        return {str(name): name for _, name, _ in self._cells}
+        return {str(name): name for _, name, _ in self._grids}
 
     @cached_property
-    def _cells(self) -> list[tuple[str, ModelName, int]]:
-        """(experiment, model, seed) of every cell of every grid, in order."""
+    def _grids(self) -> list[tuple[str, ModelName, list[int]]]:
+        """(experiment, model, seeds) of every model of every grid, in order."""
         return [
-            (experiment, name, seed)
+            (experiment, name, grid.seeds)
             for experiment, grids in self.experiments
             for grid in grids
-            for variant in grid.variants
-            for depth in grid.depths
-            for values in product(*grid.options.values())
-            for options in [dict(zip(grid.options, values, strict=True))]
-            for name in [self._named(variant, depth, options)]
-            for seed in grid.seeds
+            for variant, depth in product(grid.variants, grid.depths)
+            for name in self._named(variant, depth, grid.options)
         ]
 
-    def _named(self, variant: str, depth: int, options: dict[str, Value]) -> ModelName:
-        """The model with these options; those that change nothing are left out.
+    @cached_property
+    def _cells(self) -> dict[tuple[str, int], list[str]]:
+        """The experiments of every (model, seed), in order."""
+        found: dict[tuple[str, int], list[str]] = {}
+        for experiment, name, seeds in self._grids:
+            model = str(name)
+            for seed in seeds:
+                found.setdefault((model, seed), []).append(experiment)
+        return found
+
+    def _named(
+        self, variant: str, depth: int, options: dict[str, list[float | int]]
+    ) -> Iterator[ModelName]:
+        """One model for every combination; options that change nothing are left out.
 
         So that a grid over learning rates shares the run at the study's own rate.
         """
         usual = self._specify(ModelName(variant, depth))
-        changed = {
-            key: value
-            for key, value in options.items()
-            if usual[OPTIONS[key][0]][OPTIONS[key][1]] != value
-        }
-        return ModelName(variant, depth, changed)
+        for values in product(*options.values()):
+            changed: dict[str, Value] = {
+                key: value
+                for key, value in zip(options, values, strict=True)
+                if usual[OPTIONS[key][0]][OPTIONS[key][1]] != value
+            }
+            yield ModelName(variant, depth, changed)
 
     @cached_property
     def depth_models(self) -> list[str]:
         """The models of the depth experiment, in the order of its grid."""
-        names = [str(name) for part, name, _ in self._cells if part == "depth"]
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(model for model, _ in self.runs_of("depth")))
 
     @property
     def sizes(self) -> dict[str, dict[str, int]]:
@@ -181,11 +190,16 @@ class Study(Strict):
     @cached_property
     def runs(self) -> list[tuple[str, int]]:
         """Every (model, seed) that is trained, each once."""
-        return list(dict.fromkeys((str(name), seed) for _, name, seed in self._cells))
+        return list(self._cells)
 
     def runs_of(self, experiment: str) -> list[tuple[str, int]]:
         """The (model, seed) of one experiment."""
-        chosen = [(str(n), seed) for part, n, seed in self._cells if part == experiment]
+        chosen = [
+            (str(name), seed)
+            for part, name, seeds in self._grids
+            if part == experiment
+            for seed in seeds
+        ]
         return list(dict.fromkeys(chosen))
 
     def scored_on(self, model: str, seed: int) -> list[str]:
@@ -194,7 +208,7 @@ class Study(Strict):
         A search never sees the test split, nothing else needs the validation split, and
         only the experiments that speak of generated text generate any.
         """
-        parts = {part for part, n, s in self._cells if (str(n), s) == (model, seed)}
+        parts = set(self._cells.get((model, seed), []))
         sets = ["validation"] if "learning_rate" in parts else []
         if parts & {"depth", "head", "budget"}:
             sets.append("text")
@@ -227,15 +241,52 @@ class Study(Strict):
 
     def run(self, model: str, seed: int) -> dict[str, Any]:
         """The complete specification of one run: what `spec.yaml` will hold."""
-        name = self.models[model]
+        if model not in self._resolved:
+            self._resolved[model] = self._resolve(self.models[model])
+        # Copies: whoever changes one run's specification changes no other's.
+        copies = {key: dict(part) for key, part in self._resolved[model].items()}
+        return {"name": model, "seed": seed} | copies
+
+    @cached_property
+    def _resolved(self) -> dict[str, dict[str, Any]]:
+        """What `_resolve` gave, by model: seeds share it."""
+        return {}
+
+    def _resolve(self, name: ModelName) -> dict[str, Any]:
         sections = self._specify(name)
         sections["model"] = Architecture(**sections["model"]).model_dump() | {
             "vocabulary": self.tokenizer.vocabulary,
             "depth": name.depth,
             "head": entry(HEADS[name.variant]),
         }
-        sections["training"] = self.training_of(model).model_dump(mode="json")
-        return {"name": model, "seed": seed} | sections
+        training = Training(**sections["training"])
+        return sections | {"training": training.model_dump(mode="json")}
+
+    # --- what the stages that look at many models are given, as plain values --------
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """For `parameters`: the architecture of every model, and the paper's sizes."""
+        specs = {model: {"model": self.run(model, 0)["model"]} for model in self.models}
+        return {"specs": specs, "paper": paper_scale(self.paper_scale)}
+
+    @property
+    def timed(self) -> dict[str, Any]:
+        """For `latency`: the depth experiment's models, and how they are timed."""
+        return {
+            "models": self.depth_models,
+            "specs": {m: self.run(m, self.seeds[0]) for m in self.depth_models},
+            "seeds": self.seeds,
+            "settings": self.latency.model_dump(mode="json"),
+            "new_tokens": self.evaluation.new_tokens,
+            "paper": paper_scale(self.paper_scale),
+        }
+
+    @property
+    def summarised(self) -> dict[str, Any]:
+        """For `summary`: every run, and which models are compared."""
+        pairs = [(contrast.left, contrast.right) for contrast in self.contrasts]
+        return {"runs": self.runs, "contrasts": pairs}
 
 
 def paper_scale(sizes: PaperScale) -> dict[str, Any]:

@@ -11,18 +11,21 @@ from __future__ import annotations
 import ast
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT.name
+# Fields of a syntax tree's nodes that hold statements, or what does (`except`, `case`).
+BLOCKS = {"body", "orelse", "finalbody", "handlers", "cases"}
 
 
 def code_digest(*modules: str) -> str:
     """Digest (16 hexadecimal digits) of modules, e.g. 'training.loop', and imports."""
     digest = hashlib.sha256()
     for module in closure(*modules):
-        digest.update(f"{module}\n{_normalised(module)}\n".encode())
+        digest.update(f"{module}\n{_read(module)[1]}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -34,7 +37,7 @@ def closure(*modules: str) -> list[str]:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            waiting.extend(_imports(module))
+            waiting.extend(_read(module)[0])
     return sorted(found)
 
 
@@ -43,15 +46,38 @@ def _path(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def _tree(module: str) -> ast.Module:
-    return ast.parse(_path(module).read_text(encoding="utf-8"))
-
-
 @cache
-def _imports(module: str) -> tuple[str, ...]:
-    """Modules of this package that `module` imports, anywhere in its text."""
+def _read(module: str) -> tuple[tuple[str, ...], str]:
+    """Modules of this package that `module` imports, and its normalised text.
+
+    One look at the syntax tree for both: Snakemake waits for it at every start.
+    """
+    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
+    statements = list(_statements(tree))
+    imports = _imports(statements)
+    for node in statements:
+        if (
+            isinstance(
+                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+            )
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return imports, ast.dump(tree)
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """A node and all statements in it; expressions, most of a tree, hold none."""
+    yield node
+    for field in node._fields:
+        for child in getattr(node, field, None) or () if field in BLOCKS else ():
+            yield from _statements(child)
+
+
+def _imports(statements: list[ast.AST]) -> tuple[str, ...]:
+    """Modules of this package that are imported, at the top or within a function."""
     names: list[str] = []
-    for node in ast.walk(_tree(module)):
+    for node in statements:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -64,21 +90,6 @@ def _imports(module: str) -> tuple[str, ...]:
         if name.startswith(f"{PACKAGE}.")
     }
     return tuple(sorted(name for name in own if _path(name).is_file()))
-
-
-@cache
-def _normalised(module: str) -> str:
-    """The syntax tree as text, without positions and docstrings."""
-    tree = _tree(module)
-    for node in ast.walk(tree):
-        if (
-            isinstance(
-                node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-            )
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.dump(tree)
 
 
 @cache

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,31 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` (UTF-8) to `path`, all or nothing."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(
+    path: str | Path,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[Any]],
+    float_format: str | None = None,
+) -> None:
+    """Write a table as pandas would, which takes half a second to load.
+
+    Floats in full, or by `float_format`; what is not a number is left empty.
+    """
+
+    def shown(value: Any) -> Any:
+        if not isinstance(value, float):
+            return value
+        if value != value:
+            return ""
+        return float_format % value if float_format else value
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([shown(value) for value in row] for row in rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: str | Path, content: Any) -> None:

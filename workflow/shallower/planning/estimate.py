@@ -185,12 +185,14 @@ def jobs(study: Study) -> dict[str, int]:
         "download": len(hub_sources(study.corpus)),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
+    # The test split, and what a search over learning rates is scored on.
+    held_out = 2 if study.experiments.learning_rate else 1
     return {
         **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
         "tokenizer": 1,
-        "shard": study.shards.parts + 2,  # and one for each held-out split
-        "shards": 3,
+        "shard": study.shards.parts + held_out,
+        "shards": 1 + held_out,
         "parameters": 1,
         "train": len(study.runs),
         "evaluate": len(study.runs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,15 @@ mpl.use("Agg")
 
 
 def draw_all(
-    directory: Path, settings: dict[str, Any], output: Path | None = None
+    directory: Path,
+    settings: dict[str, Any],
+    output: Path | None = None,
+    kinds: Iterable[str] = ("pdf", "svg"),
 ) -> None:
     """Draw every figure of `contents.FIGURES` into `figures/` of `output`.
 
-    `output` is the study's own folder `directory` unless another is given.
+    `output` is the study's own folder `directory` unless another is given. A PDF is the
+    same with and without the SVG, which is drawn after it.
     """
     style.use_style()
     results = Results(directory, Study.model_validate(settings))
@@ -44,7 +48,7 @@ def draw_all(
     }
     for name in FIGURES:
         figure = drawers[name](results) if name in drawers else metrics(results, name)
-        style.save(figure, (output or directory) / "figures", name)
+        style.save(figure, (output or directory) / "figures", name, kinds)
 
 
 def training_loss(results: Results) -> Figure:

@@ -107,7 +107,7 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
         write_roofline(directory, study.sizes, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
-            draw_all(directory, settings, fresh)
+            draw_all(directory, settings, fresh, kinds=["pdf"])
             write_tables(directory, settings, fresh)
             write_numbers(directory, settings, fresh)
             wrong = differences(fresh, directory)

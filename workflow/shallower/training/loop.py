@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -24,7 +23,7 @@ from torch import Tensor
 from shallower import machine
 from shallower.digest import code_digest, commit
 from shallower.errors import Unfinished, UserError
-from shallower.files import replacing, write_json, write_text
+from shallower.files import replacing, write_csv, write_json, write_text
 from shallower.models.counting import count_flops_per_token, on_meta
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
@@ -246,13 +245,10 @@ def _write_run(
         peak *= run.group.size
     tokens = state.step * run.step_tokens
     write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
-    losses = pd.DataFrame(state.losses, columns=LOSS_COLUMNS)
-    losses = losses.astype({"iteration": int, "tokens": int})
-    write_text(output / "losses.csv", losses.to_csv(index=False))
-    watched = pd.DataFrame(state.diagnostics, columns=DIAGNOSTIC_COLUMNS)
-    write_text(
-        output / "diagnostics.csv", watched.to_csv(index=False, float_format="%.6g")
-    )
+    losses = [[int(step), int(seen), *rest] for step, seen, *rest in state.losses]
+    write_csv(output / "losses.csv", LOSS_COLUMNS, losses)
+    watched = output / "diagnostics.csv"
+    write_csv(watched, DIAGNOSTIC_COLUMNS, state.diagnostics, "%.6g")
     write_json(
         output / "training.json",
         {
