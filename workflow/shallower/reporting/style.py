@@ -65,23 +65,21 @@ THEME: dict[str, Any] = {
 
 def use_style() -> None:
     """Set matplotlib up for print; the same input gives the same bytes."""
-    mpl.rcParams.update(
-        THEME
-        | {
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.linewidth": 0.6,
-            "xtick.major.width": 0.6,
-            "ytick.major.width": 0.6,
-            "lines.linewidth": 1.0,
-            "legend.frameon": False,
-            "legend.handlelength": 1.4,
-            "pdf.fonttype": 42,
-            "svg.fonttype": "path",
-            "svg.hashsalt": "shallower",
-        }
-    )
+    settings: Any = THEME | {
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "lines.linewidth": 1.0,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "shallower",
+    }
+    mpl.rcParams.update(settings)
 
 
 def colour(variant: str, variants: list[str]) -> str:
