@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from array import array
+from collections.abc import Iterator
 from itertools import accumulate, chain, pairwise
 from typing import Any
 
@@ -63,25 +64,28 @@ class WordEncoder:
         offsets = list(accumulate(map(len, rows), initial=0))
         return _strings(list(chain.from_iterable(rows))), offsets
 
-    def _ids(self, distinct: list[str]) -> list[bytes | None]:
+    def _ids(self, distinct: list[str]) -> list[bytes]:
         """Ids of words, all different: looked up, or made and kept."""
         found = list(map(self._known.get, distinct))
-        lacking = [i for i, ids in enumerate(found) if ids is None]
-        new = []
-        for i in lacking:
-            found[i] = self._elder.get(distinct[i])
-            if found[i] is None:
-                new.append(i)
-        encoded = self._tokenizer.encode_all([distinct[i] for i in new])
-        for i, ids in zip(new, encoded, strict=True):
-            found[i] = array(self._typecode, ids).tobytes()
+        lacking = [
+            word for word, ids in zip(distinct, found, strict=True) if ids is None
+        ]
+        old = list(map(self._elder.get, lacking))
+        new = [word for word, ids in zip(lacking, old, strict=True) if ids is None]
+        encoded = self._tokenizer.encode_all(new)
+        made = _filled(old, (array(self._typecode, ids).tobytes() for ids in encoded))
         if len(self._known) >= CAPACITY:
             self._known, self._elder = {}, self._known
-        for i in lacking:
-            word, raw = distinct[i], found[i]
-            if len(word) <= LONGEST and raw is not None:
-                self._known[word] = raw
-        return found
+        self._known.update(zip(lacking, made, strict=True))
+        for word in lacking:
+            if len(word) > LONGEST:
+                del self._known[word]
+        return _filled(found, iter(made))
+
+
+def _filled(found: list[bytes | None], rest: Iterator[bytes]) -> list[bytes]:
+    """`found` with the next one of `rest` wherever there is none."""
+    return [next(rest) if ids is None else ids for ids in found]
 
 
 def _strings(texts: list[str]) -> pyarrow.Array:
