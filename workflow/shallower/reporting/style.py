@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,16 +30,8 @@ WIDE = 7.0  # inches: the text's width
 # itself it would cost a second at every start, for scipy.stats and all else it brings.
 DARK = ".15"
 DEEP = [
-    "4C72B0",
-    "DD8452",
-    "55A868",
-    "C44E52",
-    "8172B3",
-    "937860",
-    "DA8BC3",
-    "8C8C8C",
-    "CCB974",
-    "64B5CD",
+    *("#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3"),
+    *("#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"),
 ]
 THEME: dict[str, Any] = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), DARK),
@@ -53,7 +44,7 @@ THEME: dict[str, Any] = {
     **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 3.2),
     **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.8),
     "axes.axisbelow": True,
-    "axes.prop_cycle": cycler("color", DEEP),
+    "axes.prop_cycle": mpl.cycler("color", DEEP),
     "grid.color": ".8",
     "lines.markersize": 4.8,
     "lines.solid_capstyle": "round",
