@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Training that stopped before its time limit has a status of its own, 75.
     """
-    # A library's import makes a hundred thousand objects that stay: looking through them
-    # for garbage again and again takes a tenth of what it takes to load torch.
+    # An import makes a hundred thousand objects that stay: looking through them for
+    # garbage again and again takes a tenth of the time to load torch.
     gc.set_threshold(100_000, 20, 20)
     arguments = build_parser().parse_args(argv)
     if not arguments.command.startswith("download"):
