@@ -18,6 +18,8 @@ from project import ROOT, RUNS, Project
 from shallower.config import Study, load_study
 from shallower.files import read_json, sha256
 from shallower.reporting import style
+from shallower.reporting.contents import FIGURES
+from shallower.reporting.figures import draw_all
 
 ONE_ARGUMENT = 128 * 1024  # bytes, Linux' MAX_ARG_STRLEN
 VARIANTS = ["baseline", "proposed", "silu", "linear", "silu_even"]
@@ -189,3 +191,21 @@ def test_the_overhead_is_made_of_every_job(project: Project) -> None:
         assert command is None or commands[command[1]]
     assert json.dumps(commands["evaluate"]) == '["shallower.evaluation.evaluate"]'
     assert overhead.run_seconds(Path(project.folder), found) > 0
+
+
+@pytest.mark.smoke
+def test_figures_are_the_same_whoever_draws_them(
+    project: Project, tmp_path: Path
+) -> None:
+    """By two processes, and without the SVG, as `verify` has them drawn."""
+    settings = read_json(project.results / "provenance.json")["configuration"]
+    draw_all(project.results, settings, tmp_path / "both", processes=2)
+    draw_all(project.results, settings, tmp_path / "pdf", ["pdf"])
+    for figure in FIGURES:
+        due = project.results / "figures" / figure
+        both = tmp_path / "both" / "figures" / figure
+        for kind in (".pdf", ".svg"):
+            assert sha256(due.with_suffix(kind)) == sha256(both.with_suffix(kind))
+        alone = tmp_path / "pdf" / "figures" / f"{figure}.pdf"
+        assert sha256(alone) == sha256(due.with_suffix(".pdf"))
+    assert not list((tmp_path / "pdf" / "figures").glob("*.svg"))

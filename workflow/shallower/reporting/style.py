@@ -33,7 +33,7 @@ DEEP = [
     *("#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3"),
     *("#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"),
 ]
-THEME: dict[str, Any] = {
+THEME: dict[Any, Any] = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), DARK),
     **dict.fromkeys(("xtick.color", "ytick.color"), DARK),
     "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "sans-serif"],
@@ -44,7 +44,7 @@ THEME: dict[str, Any] = {
     **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 3.2),
     **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.8),
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.cycler("color", DEEP),
+    "axes.prop_cycle": mpl.rcsetup.cycler("color", DEEP),
     "grid.color": ".8",
     "lines.markersize": 4.8,
     "lines.solid_capstyle": "round",
