@@ -2,7 +2,7 @@
 #   make paper                        the default study -> report/paper.pdf
 #   make paper CONFIG=config/smoke.yaml    another study
 #   make paper TORCH="..."                another build of torch, in pip's words
-.PHONY: paper test lint clean setup
+.PHONY: paper test lint bench clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,6 +23,10 @@ lint: setup
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+
+# Half an hour on two cores that do nothing else; writes benchmarks/.
+bench: setup
+	python -m benchmarks $(ARGS)
 
 # Ends at once if everything is there.
 setup:

@@ -39,9 +39,8 @@ def alternate(
             arm()
     for repeat in range(repeats):
         for name in order.sample(list(arms), len(arms)):
-            rows.append(
-                dict(zip(COLUMNS, (work, case, name, repeat, arms[name](), unit)))
-            )
+            values = (work, case, name, repeat, arms[name](), unit)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 
 

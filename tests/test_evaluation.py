@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from conftest import build, run_spec, sentences
 from shallower.config import paper_scale
 from shallower.corpus import EVALUATION_SETS
-from shallower.errors import UserError
-from shallower.evaluation import latency, neighbours
+from shallower.evaluation import latency, neighbours, perplexity
 from shallower.evaluation.evaluate import evaluate
-from shallower.evaluation.generation import encode_prompt, generate, generate_all
 from shallower.evaluation.latency import Job, Request, Subject, interleave, measure
 from shallower.evaluation.neighbours import Neighbours
 from shallower.evaluation.parameters import count, table_1
@@ -29,9 +30,6 @@ from shallower.sections import PaperScale
 from shallower.tokens.shards import write_manifest, write_shard
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import train
-
-PROMPTS = [[1, 7, 9], [1, 5], [1, 200, 31, 8, 16, 250, 3], [1, 2, 3, 4, 5]]
-
 
 # --- perplexity ---------------------------------------------------------------------
 
@@ -54,58 +52,39 @@ def test_document_losses_score_every_token_once() -> None:
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
+def test_losses_do_not_depend_on_what_shares_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, draw = build("proposed", context=16), np.random.default_rng(1)
+    documents = [draw.integers(3, 300, n) for n in (9, 40, 2, 16, 17, 5)]
+    alone = [document_losses(model, [d], batch_size=1)[0][0] for d in documents]
+    seen: list[int] = []
+    monkeypatch.setattr(model.head, "forward", note_rows(seen, model.head.forward))
+    for at_once, batch_size in ((16, 9), (32, 9), (2048, 4), (2048, 9)):
+        monkeypatch.setattr(perplexity, "AT_ONCE", at_once)
+        seen.clear()
+        losses, counts = document_losses(model, documents, batch_size)
+        assert losses == pytest.approx(alone, rel=1e-12)
+        assert sum(seen) == counts.sum()  # padding gets no logits
+        assert max(seen) <= at_once
+
+
+def note_rows(seen: list[int], forward: Callable[[Tensor], Tensor]) -> Any:
+    """`forward`, noting for how many tokens it is called."""
+
+    def noting(states: Tensor) -> Tensor:
+        seen.append(states.numel() // states.shape[-1])
+        return forward(states)
+
+    return noting
+
+
 def test_an_uninformed_model_is_as_perplexed_as_its_vocabulary_is_large() -> None:
     model = build()
     with torch.no_grad():
         model.head.weight.zero_()
     losses, counts = document_losses(model, [np.arange(40)], batch_size=2)
     assert np.exp(losses.sum() / counts.sum()) == pytest.approx(300, rel=1e-6)
-
-
-# --- generation ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", ["baseline", "proposed"])
-def test_batched_generation_equals_one_at_a_time(head: str) -> None:
-    """And equals the model asked again for every token, without any cache."""
-    model = build(head)
-    together = generate(model, PROMPTS, 12, stop=None)
-    for prompt, answer in zip(PROMPTS, together, strict=True):
-        assert generate(model, [prompt], 12, stop=None) == [answer]
-        tokens = torch.tensor([prompt])
-        for chosen in answer:
-            with torch.no_grad():
-                assert model(tokens)[0, -1].argmax().item() == chosen
-            tokens = torch.cat((tokens, torch.tensor([[chosen]])), 1)
-    assert len({tuple(answer) for answer in together}) > 1
-
-
-def test_generation_ends_before_the_stop_token() -> None:
-    model = build()
-    free = generate(model, PROMPTS, 12, stop=None)
-    stop = free[0][4]
-    for before, after in zip(free, generate(model, PROMPTS, 12, stop), strict=True):
-        assert after == (before[: before.index(stop)] if stop in before else before)
-
-
-def test_batches_do_not_change_order_or_answers() -> None:
-    model = build()
-    whole = generate(model, PROMPTS, 6, stop=None)
-    assert generate_all(model, PROMPTS, 6, None, batch_size=3) == whole
-
-
-def test_prompts_must_fit_the_context() -> None:
-    with pytest.raises(UserError, match="exceed the context of 32"):
-        generate(build(), [[1] * 20], 13, stop=None)
-
-
-def test_long_prompts_keep_their_end(corpus: Path) -> None:
-    pieces = Tokenizer(corpus / "tokenizer.model")
-    text = sentences(1)[0]
-    ids = encode_prompt(pieces, text, 6)
-    assert ids == [pieces.bos, *pieces.encode(text)[-5:]]
-    assert encode_prompt(pieces, "", 6) == [pieces.bos]
-    assert encode_prompt(pieces, text, 1) == [pieces.bos]
 
 
 # --- a whole run's evaluation and latency -------------------------------------------

@@ -17,6 +17,8 @@ from shallower.evaluation.latency import Subject
 from shallower.models import decoding
 from shallower.models.decoding import StaticCache
 from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.models.one_row import one_row
+from shallower.models.registry import HEADS
 from shallower.models.transforms import fold
 
 CPU = torch.device("cpu")
@@ -59,6 +61,17 @@ def largest_difference(model: LlamaLM, prepare: static_decode.Prepare) -> float:
 @pytest.mark.parametrize("kind", ["baseline", "proposed", "folded"])
 def test_a_static_step_equals_the_ordinary_one(kind: str) -> None:
     assert largest_difference(model_of(kind), decoding.eager) < 1e-10
+
+
+@pytest.mark.parametrize("kind", [*HEADS, "folded"])
+def test_products_as_loops_are_the_same_products(kind: str) -> None:
+    def prepare(model: LlamaLM, cache: StaticCache) -> decoding.Step:
+        looped = one_row(model)
+        assert looped.head.weight.data_ptr() == model.head.weight.data_ptr()
+        assert not any(type(module) is torch.nn.Linear for module in looped.modules())
+        return decoding.eager(looped, cache)
+
+    assert largest_difference(model_of(kind), prepare) < 1e-10
 
 
 @needs_compiler
@@ -227,8 +240,23 @@ def test_every_size_is_read_in_every_repeat() -> None:
     found = {(row["repeat"], row["bytes"]) for row in rows}
     assert found == {(r, s * 2**20) for r in repeats for s in (1, 2, 8)}
     assert len(rows) == 18
+    assert {row["way"] for row in rows} == {"library"}
     orders = [tuple(r["bytes"] for r in rows[i : i + 3]) for i in range(0, 18, 3)]
     assert len(set(orders)) > 1
+
+
+@needs_compiler
+def test_both_ways_to_read_are_timed_and_are_the_same_product() -> None:
+    settings = {"megabytes": [1, 2], "repeats": 2}
+    rows = bandwidth.time_reads(settings, range(2), random.Random(0), CPU, True)
+    assert len({(row["bytes"], row["way"], row["repeat"]) for row in rows}) == 8
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.randn(64, 1024, generator=draw)
+    vector = torch.randn(1024, generator=draw)
+    library, loop = bandwidth.products(CPU, True).values()
+    assert torch.allclose(library(matrix, vector), loop(matrix, vector), atol=1e-4)
+    exact = matrix.bfloat16().double() @ vector.double()
+    assert torch.allclose(loop(matrix.bfloat16(), vector).double(), exact, atol=1e-4)
 
 
 def test_a_read_is_charged_for_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,9 +268,8 @@ def test_a_read_is_charged_for_one_pass(monkeypatch: pytest.MonkeyPatch) -> None
         products.append(weight.data_ptr())
         clock["now"] += 1000
 
-    monkeypatch.setattr(bandwidth.torch, "mv", product)
     monkeypatch.setattr(bandwidth.time, "perf_counter_ns", lambda: clock["now"])
     parts = bandwidth.matrices(torch.ones(8 * 256, 1024), 8)
-    assert bandwidth.read(parts, torch.ones(1024)) == 2000
+    assert bandwidth.read(parts, torch.ones(1024), product) == 2000
     # One pass to warm up, and two (16 MB) that are timed.
     assert products == [part.data_ptr() for part in parts] * 3

@@ -53,6 +53,8 @@ rule tables:
         ),
         runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
+        benchmark="benchmarks/results/decode.csv",
+        benchmarked="benchmarks/results/about.json",
     output:
         tables=expand("<results>/tables/{table}.tex", table=TABLES),
         numbers="<results>/numbers.tex",

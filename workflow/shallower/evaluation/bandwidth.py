@@ -3,15 +3,24 @@
 One token at batch 1 reads every weight once, so no model is faster than a
 matrix-vector product over as many bytes. What fits a cache is read much faster, and a
 study's small models may fit where deeper ones do not: hence a curve, not a number.
+No kernel is the machine: the product of torch's library and a compiled loop are both
+timed, and the faster one, which differs from size to size, is the floor.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from functools import cache as once
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from shallower.evaluation.static_decode import has_compiler
+
+Product = Callable[[Tensor, Tensor], Tensor]  # matrix, vector -> vector
 
 DEFAULT: dict[str, Any] = {
     "megabytes": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
@@ -23,21 +32,47 @@ LARGEST = 4  # MB of one matrix, so that the cost of a call is lost in its work
 AT_LEAST = 16  # MB read between two looks at the clock
 
 
+def products(device: torch.device, compiled: bool) -> dict[str, Product]:
+    """Ways to multiply a matrix by a vector, by name; compiling takes seconds."""
+    ways: dict[str, Product] = {"library": torch.mv}
+    if compiled and device.type == "cpu" and has_compiler():
+        ways["loop"] = _loop()
+    return ways
+
+
+@once
+def _loop() -> Product:
+    def loop(matrix: Tensor, vector: Tensor) -> Tensor:
+        exact = torch.promote_types(matrix.dtype, torch.float32)
+        return (matrix.to(exact) * vector).sum(-1)
+
+    return torch.compile(loop, options={"compile_threads": 1})
+
+
 def time_reads(
-    settings: dict[str, Any], repeats: range, order: random.Random, device: torch.device
+    settings: dict[str, Any],
+    repeats: range,
+    order: random.Random,
+    device: torch.device,
+    compiled: bool = False,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
-    """Rows `bytes, repeat, nanoseconds` (of one read); sizes shuffled each time."""
+    """Rows `bytes, way, repeat, nanoseconds` (of one read); shuffled each time."""
     sizes, rows = settings["megabytes"], []
-    store = torch.ones(
-        max(sizes) * MEGABYTE // (4 * COLUMNS), COLUMNS, device=device
-    )  # written, so that every page is there
-    vector = torch.ones(COLUMNS, device=device)
+    # Written, so that every page is there.
+    length = max(sizes) * MEGABYTE // (dtype.itemsize * COLUMNS)
+    store = torch.ones(length, COLUMNS, device=device, dtype=dtype)
+    ways = products(device, compiled)
+    cells = [(size, way) for size in sizes for way in ways]
     for repeat in repeats:
-        for size in order.sample(sizes, len(sizes)):
-            nanoseconds = read(matrices(store, size), vector)
+        for size, way in order.sample(cells, len(cells)):
+            exact = torch.float32 if way == "loop" else dtype
+            vector = torch.ones(COLUMNS, device=device, dtype=exact)
+            nanoseconds = read(matrices(store, size), vector, ways[way])
             rows.append(
                 {
                     "bytes": size * MEGABYTE,
+                    "way": way,
                     "repeat": repeat,
                     "nanoseconds": nanoseconds,
                 }
@@ -45,7 +80,7 @@ def time_reads(
     return rows
 
 
-def matrices(store: torch.Tensor, megabytes: int) -> tuple[torch.Tensor, ...]:
+def matrices(store: Tensor, megabytes: int) -> tuple[Tensor, ...]:
     """The first `megabytes` of the rows, as matrices that share no memory."""
     row = store.shape[1] * store.element_size()
     part = store[: megabytes * MEGABYTE // row]
@@ -53,7 +88,7 @@ def matrices(store: torch.Tensor, megabytes: int) -> tuple[torch.Tensor, ...]:
 
 
 @torch.inference_mode()
-def read(weights: tuple[torch.Tensor, ...], vector: torch.Tensor) -> int:
+def read(weights: tuple[Tensor, ...], vector: Tensor, product: Product) -> int:
     """Nanoseconds of one product with each matrix, after one that is not timed.
 
     As in decoding, the caches hold what the read before has left in them.
@@ -61,13 +96,13 @@ def read(weights: tuple[torch.Tensor, ...], vector: torch.Tensor) -> int:
     size = sum(weight.nbytes for weight in weights)
     passes = max(1, AT_LEAST * MEGABYTE // size)
     for weight in weights:
-        torch.mv(weight, vector)
+        product(weight, vector)
     if vector.is_cuda:
         torch.cuda.synchronize()
     before = time.perf_counter_ns()
     for _ in range(passes):
         for weight in weights:
-            torch.mv(weight, vector)
+            product(weight, vector)
     if vector.is_cuda:
         torch.cuda.synchronize()
     return (time.perf_counter_ns() - before) // passes

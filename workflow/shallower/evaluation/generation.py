@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
+from torch import Tensor
 
 from shallower.errors import UserError
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.tokens.tokenizer import Tokenizer
+
+# Prompts prefilled together: of 64 between 20 and 60 tokens, a third of what stood in
+# one batch was padding. Fewer at a time would make the matrix products too small.
+PREFILLED = 16
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
@@ -35,23 +42,60 @@ def generate(
             f"context of {model.config.context}"
         )
     device = model.embedding.weight.device
-    padding = torch.tensor([longest - len(p) for p in prompts], device=device)
-    # The padded ids are arbitrary, since nothing attends to them.
-    tokens = torch.tensor([[0] * (longest - len(p)) + p for p in prompts]).to(device)
+    # Row r of the batch continues prompt rows[r]; rows that have ended fall out.
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    ordered = [prompts[i] for i in order]
+    rows, padding = torch.tensor(order, device=device), missing(ordered).to(device)
+    padded, ended = bool(padding.any()), torch.zeros_like(rows, dtype=torch.bool)
+    answers = torch.full((len(prompts), new_tokens), -1 if stop is None else stop)
+    answers = answers.to(device)
     cache = KeyValueCache(model, len(prompts), longest + new_tokens)
-    padded = padding if bool(padding.any()) else None
-    finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    columns: list[torch.Tensor] = []
-    for _ in range(new_tokens):
-        logits = model(tokens, cache, padded, last_only=True)
+    logits = prefill(model, ordered, cache)
+    for column in range(new_tokens):
         tokens = logits[:, -1].argmax(-1, keepdim=True)
-        columns.append(tokens[:, 0])
+        answers[rows, column] = tokens[:, 0]
         if stop is not None:
-            finished |= columns[-1] == stop
-            if bool(finished.all()):
+            ended |= tokens[:, 0] == stop
+            running = len(rows) - int(ended.sum())
+            if running == 0:
                 break
-    rows = torch.stack(columns, dim=1).tolist()
-    return [row[: row.index(stop)] if stop in row else row for row in rows]
+            # At most half are copied, so all copies together are no more than a cache.
+            if running <= len(rows) // 2:
+                kept = (~ended).nonzero()[:, 0]
+                cache.store = cache.store[:, :, kept]
+                tokens, padding, rows = tokens[kept], padding[kept], rows[kept]
+                ended = ended[kept]
+        if column + 1 < new_tokens:
+            logits = model(tokens, cache, padding if padded else None, last_only=True)
+    ids = answers.tolist()
+    return [row[: row.index(stop)] if stop in row else row for row in ids]
+
+
+def missing(prompts: list[list[int]]) -> Tensor:
+    """By how many tokens each prompt is shorter than the longest."""
+    longest = max(map(len, prompts))
+    return torch.tensor([longest - len(prompt) for prompt in prompts])
+
+
+def prefill(model: LlamaLM, prompts: list[list[int]], cache: KeyValueCache) -> Tensor:
+    """Fill the cache with `prompts`, sorted by length; the last tokens' logits.
+
+    All prompts end in the same column of the cache. A few at a time are padded to the
+    longest of them alone.
+    """
+    longest, device = len(prompts[-1]), model.embedding.weight.device
+    logits = []
+    for first in range(0, len(prompts), PREFILLED):
+        group = prompts[first : first + PREFILLED]
+        width, padding = len(group[-1]), missing(group).to(device)
+        # The padded ids are arbitrary, since nothing attends to them.
+        tokens = torch.tensor([[0] * (width - len(p)) + p for p in group]).to(device)
+        part = copy.copy(cache)  # a view of the group's rows and columns
+        part.store = cache.store[:, :, first : first + len(group), :, longest - width :]
+        padded = padding if bool(padding.any()) else None
+        logits.append(model(tokens, part, padded, last_only=True))
+    cache.length = longest
+    return torch.cat(logits)
 
 
 def generate_all(

@@ -127,10 +127,11 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     # Before the models and behind them, so that a drift of the machine meets both.
     repeats = range(settings["repeats"])
     middle = len(repeats) // 2
-    reads = bandwidth.time_reads(settings, repeats[:middle], order, device)
+    what = (order, device, bool(job.settings.get("compiled")))
+    reads = bandwidth.time_reads(settings, repeats[:middle], *what)
     rows = time_study_scale(job, session, order, device)
     rows += time_paper_scale(job, order, device)
-    reads += bandwidth.time_reads(settings, repeats[middle:], order, device)
+    reads += bandwidth.time_reads(settings, repeats[middle:], *what)
     steps = time_training_steps(job.specs, job.settings["step_repeats"], order, device)
     common["neighbours"] = neighbours.cores_used_by_others()
     return tuple(pd.DataFrame(part).assign(**common) for part in (rows, steps, reads))

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from shallower.models.llama import LlamaLM
 
-IGNORED = -100  # target of padding
+# Tokens a pass on a CPU: what a block makes of more of them leaves the caches.
+AT_ONCE = 2048
 
 
 @torch.inference_mode()
@@ -30,23 +31,29 @@ def document_losses(
     ]
     # Windows of similar length share a batch, so that little is padded.
     windows.sort(key=lambda window: len(window[1]))
+    if device.type == "cpu":
+        batch_size = max(1, min(batch_size, AT_ONCE // context))
     losses = np.zeros(len(documents))
     for first in range(0, len(windows), batch_size):
         batch = windows[first : first + batch_size]
-        longest = len(batch[-1][1]) - 1
-        inputs = np.zeros((len(batch), longest), np.int64)
-        targets = np.full((len(batch), longest), IGNORED, np.int64)
-        for row, (_, ids) in enumerate(batch):
-            inputs[row, : len(ids) - 1] = ids[:-1]
-            targets[row, : len(ids) - 1] = ids[1:]
-        logits = model(torch.from_numpy(inputs).to(device))
-        # Padding stands at the right, where causal attention hides it.
-        nats = F.cross_entropy(
-            logits.transpose(1, 2).float(),
-            torch.from_numpy(targets).to(device),
-            reduction="none",
-            ignore_index=IGNORED,
-        )
-        totals = nats.double().sum(dim=1).cpu().numpy()
+        totals = window_losses(model, [ids for _, ids in batch])
         np.add.at(losses, [index for index, _ in batch], totals)
     return losses, np.array([len(document) - 1 for document in documents])
+
+
+def window_losses(model: LlamaLM, windows: list[np.ndarray]) -> np.ndarray:
+    """Sum of the negative log-likelihoods of each window's ids but the first."""
+    lengths = [len(ids) - 1 for ids in windows]
+    inputs = np.zeros((len(windows), max(lengths)), np.int64)
+    for row, ids in enumerate(windows):
+        inputs[row, : len(ids) - 1] = ids[:-1]
+    device = model.embedding.weight.device
+    # Padding stands at the right, where causal attention hides it; it gets no logits.
+    states = model.features(torch.from_numpy(inputs).to(device))
+    real = torch.cat([row[:n] for row, n in zip(states, lengths, strict=True)])
+    due = np.concatenate([ids[1:] for ids in windows]).astype(np.int64)
+    nats = F.cross_entropy(
+        model.head(real).float(), torch.from_numpy(due).to(device), reduction="none"
+    )
+    sums = [part.sum() for part in nats.double().split(lengths)]
+    return torch.stack(sums).cpu().numpy()

@@ -2,7 +2,8 @@
 
 `KeyValueCache` returns a slice that grows with every token; here the cache returns all
 its capacity and a mask hides what is not written yet, and the position is a tensor.
-The arithmetic is the model's own: its blocks are called, not written again.
+The arithmetic is the model's own: its blocks are called, not written again, but where
+one token at batch 1 is compiled its products are loops (`one_row.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from shallower.models.llama import Block, KeyValueCache, LlamaLM
+from shallower.models.one_row import one_row
 
 Step = Callable[[Tensor, Tensor], Tensor]  # tokens (batch, 1), position (1,) -> logits
 BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -26,14 +28,16 @@ BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 class StaticCache:
     """Keys and values of up to `capacity` tokens at fixed places."""
 
-    layers: tuple[Tensor, ...]  # per block (2, batch, heads, capacity, head_dim)
+    store: Tensor  # (blocks, 2, batch, heads, capacity, head_dim)
+    layers: tuple[Tensor, ...]  # views of it, a block each
     index: Tensor  # 0, 1, ... capacity - 1
 
     @classmethod
     def of(cls, filled: KeyValueCache) -> StaticCache:
         """The storage of a cache that a prefill fills; nothing is copied."""
         capacity, device = filled.store.shape[-2], filled.store.device
-        return cls(filled.store.unbind(), torch.arange(capacity, device=device))
+        index = torch.arange(capacity, device=device)
+        return cls(filled.store, filled.store.unbind(), index)
 
 
 class Layer(KeyValueCache):
@@ -51,6 +55,34 @@ class Layer(KeyValueCache):
         return held_keys, held_values
 
 
+class ReadLayer(KeyValueCache):
+    """One block's view of a static cache that is not written to.
+
+    The new token's keys and values stand in for what the cache holds at its place:
+    a compiler reads one or the other, where writing would copy the cache.
+    """
+
+    def __init__(self, store: Tensor, here: Tensor) -> None:
+        self.store = store  # (2, batch, heads, capacity, head_dim)
+        self.here = here[:, None]  # (capacity, 1), true at the new token's place
+        self.new = store[:, :, :, :1]  # until `append` is called
+
+    def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values; the new ones (batch, heads, 1, head_dim) in `new`."""
+        self.new = torch.stack((keys, values))
+        held_keys, held_values = self.store.unbind()
+        seen = torch.where(self.here, keys, held_keys)
+        return seen, torch.where(self.here, values, held_values)
+
+
+def call_reading_block(
+    block: Block, x: Tensor, rotary: Tensor, mask: Tensor, store: Tensor, here: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One block on one token, and its new keys and values (2, batch, heads, 1, ..)."""
+    layer = ReadLayer(store, here)
+    return block(x, rotary, mask, layer, 0), layer.new
+
+
 def call_block(
     block: Block, x: Tensor, rotary: Tensor, mask: Tensor, store: Tensor, place: Tensor
 ) -> Tensor:
@@ -64,14 +96,19 @@ def decode(
     tokens: Tensor,
     position: Tensor,
     block_call: BlockCall = call_block,
+    place: Tensor | None = None,
 ) -> Tensor:
-    """Logits (batch, 1, vocabulary) for `tokens` (batch, 1) at `position` (1,)."""
+    """Logits (batch, 1, vocabulary) for `tokens` (batch, 1) at `position` (1,).
+
+    `block_call` gets the position, or `place` if there is one, as its last argument.
+    """
     rotary = model.rotary.index_select(1, position)
     mask = (cache.index <= position)[None]  # one query, all keys
+    place = position if place is None else place
     x = model.embedding(tokens)
     for block, store in zip(model.blocks, cache.layers, strict=True):
         assert isinstance(block, Block)
-        x = block_call(block, x, rotary, mask, store, position)
+        x = block_call(block, x, rotary, mask, store, place)
     return model.head(model.norm(x))
 
 
@@ -87,22 +124,45 @@ def compiled(model: LlamaLM, cache: StaticCache) -> Step:
     """The step as one compiled graph; models that differ in weights share it.
 
     The first call compiles, which takes a C++ compiler and seconds; a later process
-    finds the kernels on disk.
+    finds the kernels on disk. At batch 1 the products are loops (`one_row.py`).
     """
-    return partial(_compiler(), model, cache)
+    single = cache.layers[0].shape[1] == 1 and not cache.index.is_cuda
+    step = _compiler()
+    looped = one_row(model) if single else model
+
+    def call(tokens: Tensor, position: Tensor) -> Tensor:
+        logits, new = step(looped, cache, tokens, position)
+        # Outside the graph, where it would be a copy of the whole cache.
+        cache.store.index_copy_(4, position, new)
+        return logits
+
+    return call
 
 
 @once
-def _compiler() -> Callable[..., Tensor]:
+def _compiler() -> Callable[..., tuple[Tensor, Tensor]]:
+    import torch._inductor.inductor_prims  # registers what `one_row` calls
+
     # The whole step is one graph, without a return to Python between blocks, but a
     # block is lowered once and its code used for all: compilation hardly grows with
     # depth, and decodes as fast as a graph in which every block is lowered anew.
-    region = torch.compiler.nested_compile_region(call_block)
+    region = torch.compiler.nested_compile_region(call_reading_block)
 
     def step(
         model: LlamaLM, cache: StaticCache, tokens: Tensor, position: Tensor
-    ) -> Tensor:
-        return decode(model, cache, tokens, position, region)
+    ) -> tuple[Tensor, Tensor]:
+        new: list[Tensor] = []
+
+        def block_call(
+            block: Block, x: Tensor, rotary: Tensor, mask: Tensor, *place: Tensor
+        ) -> Tensor:
+            x, pair = region(block, x, rotary, mask, *place)
+            new.append(pair)
+            return x
+
+        here = cache.index == position
+        logits = decode(model, cache, tokens, position, block_call, here)
+        return logits, torch.stack(new)
 
     # In this process: workers would live on beside what is timed, as strangers.
     options: dict[str, Any] = {"compile_threads": 1}

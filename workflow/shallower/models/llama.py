@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from shallower.models.attention import causal_attention
 from shallower.models.heads import ACTIVATIONS, Heads, concatenate
 from shallower.models.variants import HeadVariant
 
@@ -130,12 +131,16 @@ class Attention(nn.Module):
         q, k, v = self.project(x, rotary)
         if cache is not None:
             k, v = cache.append(block, k, v)
-        # Without a mask the queries are either all tokens so far, which is causal
-        # attention, or the last token alone, which may look at everything.
-        causal = mask is None and x.shape[1] > 1
-        o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-        y = self.output(concatenate(self.mix(o, x)))
+        y = self.output(concatenate(self.mix(self.attend(q, k, v, mask), x)))
         return y if self.output_activation is None else self.output_activation(y)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Softmax attention: all (batch, heads, tokens, head_dim)."""
+        if mask is not None:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        # The queries are either all tokens so far, which is causal attention, or the
+        # last token alone, which may look at everything: the same function.
+        return causal_attention(q, k, v)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their positions, and values.

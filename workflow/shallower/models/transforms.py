@@ -46,7 +46,7 @@ def fold(model: LlamaLM) -> LlamaLM:
             state[f"{name}.value_bias"] = (
                 _folded_bias(attention, layer).expand(heads).reshape(-1)
             )
-    return _adopt(folded, state, model)
+    return adopt(folded, state, model)
 
 
 def _folded_bias(attention: Attention, layer: PerHeadLinear) -> Tensor:
@@ -71,10 +71,10 @@ def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:
     with torch.device("meta"):
         part = LlamaLM(replace(model.config, depth=depth, head=head))
     state = model.state_dict()
-    return _adopt(part, {name: state[name] for name in part.state_dict()}, model)
+    return adopt(part, {name: state[name] for name in part.state_dict()}, model)
 
 
-def _adopt(empty: LlamaLM, state: dict[str, Tensor], source: LlamaLM) -> LlamaLM:
+def adopt(empty: LlamaLM, state: dict[str, Tensor], source: LlamaLM) -> LlamaLM:
     """Give a model without storage its tensors, without copying them."""
     empty.load_state_dict(state, strict=True, assign=True)
     empty.rotary = source.rotary

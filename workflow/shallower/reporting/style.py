@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -44,7 +45,7 @@ THEME: dict[Any, Any] = {
     **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 3.2),
     **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.8),
     "axes.axisbelow": True,
-    "axes.prop_cycle": mpl.rcsetup.cycler("color", DEEP),
+    "axes.prop_cycle": cycler("color", DEEP),
     "grid.color": ".8",
     "lines.markersize": 4.8,
     "lines.solid_capstyle": "round",
@@ -56,23 +57,21 @@ THEME: dict[Any, Any] = {
 
 def use_style() -> None:
     """Set matplotlib up for print; the same input gives the same bytes."""
-    mpl.rcParams.update(
-        THEME
-        | {
-            "figure.constrained_layout.use": True,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.linewidth": 0.6,
-            "xtick.major.width": 0.6,
-            "ytick.major.width": 0.6,
-            "lines.linewidth": 1.0,
-            "legend.frameon": False,
-            "legend.handlelength": 1.4,
-            "pdf.fonttype": 42,
-            "svg.fonttype": "path",
-            "svg.hashsalt": "shallower",
-        }
-    )
+    settings: Any = THEME | {
+        "figure.constrained_layout.use": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.linewidth": 0.6,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "lines.linewidth": 1.0,
+        "legend.frameon": False,
+        "legend.handlelength": 1.4,
+        "pdf.fonttype": 42,
+        "svg.fonttype": "path",
+        "svg.hashsalt": "shallower",
+    }
+    mpl.rcParams.update(settings)
 
 
 def colour(variant: str, variants: list[str]) -> str:

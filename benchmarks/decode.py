@@ -1,0 +1,141 @@
+"""Greedy decoding at batch 1 with a key-value cache, one thread.
+
+Against Hugging Face `generate` with the same weights, which must give the same tokens
+in fp32, and against the floor: the time in which as many bytes as a token needs are
+read by the fastest way that `evaluation/bandwidth.py` knows, in the same repeat.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import models
+from benchmarks.harness import Row, alternate, seconds
+from shallower.evaluation import bandwidth
+from shallower.evaluation.static_decode import Decoder, time_steps
+from shallower.models import decoding
+from shallower.models.llama import KeyValueCache, LlamaLM
+
+PROMPT = 32
+CASES = [  # name, sizes, new tokens, repeats
+    ("study size", models.STUDY | {"context": 128}, 64, 9),
+    ("paper size", models.PAPER | {"context": 512}, 12, 7),
+]
+CPU = torch.device("cpu")
+
+
+def run() -> list[Row]:
+    """Microseconds a token behind the first, and shares of the floor in percent."""
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for name, sizes, new, repeats in CASES:
+        for precision in ("float32", "bfloat16"):
+            for depth in (5, 8):
+                case = f"{name}, {depth} blocks, {precision}"
+                rows += one_case(case, depth, sizes, precision, new, repeats)
+    return rows
+
+
+def one_case(
+    case: str,
+    depth: int,
+    sizes: dict[str, int],
+    precision: str,
+    new: int,
+    repeats: int,
+) -> list[Row]:
+    """Every arm's time for a token, and what share of it the floor is."""
+    torch.compiler.reset()
+    dtype = getattr(torch, precision)
+    model = models.ours(depth, **sizes).eval().to(dtype)
+    draw = torch.Generator().manual_seed(0)
+    prompt = torch.randint(3, 2048, (1, PROMPT), generator=draw)
+    if precision == "float32":
+        check_same_tokens(model, prompt, new)
+    arms = {
+        "shallower, compiled": lambda: own(model, decoding.compiled, prompt, new),
+        "shallower, eager": lambda: own(model, decoding.eager, prompt, new),
+        "Hugging Face": hugging_face(model, prompt, new),
+        "floor": floor(model, PROMPT + new, dtype),
+    }
+    rows = alternate("decode", case, arms, repeats, "us", warmups=2)
+    floors = {row["repeat"]: row["value"] for row in rows if row["arm"] == "floor"}
+    shares = [
+        row
+        | {
+            "case": f"{case}, share of the floor",
+            "value": 100 * floors[row["repeat"]] / row["value"],
+            "unit": "percent",
+        }
+        for row in rows
+        if row["arm"] != "floor"
+    ]
+    return rows + shares
+
+
+def own(model: LlamaLM, prepare: Any, prompt: Tensor, new: int) -> float:
+    """Mean time of the tokens behind the first, as the latency job takes it."""
+    decoder = Decoder("", prepare, PROMPT + new)
+    times = time_steps(model, decoder, prompt[0].tolist(), new)
+    return sum(times[1:]) / (new - 1) / 1000
+
+
+def hugging_face(model: LlamaLM, prompt: Tensor, new: int) -> Callable[[], float]:
+    """`generate` of all tokens less `generate` of one, by token."""
+    theirs = models.hugging_face(model)
+
+    def arm() -> float:
+        all_, one = (seconds(lambda n=n: generate(theirs, prompt, n)) for n in (new, 1))
+        return 1e6 * (all_ - one) / (new - 1)
+
+    return arm
+
+
+def generate(theirs: Any, prompt: Tensor, new: int) -> Tensor:
+    """Greedy, and never stopped by EOS."""
+    return theirs.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+    )[:, PROMPT:]
+
+
+@torch.inference_mode()
+def check_same_tokens(model: LlamaLM, prompt: Tensor, new: int) -> None:
+    """Raise if the compiled path does not give the tokens of Hugging Face's."""
+    due = generate(models.hugging_face(model), prompt, new)
+    filled = KeyValueCache(model, 1, PROMPT + new)
+    cache = decoding.StaticCache.of(filled)
+    step, places = decoding.compiled(model, cache), cache.index.split(1)
+    tokens = [model(prompt, filled, last_only=True)[:, -1].argmax(-1, keepdim=True)]
+    for place in places[PROMPT : PROMPT + new - 1]:
+        tokens.append(step(tokens[-1], place)[:, -1].argmax(-1, keepdim=True))
+    found = torch.cat(tokens, dim=1)
+    # min_new_tokens hides EOS from Hugging Face's choice; ours was not to choose it.
+    if not torch.equal(found, due):
+        raise AssertionError(f"other tokens: {found.tolist()} and {due.tolist()}")
+
+
+def floor(model: LlamaLM, capacity: int, dtype: torch.dtype) -> Callable[[], float]:
+    """Time of the fastest read of a token's weights and cache, in microseconds."""
+    size = sum(p.nbytes for n, p in model.named_parameters() if "embedding" not in n)
+    size += KeyValueCache(model, 1, capacity).store.nbytes
+    megabytes = max(1, round(size / bandwidth.MEGABYTE))
+    settings = {"megabytes": [megabytes]}
+
+    def arm() -> float:
+        reads = bandwidth.time_reads(
+            settings, range(3), random.Random(0), CPU, True, dtype
+        )
+        fastest = min(row["nanoseconds"] for row in reads)
+        return fastest * size / (megabytes * bandwidth.MEGABYTE) / 1000
+
+    return arm

@@ -1,0 +1,122 @@
+"""Greedy generation: batches, what they hold, and where answers end."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import build, sentences
+from shallower.errors import UserError
+from shallower.evaluation.generation import (
+    PREFILLED,
+    encode_prompt,
+    generate,
+    generate_all,
+)
+from shallower.models.llama import LlamaLM
+from shallower.tokens.tokenizer import Tokenizer
+
+PROMPTS = [[1, 7, 9], [1, 5], [1, 200, 31, 8, 16, 250, 3], [1, 2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize("head", ["baseline", "proposed"])
+def test_batched_generation_equals_one_at_a_time(head: str) -> None:
+    """And equals the model asked again for every token, without any cache."""
+    model = build(head)
+    together = generate(model, PROMPTS, 12, stop=None)
+    for prompt, answer in zip(PROMPTS, together, strict=True):
+        assert generate(model, [prompt], 12, stop=None) == [answer]
+        tokens = torch.tensor([prompt])
+        for chosen in answer:
+            with torch.no_grad():
+                assert model(tokens)[0, -1].argmax().item() == chosen
+            tokens = torch.cat((tokens, torch.tensor([[chosen]])), 1)
+    assert len({tuple(answer) for answer in together}) > 1
+
+
+def test_generation_ends_before_the_stop_token() -> None:
+    model = build()
+    free = generate(model, PROMPTS, 12, stop=None)
+    stop = free[0][4]
+    for before, after in zip(free, generate(model, PROMPTS, 12, stop), strict=True):
+        assert after == (before[: before.index(stop)] if stop in before else before)
+
+
+def test_batches_do_not_change_order_or_answers() -> None:
+    model = build()
+    whole = generate(model, PROMPTS, 6, stop=None)
+    assert generate_all(model, PROMPTS, 6, None, batch_size=3) == whole
+
+
+def many_prompts(count: int) -> list[list[int]]:
+    """Between 2 and 12 tokens, so that prefills of `PREFILLED` differ in length."""
+    draw = random.Random(0)
+    lengths = [draw.randint(1, 11) for _ in range(count)]
+    return [[1, *(draw.randrange(3, 300) for _ in range(n))] for n in lengths]
+
+
+def batches_seen(model: LlamaLM, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Shapes of the tokens that the model is called with from now on."""
+    seen: list[tuple] = []
+    forward = model.forward
+
+    def noting(tokens: Tensor, *rest: Any, **more: Any) -> Tensor:
+        seen.append(tuple(tokens.shape))
+        return forward(tokens, *rest, **more)
+
+    monkeypatch.setattr(model, "forward", noting)
+    return seen
+
+
+@pytest.mark.parametrize("head", ["baseline", "proposed"])
+def test_rows_that_have_ended_leave_the_batch(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, prompts = build(head), many_prompts(40)
+    free = [generate(model, [prompt], 16, stop=None)[0] for prompt in prompts]
+    # Ends most of the answers, at different places.
+    stop = Counter(token for answer in free for token in set(answer)).most_common()[0][
+        0
+    ]
+    due = [a[: a.index(stop)] if stop in a else a for a in free]
+    assert len({len(answer) for answer in due}) > 3
+    seen = batches_seen(model, monkeypatch)
+    assert generate(model, prompts, 16, stop) == due
+    held = [rows for rows, tokens in seen if tokens == 1]
+    assert held == sorted(held, reverse=True)
+    # Never more than twice as many as are still running.
+    for step, rows in enumerate(held, start=1):
+        running = sum(len(answer) >= step for answer in due)
+        assert running <= rows
+        assert running > rows // 2
+
+
+def test_prompts_are_padded_to_the_length_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, prompts = build(), many_prompts(2 * PREFILLED + 3)
+    seen = batches_seen(model, monkeypatch)
+    generate(model, prompts, 1, stop=None)
+    lengths = sorted(map(len, prompts))
+    groups = [lengths[i : i + PREFILLED] for i in range(0, len(lengths), PREFILLED)]
+    assert seen == [(len(group), group[-1]) for group in groups]
+
+
+def test_prompts_must_fit_the_context() -> None:
+    with pytest.raises(UserError, match="exceed the context of 32"):
+        generate(build(), [[1] * 20], 13, stop=None)
+
+
+def test_long_prompts_keep_their_end(corpus: Path) -> None:
+    pieces = Tokenizer(corpus / "tokenizer.model")
+    text = sentences(1)[0]
+    ids = encode_prompt(pieces, text, 6)
+    assert ids == [pieces.bos, *pieces.encode(text)[-5:]]
+    assert encode_prompt(pieces, "", 6) == [pieces.bos]
+    assert encode_prompt(pieces, text, 1) == [pieces.bos]
