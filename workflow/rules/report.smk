@@ -23,13 +23,14 @@ rule figures:
         "<logs>/figures.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # processes that share out the figures
     params:
         results=subpath(input.summary, parent=True),
         settings=STUDY,
         code=code_digest("reporting.figures"),
     shell:
         "python -m shallower figures --results {params.results}"
-        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+        " --settings {params.settings:q} --threads {threads} 2> >(tee {log} >&2)"
 
 
 # the paper's tables, and every number its text mentions
@@ -135,6 +136,7 @@ rule paper:
         "<logs>/paper.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # the figures are drawn again
     params:
         results=subpath(input.provenance, parent=True),
         settings=STUDY,
@@ -142,7 +144,7 @@ rule paper:
         code=code_digest("reporting.provenance"),
     shell:
         "(python -m shallower verify --results {params.results}"
-        " --settings {params.settings:q} --sets {params.sets}"
+        " --settings {params.settings:q} --sets {params.sets} --threads {threads}"
         " && cp {input.pdf} {output.pdf}) 2> >(tee {log} >&2)"
 
 
@@ -153,6 +155,7 @@ rule verify:
         "<logs>/verify.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # the figures are drawn again
     params:
         results=f"results/{study.study}",
         settings=STUDY,
@@ -160,7 +163,8 @@ rule verify:
         code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower verify --results {params.results}"
-        " --settings {params.settings:q} --sets {params.sets} 2> >(tee {log} >&2)"
+        " --settings {params.settings:q} --sets {params.sets} --threads {threads}"
+        " 2> >(tee {log} >&2)"
 
 
 SHOWN = (study.depth_models[-1], study.seeds[0])

@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Training that stopped before its time limit has a status of its own, 75.
     """
-    # A library's import makes a hundred thousand objects that stay: looking through
-    # them for garbage again and again takes a tenth of what it takes to load torch.
+    # An import makes a hundred thousand objects that stay: looking through them for
+    # garbage again and again takes a tenth of the time to load torch.
     gc.set_threshold(100_000, 20, 20)
     arguments = build_parser().parse_args(argv)
     if not arguments.command.startswith("download"):
@@ -81,10 +81,10 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_parameters, "--settings?", "--output?")
     command(run_summary, "--results", "--settings", "--sets")
     command(run_claims, "--results", "--settings")
-    command(run_figures, "--results", "--settings")
+    command(run_figures, "--results", "--settings", "--threads")
     command(run_report, "--results", "--settings")
     command(run_provenance, "--results", "--settings")
-    command(run_verify, "--results", "--settings", "--sets")
+    command(run_verify, "--results", "--settings", "--sets", "--threads")
     command(run_publish, "--results", "--output", "--readme")
     command(
         run_plan,
@@ -330,7 +330,7 @@ def run_figures(a: Arguments) -> None:
     """Draw every figure from the summaries and the training logs."""
     from shallower.reporting.figures import draw_all
 
-    draw_all(a.results, a.settings)
+    draw_all(a.results, a.settings, processes=a.threads)
 
 
 def run_report(a: Arguments) -> None:
@@ -353,7 +353,7 @@ def run_verify(a: Arguments) -> None:
     """Make everything again from the results and compare; fails if it differs."""
     from shallower.reporting.provenance import verify
 
-    problems = verify(a.results, a.settings, a.sets)
+    problems = verify(a.results, a.settings, a.sets, a.threads)
     if problems:
         raise UserError("\n".join([f"{len(problems)} problems", *problems]))
     print(f"{a.results}: verified")

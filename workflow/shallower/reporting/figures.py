@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,13 +28,36 @@ def draw_all(
     directory: Path,
     settings: dict[str, Any],
     output: Path | None = None,
-    kinds: Iterable[str] = ("pdf", "svg"),
+    kinds: Sequence[str] = ("pdf", "svg"),
+    processes: int = 1,
 ) -> None:
     """Draw every figure of `contents.FIGURES` into `figures/` of `output`.
 
     `output` is the study's own folder `directory` unless another is given. A PDF is the
-    same with and without the SVG, which is drawn after it.
+    same with and without the SVG, which is drawn after it, and whoever draws it:
+    several processes share out the figures.
     """
+    names, folder = list(FIGURES), (output or directory) / "figures"
+    shares = [names[first::processes] for first in range(processes)]
+    # New processes and no forks: pyarrow and BLAS have threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(1, processes - 1), context) as pool:
+        others = [
+            pool.submit(_draw, directory, settings, folder, kinds, share)
+            for share in shares[1:]
+        ]
+        _draw(directory, settings, folder, kinds, shares[0])
+        for other in others:
+            other.result()
+
+
+def _draw(
+    directory: Path,
+    settings: dict[str, Any],
+    folder: Path,
+    kinds: Sequence[str],
+    names: list[str],
+) -> None:
     style.use_style()
     results = Results(directory, Study.model_validate(settings))
     drawers: dict[str, Callable[[Results], Figure]] = {
@@ -46,9 +71,9 @@ def draw_all(
         "diagnostics": experiments.diagnostics,
         "budget": experiments.budget,
     }
-    for name in FIGURES:
+    for name in names:
         figure = drawers[name](results) if name in drawers else metrics(results, name)
-        style.save(figure, (output or directory) / "figures", name, kinds)
+        style.save(figure, folder, name, kinds)
 
 
 def training_loss(results: Results) -> Figure:

@@ -86,7 +86,9 @@ def given(study: Study) -> list[str]:
     return patterns
 
 
-def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[str]:
+def verify(
+    directory: Path, settings: dict[str, Any], sets: list[str], processes: int = 1
+) -> list[str]:
     """What is wrong with a study's results: one line each, none if all is well."""
     results = Results(directory, Study.model_validate(settings))
     study = results.study
@@ -107,7 +109,7 @@ def verify(directory: Path, settings: dict[str, Any], sets: list[str]) -> list[s
         write_roofline(directory, study.sizes, fresh)
         wrong = differences(fresh, directory)
         if not wrong:  # the rest is made from the summaries
-            draw_all(directory, settings, fresh, kinds=["pdf"])
+            draw_all(directory, settings, fresh, ["pdf"], processes)
             write_tables(directory, settings, fresh)
             write_numbers(directory, settings, fresh)
             wrong = differences(fresh, directory)

@@ -31,18 +31,10 @@ WIDE = 7.0  # inches: the text's width
 # itself it would cost a second at every start, for scipy.stats and all else it brings.
 DARK = ".15"
 DEEP = [
-    "4C72B0",
-    "DD8452",
-    "55A868",
-    "C44E52",
-    "8172B3",
-    "937860",
-    "DA8BC3",
-    "8C8C8C",
-    "CCB974",
-    "64B5CD",
+    *("#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3"),
+    *("#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"),
 ]
-THEME: dict[str, Any] = {
+THEME: dict[Any, Any] = {
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), DARK),
     **dict.fromkeys(("xtick.color", "ytick.color"), DARK),
     "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "sans-serif"],
