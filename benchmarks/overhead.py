@@ -3,8 +3,8 @@
 For a study that `snakemake` made from start to end, from the times Snakemake noted for
 each job, in core-seconds:
 
-- own: what the jobs computed, each one's duration less its start-up. The latency job
-  counts with all cores, as no other may run beside it.
+- own: what the jobs computed, each one's duration less its start-up, times the cores it
+  holds: all for the latency job, as no other may run beside it, two for the figures.
 - start-up: of an interpreter with the imports of the rule's command: processor time,
   measured now, as many at a time as there are cores. LaTeX and the notebooks have none
   here: what they take to start counts as their own.
@@ -32,7 +32,8 @@ from statistics import median
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-TAKES_ALL_CORES = {"latency"}
+MANY = 10**6
+HOLDS = {"latency": MANY, "figures": 2, "paper": 2}  # cores, at most; others hold one
 REPEATS = 3
 
 
@@ -75,8 +76,10 @@ def jobs(results: Path) -> list[Job]:
         name = str(path.relative_to(project / ".snakemake" / "metadata"))
         output = base64.b64decode(name.replace("/@", "").removeprefix("@").encode())
         record = json.loads(path.read_text())
+        # report/paper.pdf is of the study that was made last.
         mine = output.decode().startswith(f"results/{results.name}/")
-        if (mine or record["rule"] == "paper") and record["starttime"]:
+        mine |= f"--results results/{results.name} " in (record["shellcmd"] or "")
+        if mine and record["starttime"]:
             # One record for each output; a job is known by its log.
             rule, start, end = (record[k] for k in ("rule", "starttime", "endtime"))
             key = (rule, "".join(record["log"]))
@@ -130,13 +133,15 @@ def measure(results: Path, cores: int, wall: float | None = None) -> Overhead:
     if not done:
         raise SystemExit(f"{results}: no times of jobs beside it in .snakemake")
     wall = wall or run_seconds(results.parents[1], done)
+    if wall is None:
+        raise SystemExit(f"{results}: not made by one run from start to end")
     own = started = 0.0
     by_rule: dict[str, tuple[int, float, float]] = {}
     for rule, number in Counter(job.rule for job in done).items():
         mine = [job for job in done if job.rule == rule]
         command = re.search(r"-m shallower ([\w-]+)", mine[0].command)
         start = start_up(modules[command[1]], cores) if command else 0.0
-        takes = cores if rule in TAKES_ALL_CORES else 1
+        takes = min(cores, HOLDS.get(rule, 1))
         spent = sum(job.end - job.start for job in mine)
         # Starting keeps one core busy; the others that a job holds wait with it.
         own += takes * sum(max(0.0, job.end - job.start - start) for job in mine)
@@ -145,7 +150,7 @@ def measure(results: Path, cores: int, wall: float | None = None) -> Overhead:
     return Overhead(wall, cores, own, started, by_rule)
 
 
-def run_seconds(project: Path, done: list[Job]) -> float:
+def run_seconds(project: Path, done: list[Job]) -> float | None:
     """From Snakemake's start to its end, as its log has them, if one run did it all."""
     for path in (project / ".snakemake" / "log").glob("*.snakemake.log"):
         stamp = path.name.removesuffix(".snakemake.log")
@@ -153,7 +158,7 @@ def run_seconds(project: Path, done: list[Job]) -> float:
         ended = path.stat().st_mtime
         if began <= done[0].start and max(job.end for job in done) <= ended:
             return ended - began
-    return max(job.end for job in done) - done[0].start
+    return None
 
 
 def main() -> None:
