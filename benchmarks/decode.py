@@ -1,7 +1,7 @@
 """Greedy decoding at batch 1 with a key-value cache, one thread.
 
 Against Hugging Face `generate` with the same weights, which must give the same tokens
-in fp32, and against the floor: the time in which as many bytes as a token needs are
+in fp32, llama.cpp where it is installed, and the floor: the time in which as many bytes as a token needs are
 read by the fastest way that `evaluation/bandwidth.py` knows, in the same repeat.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import models
+from benchmarks import llama_cpp, models
 from benchmarks.harness import Row, alternate, seconds
 from shallower.evaluation import bandwidth
 from shallower.evaluation.static_decode import Decoder, time_steps
@@ -63,6 +63,8 @@ def one_case(
         "Hugging Face": hugging_face(model, prompt, new),
         "floor": floor(model, PROMPT + new, dtype),
     }
+    if llama_cpp.installed() and precision == "float32":
+        arms["llama.cpp"] = llama_cpp.decoder(model, prompt, new)
     rows = alternate("decode", case, arms, repeats, "us", warmups=2)
     floors = {row["repeat"]: row["value"] for row in rows if row["arm"] == "floor"}
     shares = [

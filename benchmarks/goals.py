@@ -60,6 +60,10 @@ ROWS: list[Goal] = [
         for case in PAPER
     ],
     *_against("decode", STUDY, "shallower, compiled", "Hugging Face", 5.0, False),
+    *_against(
+        *("decode", [c for c in PAPER + STUDY if "float32" in c]),
+        *("shallower, compiled", "llama.cpp", 1.0, False),
+    ),
     *_against("generation", BATCHED, "shallower", "Hugging Face", 2.0, True),
     *_against(
         *("tokenization", ["50 MB", "500 MB"], "shallower", "datasets.map", 2.0, True)
