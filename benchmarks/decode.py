@@ -1,8 +1,9 @@
 """Greedy decoding at batch 1 with a key-value cache, one thread.
 
 Against Hugging Face `generate` with the same weights, which must give the same tokens
-in fp32, llama.cpp where it is installed, and the floor: the time in which as many bytes as a token needs are
-read by the fastest way that `evaluation/bandwidth.py` knows, in the same repeat.
+in fp32, against llama.cpp where it is installed, and against the floor: the time in
+which as many bytes as a token needs are read by the fastest way that
+`evaluation/bandwidth.py` knows, in the same repeat.
 """
 
 from __future__ import annotations
