@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def machine_busy() -> float:
 
 
 def own_busy() -> float:
-    """CPU seconds of this process and of the children it waited for (compilers)."""
-    times = os.times()
-    children = times.children_user + times.children_system
-    return times.user + times.system + children
+    """CPU seconds of this process and of the children it waited for (compilers).
+
+    Not `os.times`, which counts in ticks of a hundredth of a second.
+    """
+    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    used = [resource.getrusage(who) for who in whose]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
