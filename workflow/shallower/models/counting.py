@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from shallower.models.llama import LlamaConfig, LlamaLM
-from shallower.models.transforms import fold
+from shallower.models.transforms import deploy
 
 
 def on_meta(config: LlamaConfig) -> LlamaLM:
@@ -21,8 +21,8 @@ def count_parameters(model: LlamaLM) -> int:
 
 
 def count_deployed(model: LlamaLM) -> int:
-    """Parameters left after `fold`: what is read for every generated token."""
-    return count_parameters(fold(model))
+    """Parameters left after `deploy`: what is read for every generated token."""
+    return count_parameters(deploy(model))
 
 
 def count_flops_per_token(model: LlamaLM) -> int:

@@ -170,11 +170,7 @@ def _compiler() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def graphed(model: LlamaLM, cache: StaticCache) -> Step:
-    """The step as a CUDA graph for a batch of one: one launch a token.
-
-    NOT RUN: no CUDA device was at hand when this was written. What could be tested
-    without one, the handing over of inputs, is `replaying`.
-    """
+    """The step as a CUDA graph for a batch of one: one launch a token."""
     tokens = torch.zeros(1, 1, dtype=torch.long, device=cache.index.device)
     position = cache.index[:1].clone()
     # Libraries set themselves up at the first call, which must not be captured.
@@ -187,21 +183,25 @@ def graphed(model: LlamaLM, cache: StaticCache) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         logits = decode(model, cache, tokens, position)
-    return replaying(graph.replay, tokens, position, logits)
+    return Replayed(graph.replay, tokens, position, logits, alive=(model, cache))
 
 
-def replaying(
-    replay: Callable[[], None], tokens: Tensor, position: Tensor, logits: Tensor
-) -> Step:
+@dataclass(frozen=True)
+class Replayed:
     """A step that copies its inputs to where `replay` reads, and returns `logits`.
 
-    `logits` is overwritten by the next step.
+    `logits` is overwritten by the next step. A graph knows addresses and holds no
+    tensor: `alive` keeps what it reads, whose memory would go to others else.
     """
 
-    def step(new_tokens: Tensor, new_position: Tensor) -> Tensor:
-        tokens.copy_(new_tokens)
-        position.copy_(new_position)
-        replay()
-        return logits
+    replay: Callable[[], None]
+    tokens: Tensor
+    position: Tensor
+    logits: Tensor
+    alive: tuple[object, ...] = ()
 
-    return step
+    def __call__(self, tokens: Tensor, position: Tensor) -> Tensor:
+        self.tokens.copy_(tokens)
+        self.position.copy_(position)
+        self.replay()
+        return self.logits

@@ -51,24 +51,30 @@ class PerHeadLinear(nn.Module):
 
 
 class Heads(nn.Module):
-    """What a variant does to the heads' outputs (batch, heads, tokens, head_dim)."""
+    """What a variant does to the heads' outputs (batch, heads, tokens, head_dim).
 
-    def __init__(self, variant: HeadVariant, heads: int, head_dim: int) -> None:
+    `width` is that of the attention's input.
+    """
+
+    def __init__(
+        self, variant: HeadVariant, heads: int, head_dim: int, width: int
+    ) -> None:
         super().__init__()
         copies = 1 if variant.linear == "shared" else heads
-        width = heads * head_dim
+        inner = heads * head_dim
         self.linear = (
             PerHeadLinear(copies, head_dim, bias=variant.linear != "no_bias")
             if variant.linear in ("per_head", "no_bias", "shared")
             else None
         )
-        self.full = nn.Linear(width, width) if variant.linear == "full" else None
+        self.full = nn.Linear(inner, inner) if variant.linear == "full" else None
         self.norm = nn.RMSNorm(head_dim, eps=1e-5) if variant.norm else None
         self.activation = ACTIVATIONS.get(variant.activation)
-        gates = {"none": 0, "head": heads, "element": width, "self": width}
+        gates = {"none": 0, "head": heads, "element": inner, "self": inner}
         size = gates[variant.gate]
-        self.gate = nn.Linear(width, size, bias=False) if size else None
         self.gates_itself = variant.gate == "self"
+        source = inner if self.gates_itself else width
+        self.gate = nn.Linear(source, size, bias=False) if size else None
 
     def forward(self, outputs: Tensor, x: Tensor) -> Tensor:
         """Norm, linear, activation, gate; each may be absent.

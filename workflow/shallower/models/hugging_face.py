@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.models.llama import BASELINE, LlamaConfig, LlamaLM
+from shallower.models.llama import BASELINE, OWN_FFN, LlamaConfig, LlamaLM
 
 # Ours on the left; where we have one matrix and they have several, in our order.
 NAMES = {
@@ -51,6 +51,8 @@ def to_hugging_face(model: LlamaLM) -> Any:
     config = model.config
     if config.head != BASELINE:
         raise UserError(f"Hugging Face's Llama has no such heads: {config.head}")
+    if config.ffn != OWN_FFN:
+        raise UserError(f"Hugging Face's Llama has no such FFN: {config.ffn}")
     theirs: Any = LlamaForCausalLM(
         TheirConfig(
             vocab_size=config.vocabulary,
@@ -58,6 +60,7 @@ def to_hugging_face(model: LlamaLM) -> Any:
             intermediate_size=config.ffn_hidden,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
+            head_dim=config.head_dim,
             max_position_embeddings=config.context,
             rms_norm_eps=config.norm_eps,
             rope_parameters={
@@ -82,6 +85,7 @@ def from_hugging_face(theirs: Any) -> LlamaLM:
     c = theirs.config
     if c.tie_word_embeddings or c.num_key_value_heads != c.num_attention_heads:
         raise UserError("tied embeddings and grouped-query attention are not supported")
+    inner = c.head_dim * c.num_attention_heads
     config = LlamaConfig(
         vocabulary=c.vocab_size,
         width=c.hidden_size,
@@ -89,6 +93,9 @@ def from_hugging_face(theirs: Any) -> LlamaLM:
         heads=c.num_attention_heads,
         ffn_hidden=c.intermediate_size,
         context=c.max_position_embeddings,
+        head_size=None
+        if c.head_dim * c.num_attention_heads == c.hidden_size
+        else c.head_dim,
         norm_eps=c.rms_norm_eps,
         rope_theta=c.rope_parameters["rope_theta"],
     )

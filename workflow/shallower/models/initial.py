@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from shallower.models.ffn import LinearChain, initialise_chain
 from shallower.models.heads import PerHeadLinear, initialise_heads
 from shallower.models.llama import Attention, LlamaLM
 from shallower.randomness import derive
@@ -25,11 +26,12 @@ def initialise(
     Matrices N(0, 0.02), those of the blocks N(0, std); those that write to the
     residual stream (attention output, FFN down) are divided by sqrt(2 depth), and
     the attention output is multiplied by `output_scale`. Gains 1, value bias 0, the
-    layers on the heads as in `heads.initialise_heads`.
+    layers on the heads as in `heads.initialise_heads`, chains of matrices in place of
+    the FFN as in `ffn.initialise_chain`.
     """
     residual = 1 / math.sqrt(2 * model.config.depth)
     for name, parameter in model.named_parameters():
-        if ".mix.linear." in name or ".mix.full." in name:
+        if any(part in name for part in (".mix.linear.", ".mix.full.", ".matrices.")):
             continue
         if parameter.ndim == 1:
             nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
@@ -44,7 +46,19 @@ def initialise(
     for name, module in model.named_modules():
         if isinstance(module, Attention):
             _initialise_attention(module, name, model, seed)
+        if isinstance(module, LinearChain):
+            _initialise_chain(module, name, residual, seed)
     return model
+
+
+def _initialise_chain(
+    chain: LinearChain, name: str, residual: float, seed: int
+) -> None:
+    def normal(parameter: Tensor, suffix: str, std: float) -> None:
+        generator = _generator(seed, f"{name}.{suffix}", parameter)
+        nn.init.normal_(parameter, std=std, generator=generator)
+
+    initialise_chain(chain, residual, normal)
 
 
 def _initialise_attention(
@@ -71,12 +85,12 @@ def _initialise_attention(
 
 
 def fold_values(qkv: Tensor, matrix: Tensor, heads: int) -> Tensor:
-    """The fused projection (3d, d) with its values multiplied by A.
+    """The fused projection (3 inner, d) with its values multiplied by A.
 
     `matrix` is (heads or 1, head_dim in, head_dim out). In fp64, cast once.
     """
-    width = qkv.shape[1]
-    queries_keys, values = qkv.split((2 * width, width))
+    inner = qkv.shape[0] // 3
+    queries_keys, values = qkv.split((2 * inner, inner))
     per_head = values.double().unflatten(0, (heads, -1))
     product = matrix.double().transpose(1, 2) @ per_head
     return torch.cat((queries_keys, product.flatten(0, 1).to(qkv)))

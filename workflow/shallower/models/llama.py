@@ -3,7 +3,8 @@
 Pre-norm blocks of causal self-attention (rotary positions) and SwiGLU, RMSNorm, no
 dropout, untied output head, as in Llama 2 (arXiv 2307.09288) scaled down as in
 "Shallower LLMs for Faster Inference", section 3.4. `head` names what is added
-between attention and concatenation (`variants.py`). Rotary embeddings use the
+between attention and concatenation, `ffn` what stands in the feed-forward place
+(`variants.py`). Rotary embeddings use the
 half-split convention, so weights move to and from Hugging Face's Llama unchanged.
 
 There are two paths through the same code: training (whole sequences, no cache) and
@@ -21,10 +22,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from shallower.models.attention import causal_attention
+from shallower.models.ffn import LinearChain, SwiGLU
 from shallower.models.heads import ACTIVATIONS, Heads, concatenate
-from shallower.models.variants import HeadVariant
+from shallower.models.variants import FFNVariant, HeadVariant
 
 BASELINE = HeadVariant()  # plain attention
+OWN_FFN = FFNVariant()  # SwiGLU
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,27 @@ class LlamaConfig:
     head: HeadVariant = BASELINE
     norm_eps: float = 1e-5
     rope_theta: float = 1e4
+    ffn: FFNVariant = OWN_FFN
+    head_size: int | None = None  # of a head, where it is not d/n
 
     @classmethod
     def parse(cls, sizes: dict[str, Any]) -> LlamaConfig:
         """From plain values, as a run's specification holds them."""
-        return cls(**(sizes | {"head": HeadVariant(**sizes["head"])}))
+        parts = {
+            "head": HeadVariant(**sizes["head"]),
+            "ffn": FFNVariant(**sizes.get("ffn", {})),
+        }
+        return cls(**(sizes | parts))
 
     @property
     def head_dim(self) -> int:
-        """d/n."""
-        return self.width // self.heads
+        """d/n, unless the heads have a size of their own."""
+        return self.head_size or self.width // self.heads
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together: d, unless heads have a size of their own."""
+        return self.heads * self.head_dim
 
     @property
     def ffn_width(self) -> int:
@@ -109,14 +123,16 @@ class Attention(nn.Module):
         self.heads, self.head_dim = config.heads, config.head_dim
         variant, d = config.head, config.width
         # Queries, keys and values in one product: small models are bound by calls.
-        self.qkv = nn.Linear(d, 3 * d, bias=False)
-        self.value_bias = nn.Parameter(torch.empty(d)) if variant.value_bias else None
+        self.qkv = nn.Linear(d, 3 * config.inner, bias=False)
+        self.value_bias = (
+            nn.Parameter(torch.empty(config.inner)) if variant.value_bias else None
+        )
         self.value_activation = ACTIVATIONS.get(variant.value_activation)
         sizes = (config.head_dim, config.norm_eps)
         self.query_norm = nn.RMSNorm(*sizes) if variant.query_key_norm else None
         self.key_norm = nn.RMSNorm(*sizes) if variant.query_key_norm else None
-        self.mix = Heads(variant, config.heads, config.head_dim)
-        self.output = nn.Linear(d, d, bias=False)
+        self.mix = Heads(variant, config.heads, config.head_dim, d)
+        self.output = nn.Linear(config.inner, d, bias=False)
         self.output_activation = ACTIVATIONS.get(variant.output_activation)
 
     def forward(
@@ -160,29 +176,27 @@ class Attention(nn.Module):
         return q, k, v
 
 
-class FeedForward(nn.Module):
-    """SwiGLU: down(SiLU(gate x) * up x)."""
-
-    def __init__(self, config: LlamaConfig) -> None:
-        super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.ffn_width, bias=False)
-        self.down = nn.Linear(config.ffn_width, config.width, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, width) to the same shape."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+def feed_forward(config: LlamaConfig, index: int) -> nn.Module | None:
+    """What stands in the feed-forward place of a block; None: nothing."""
+    variant = config.ffn.in_block(index, config.depth)
+    if variant.kind == "none":
+        return None
+    if variant.kind == "linear":
+        return LinearChain(config.width, variant)
+    return SwiGLU(config.width, config.ffn_width)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)), if there is one."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, index: int = 0) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.ffn_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.ffn = FeedForward(config)
+        self.ffn = feed_forward(config, index)
+        self.ffn_norm = (
+            nn.RMSNorm(config.width, eps=config.norm_eps) if self.ffn else None
+        )
 
     def forward(
         self,
@@ -194,6 +208,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """(batch, tokens, width) to the same shape."""
         x = x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
+        if self.ffn is None or self.ffn_norm is None:
+            return x
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -206,7 +222,7 @@ class LlamaLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocabulary, config.width)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
         self.register_buffer("rotary", rotary_table(config), persistent=False)

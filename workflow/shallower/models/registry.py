@@ -1,11 +1,11 @@
-"""The registry of head variants. Add a variant by adding an entry.
+"""The registries of head and feed-forward variants. Add one by adding an entry.
 
 A run's specification carries its variant's entry and not only the name, so a new
 entry makes nothing stale, and a changed one the runs of that variant. The labels in
 the comments are those of the ablation in the paper's appendix.
 """
 
-from shallower.models.variants import HeadVariant
+from shallower.models.variants import FFNVariant, HeadVariant
 
 HEADS: dict[str, HeadVariant] = {
     "baseline": HeadVariant(),  # A0
@@ -43,4 +43,12 @@ HEADS: dict[str, HeadVariant] = {
     "proposed_matched_bias": HeadVariant(
         linear="per_head", linear_start="matched_bias", activation="silu"
     ),  # A17: b as large as o A at the start
+}
+
+FFNS: dict[str, FFNVariant] = {
+    "none": FFNVariant("none"),
+    "one_matrix": FFNVariant("linear"),
+    "one_matrix_relu": FFNVariant("linear", activation="relu"),
+    "two_matrices": FFNVariant("linear", matrices=2),
+    "three_matrices": FFNVariant("linear", matrices=3),
 }

@@ -7,10 +7,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from shallower.models.ffn import LinearChain
 from shallower.models.heads import PerHeadLinear
 from shallower.models.initial import fold_values
-from shallower.models.llama import Attention, LlamaLM
-from shallower.models.variants import HeadVariant
+from shallower.models.llama import Attention, LlamaConfig, LlamaLM
+from shallower.models.variants import FFNVariant, HeadVariant
 
 
 def fold(model: LlamaLM) -> LlamaLM:
@@ -59,6 +60,40 @@ def _folded_bias(attention: Attention, layer: PerHeadLinear) -> Tensor:
     if layer.bias is not None:
         bias = bias + layer.bias.detach().double()
     return bias.to(layer.weight)
+
+
+def collapse(model: LlamaLM) -> LlamaLM:
+    """Multiply the matrices of each linear chain out, exactly (Lee, section 4.3).
+
+    W_c W_b W_a h is W h: what was three matrices in training is one d x d when it is
+    deployed. Returns a new model that shares every other tensor with `model`; a model
+    without a chain to collapse is returned unchanged. Products in fp64, cast once.
+    """
+    ffn = model.config.ffn
+    if not ffn.collapses:
+        return model
+    # The ratio is no longer one of anything.
+    single = replace(ffn, matrices=1, ratio=FFNVariant().ratio)
+    with torch.device("meta"):
+        collapsed = LlamaLM(replace(model.config, ffn=single))
+    state = {k: v for k, v in model.state_dict().items() if ".ffn.matrices." not in k}
+    for index, block in enumerate(model.blocks):
+        if isinstance(block.ffn, LinearChain):
+            whole = block.ffn.product().to(model.embedding.weight)
+            state[f"blocks.{index}.ffn.matrices.0.weight"] = whole
+    return adopt(collapsed, state, model)
+
+
+def deployed_form(config: LlamaConfig) -> str:
+    """What `deploy` makes of a model: trained (nothing), folded, or collapsed."""
+    if config.ffn.collapses:
+        return "collapsed"
+    return "folded" if config.head.folds else "trained"
+
+
+def deploy(model: LlamaLM) -> LlamaLM:
+    """The model as it would be put to use: folded and collapsed, where it can be."""
+    return collapse(fold(model))
 
 
 def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:

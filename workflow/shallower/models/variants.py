@@ -1,8 +1,9 @@
-"""What may happen to the heads' outputs and around them, as plain data.
+"""What may stand in a block, as plain data: around the heads, and as feed-forward.
 
 In the paper's notation (section 3.1), head i of n yields o_i of shape (T, d/n), and
 the proposed block replaces it by SiLU(o_i A_i + b_i) before concatenation and W_O.
-Free of torch, so that the configuration can use it; `heads.py` builds the modules.
+Free of torch, so that the configuration can use it; `heads.py` and `ffn.py` build the
+modules.
 """
 
 from __future__ import annotations
@@ -58,12 +59,49 @@ class HeadVariant:
         )
 
 
-def entry(variant: HeadVariant) -> dict[str, Any]:
-    """What differs from plain attention, as a run's specification holds it.
+@dataclass(frozen=True)
+class FFNVariant:
+    """What stands in a block's feed-forward place (thesis of Lee, chapter 4).
+
+    `own` is the family's: SwiGLU in Llama, W2 ReLU(W1 h) in T5. `none` leaves it out,
+    with its norm. `linear` is a chain of one to three matrices without biases,
+    W h, W_b W_a h or W_c W_b W_a h, all but the outer sides ratio x d wide, with an
+    activation behind a single one at most. Those without collapse into one d x d.
+    """
+
+    kind: Literal["own", "none", "linear"] = "own"
+    matrices: int = 1
+    activation: Literal["identity", "relu"] = "identity"
+    ratio: float = 4.0
+    # Blocks it applies to; the others keep the family's own. A decoder has halves, an
+    # encoder-decoder sides.
+    where: Literal["all", "first_half", "second_half", "encoder", "decoder"] = "all"
+
+    @property
+    def collapses(self) -> bool:
+        """Whether `transforms.collapse` has something to multiply out."""
+        return self.kind == "linear" and self.matrices > 1
+
+    def hidden(self, width: int) -> int:
+        """Inner width of the chain: ratio x d, cut to a whole number."""
+        return int(self.ratio * width + 1e-9)
+
+    def in_block(self, index: int, depth: int) -> FFNVariant:
+        """What block `index` of `depth` gets: this, or the family's own."""
+        half = {"first_half": index < depth // 2, "second_half": index >= depth // 2}
+        return self if half.get(self.where, True) else FFNVariant()
+
+    def on_side(self, side: Literal["encoder", "decoder"]) -> FFNVariant:
+        """What a side of an encoder-decoder gets: this, or the family's own."""
+        return self if self.where in ("all", side) else FFNVariant()
+
+
+def entry(variant: HeadVariant | FFNVariant) -> dict[str, Any]:
+    """What differs from the plain block, as a run's specification holds it.
 
     Only that, so that a new switch makes no finished run stale.
     """
-    plain = asdict(HeadVariant())
+    plain = asdict(type(variant)())
     return {k: v for k, v in asdict(variant).items() if v != plain[k]}
 
 
