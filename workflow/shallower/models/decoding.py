@@ -201,6 +201,7 @@ class Replayed:
     alive: tuple[object, ...] = ()
 
     def __call__(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """Logits (1, 1, vocabulary); see `Step`."""
         self.tokens.copy_(tokens)
         self.position.copy_(position)
         self.replay()

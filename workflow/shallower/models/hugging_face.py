@@ -93,9 +93,7 @@ def from_hugging_face(theirs: Any) -> LlamaLM:
         heads=c.num_attention_heads,
         ffn_hidden=c.intermediate_size,
         context=c.max_position_embeddings,
-        head_size=None
-        if c.head_dim * c.num_attention_heads == c.hidden_size
-        else c.head_dim,
+        head_size=None if inner == c.hidden_size else c.head_dim,
         norm_eps=c.rms_norm_eps,
         rope_theta=c.rope_parameters["rope_theta"],
     )
