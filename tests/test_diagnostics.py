@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from conftest import build, run_spec
 from shallower.training.diagnostics import Watch, entropy, rms
-from shallower.training.loop import make_optimizer, train, training_step
+from shallower.training.loop import train
+from shallower.training.step import make_optimizer, training_step
 
 
 def test_entropy_of_even_attention() -> None:

@@ -23,7 +23,7 @@ from shallower.models.memory import training_memory
 from shallower.planning.corpus import characters_per_token, corpus_size
 from shallower.planning.estimate import Assumptions, Plan, jobs, plan
 from shallower.planning.merging import merge
-from shallower.training.loop import make_optimizer, training_step
+from shallower.training.step import make_optimizer, training_step
 
 BASE = ROOT / "config.yaml"
 A100 = Assumptions("NVIDIA A100-SXM4-80GB", mfu=0.4)

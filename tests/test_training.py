@@ -27,7 +27,9 @@ from shallower.models.llama import LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints
-from shallower.training.loop import load_run, make_optimizer, train, training_step
+from shallower.training.loop import train
+from shallower.training.runs import load_run
+from shallower.training.step import make_optimizer, training_step
 from shallower.training.schedule import learning_rate
 
 

@@ -134,6 +134,26 @@ def run_spec(wildcards):
     return as_json(study.run(*named(wildcards)))
 
 
+def teacher_folder(wildcards):
+    """The folder of the run whose logits a run is trained on; None without a teacher."""
+    model, seed = named(wildcards)
+    teacher = study.teacher_of(model)
+    return f"results/{study.study}/runs/{teacher}/seed{seed}" if teacher else None
+
+
+def teacher_files(wildcards):
+    """The teacher's weights and specification, if the run has one."""
+    folder = teacher_folder(wildcards)
+    names = {"teacher": "model.safetensors", "teacher_spec": "spec.yaml"}
+    return {key: f"{folder}/{name}" for key, name in names.items()} if folder else {}
+
+
+def teacher_option(wildcards):
+    """As the command line has it."""
+    folder = teacher_folder(wildcards)
+    return f" --teacher {folder}" if folder else ""
+
+
 EVALUATION = study.evaluation.model_dump()
 
 

@@ -34,7 +34,7 @@ rule evaluate:
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:
-        weights=of_runs(rules.train.output.weights, study.runs_of("depth")),
+        weights=of_runs(rules.train.output.weights, study.timed_runs),
         sets=rules.corpus.output.sets,
         text="<results>/corpus/text/test.parquet",
         tokenizer=rules.tokenizer.output.model,

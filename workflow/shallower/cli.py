@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     command(
         run_train,
         *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
-        *("--processes", "--parallel", *MACHINE),
+        *("--processes", "--parallel", "--teacher", *MACHINE),
     )
     command(
         run_evaluate,
@@ -153,6 +153,9 @@ OPTIONS: dict[str, Adder] = {
     "--peak-tflops?": _option(type=float, help="instead of the device's own"),
     "--runtime?": _option(type=float, help="minutes a job may take"),
     "--json": _option(action="store_true", default=False, help="for programs"),
+    "--teacher": _option(
+        type=Path, default=None, help="folder of the run whose logits are learnt"
+    ),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
@@ -249,6 +252,7 @@ def run_train(a: Arguments) -> None:
             report=progress.show if group.rank == 0 else None,
             time_limit=60 * a.time_limit or None,
             group=group,
+            teacher=a.teacher,
         )
         progress.close()
 

@@ -7,7 +7,8 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import Any
@@ -17,12 +18,14 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
-from shallower.models.registry import HEADS
-from shallower.models.variants import entry
+from shallower.models.arithmetic import training_flops
+from shallower.models.registry import FFNS, HEADS
+from shallower.models.variants import FFNVariant, entry
 from shallower.names import OPTIONS, ModelName, Value
 from shallower.sections import (
     Architecture,
     Contrast,
+    Distillation,
     Evaluation,
     Experiments,
     Initialisation,
@@ -48,6 +51,7 @@ class Study(Strict):
     paper_scale: PaperScale
     initialisation: Initialisation = Initialisation()
     training: TrainingDefaults
+    distillation: Distillation = Distillation()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
     evaluation: Evaluation
@@ -117,6 +121,19 @@ class Study(Strict):
                     )
         return self
 
+    @model_validator(mode="after")
+    def _teachers_are_trained(self) -> Study:
+        """A student's teacher is a run of this study, with the student's seed."""
+        known = set(self.runs)
+        for model, seed in self.runs:
+            teacher = self.teacher_of(model)
+            if teacher is not None and (teacher, seed) not in known:
+                raise ValueError(
+                    f"experiments: {model} needs its teacher {teacher} with seed "
+                    f"{seed}, which no experiment trains"
+                )
+        return self
+
     @cached_property
     def models(self) -> dict[str, ModelName]:
         """Every model that is trained, by name, in the order of the experiments."""
@@ -125,13 +142,42 @@ class Study(Strict):
     @cached_property
     def _grids(self) -> list[tuple[str, ModelName, list[int]]]:
         """(experiment, model, seeds) of every model of every grid, in order."""
-        return [
+        found = [
             (experiment, name, grid.seeds)
             for experiment, grids in self.experiments
             for grid in grids
             for variant, depth in product(grid.variants, grid.depths)
             for name in self._named(variant, depth, grid.options)
         ]
+        for experiment, name, seeds in list(found):
+            if "teacher" in name.options:
+                found += [(experiment, each, seeds) for each in self.controls(name)]
+        return found
+
+    def controls(self, student: ModelName) -> list[ModelName]:
+        """A student's controls, both without a teacher.
+
+        One with as many tokens, one with as many training FLOPs: the teacher's
+        forward pass is counted, and buys the control more steps.
+        """
+        plain = student.without("teacher", "alpha", "temperature")
+        spec, teacher = (self._resolve(n) for n in (plain, self.teacher_name(student)))
+        alone = training_flops(spec["model"])
+        taught = training_flops(spec["model"], teacher["model"])
+        steps = round(spec["training"]["steps"] * taught / alone)
+        longer = ModelName(plain.variant, plain.depth, plain.options | {"steps": steps})
+        return [plain, longer]
+
+    @staticmethod
+    def teacher_name(student: ModelName) -> ModelName:
+        """The name of a student's teacher."""
+        variant, _, depth = str(student.options["teacher"]).rpartition("-")
+        return ModelName(variant, int(depth))
+
+    def teacher_of(self, model: str) -> str | None:
+        """The model whose logits a model is trained on, if there is one."""
+        teacher = self.models[model].options.get("teacher")
+        return None if teacher is None else str(teacher)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], list[str]]:
@@ -144,20 +190,35 @@ class Study(Strict):
         return found
 
     def _named(
-        self, variant: str, depth: int, options: dict[str, list[float | int]]
+        self, variant: str, depth: int, options: dict[str, list[Value]]
     ) -> Iterator[ModelName]:
         """One model for every combination; options that change nothing are left out.
 
         So that a grid over learning rates shares the run at the study's own rate.
         """
-        usual = self._specify(ModelName(variant, depth))
         for values in product(*options.values()):
-            changed: dict[str, Value] = {
-                key: value
-                for key, value in zip(options, values, strict=True)
-                if usual[OPTIONS[key][0]][OPTIONS[key][1]] != value
-            }
-            yield ModelName(variant, depth, changed)
+            chosen = dict(zip(options, values, strict=True))
+            if variant == "baseline" and "ffn" in chosen:
+                # A model has one name, and that of its FFN is the shorter one.
+                yield self._shortest(ModelName(str(chosen.pop("ffn")), depth, chosen))
+            else:
+                yield self._shortest(ModelName(variant, depth, chosen))
+
+    def _shortest(self, name: ModelName) -> ModelName:
+        """The name without the options that change nothing."""
+        usual = self._specify(ModelName(name.variant, name.depth))
+        idle = set() if "teacher" in name.options else {"alpha", "temperature"}
+        ffn = FFNS.get(name.ffn, FFNVariant())
+        if not ffn.collapses:
+            idle |= {"ratio"}  # of what is hidden between two matrices
+        if ffn.kind == "own":
+            idle |= {"where"}
+        changed = {
+            key: value
+            for key, value in name.options.items()
+            if key not in idle and usual[OPTIONS[key][0]].get(OPTIONS[key][1]) != value
+        }
+        return ModelName(name.variant, name.depth, changed)
 
     @cached_property
     def depth_models(self) -> list[str]:
@@ -188,6 +249,31 @@ class Study(Strict):
         return sorted(self.experiments.depth[0].depths)
 
     @cached_property
+    def others_timed(self) -> list[str]:
+        """Models beside the depth experiment's whose speed is their own.
+
+        A distilled model is as fast as the same model without a teacher.
+        """
+        models = dict.fromkeys(model for model, _ in self.runs_of("ffn"))
+        return [model for model in models if model not in self.depth_models]
+
+    @property
+    def ffns(self) -> list[str]:
+        """The FFN variants that the experiment looks at."""
+        names = (self.models[model] for model, _ in self.runs_of("ffn"))
+        return list(dict.fromkeys(n.variant for n in names if n.variant in FFNS))
+
+    @property
+    def timed_runs(self) -> list[tuple[str, int]]:
+        """The (model, seed) of every model that is timed."""
+        timed = [*self.depth_models, *self.others_timed]
+        return [(model, seed) for model in timed for seed in self.seeds_of(model)]
+
+    def seeds_of(self, model: str) -> list[int]:
+        """The seeds a model is trained with, in order."""
+        return [seed for name, seed in self.runs if name == model]
+
+    @cached_property
     def runs(self) -> list[tuple[str, int]]:
         """Every (model, seed) that is trained, each once."""
         return list(self._cells)
@@ -210,7 +296,7 @@ class Study(Strict):
         """
         parts = set(self._cells.get((model, seed), []))
         sets = ["validation"] if "learning_rate" in parts else []
-        if parts & {"depth", "head", "budget"}:
+        if parts & {"depth", "head", "budget", "ffn", "distillation"}:
             sets.append("text")
         if parts & {"depth", "budget"}:
             sets += EVALUATION_SETS
@@ -226,8 +312,10 @@ class Study(Strict):
         plain = str(ModelName(name.variant, name.depth))
         sections: dict[str, Any] = {
             "model": self.model.model_dump(),
+            "ffn": {"variant": name.ffn, "ratio": FFNVariant().ratio, "where": "all"},
             "initialisation": self.initialisation.model_dump(),
             "training": training | self.training.overrides.get(plain, {}),
+            "distillation": self.distillation.model_dump(),
         }
         for key, value in name.options.items():
             section, field = OPTIONS[key]
@@ -254,13 +342,25 @@ class Study(Strict):
 
     def _resolve(self, name: ModelName) -> dict[str, Any]:
         sections = self._specify(name)
-        sections["model"] = Architecture(**sections["model"]).model_dump() | {
+        sizes = Architecture(**sections["model"]).model_dump(exclude_none=True)
+        chosen = sections.pop("ffn")
+        ffn = FFNS.get(chosen.pop("variant"), FFNVariant())
+        differs = entry(replace(ffn, **chosen))
+        sections["model"] = sizes | {
             "vocabulary": self.tokenizer.vocabulary,
             "depth": name.depth,
-            "head": entry(HEADS[name.variant]),
+            "head": entry(HEADS[name.head]),
+            **({"ffn": differs} if ffn.kind != "own" else {}),
         }
         training = Training(**sections["training"])
-        return sections | {"training": training.model_dump(mode="json")}
+        sections["training"] = training.model_dump(mode="json")
+        # Only where there is a teacher, so that no other run depends on this section.
+        distillation = sections.pop("distillation")
+        if "teacher" in distillation:
+            teacher = distillation.pop("teacher")
+            checked = Distillation(**distillation).model_dump()
+            sections["distillation"] = {"teacher": teacher} | checked
+        return sections
 
     # --- what the stages that look at many models are given, as plain values --------
 
@@ -268,18 +368,24 @@ class Study(Strict):
     def counted(self) -> dict[str, Any]:
         """For `parameters`: the architecture of every model, and the paper's sizes."""
         specs = {model: {"model": self.run(model, 0)["model"]} for model in self.models}
-        return {"specs": specs, "paper": paper_scale(self.paper_scale)}
+        return {"specs": specs, "paper": paper_scale(self.paper_scale, self.ffns)}
 
     @property
     def timed(self) -> dict[str, Any]:
-        """For `latency`: the depth experiment's models, and how they are timed."""
+        """For `latency`: who is timed, with what, and how.
+
+        `models` are the depth experiment's, timed in every way; `others` are timed
+        with fixed lengths alone, beside them.
+        """
+        timed = [*self.depth_models, *self.others_timed]
         return {
             "models": self.depth_models,
-            "specs": {m: self.run(m, self.seeds[0]) for m in self.depth_models},
-            "seeds": self.seeds,
+            "others": self.others_timed,
+            "specs": {m: self.run(m, self.seeds_of(m)[0]) for m in timed},
+            "seeds": {m: self.seeds_of(m) for m in timed},
             "settings": self.latency.model_dump(mode="json"),
             "new_tokens": self.evaluation.new_tokens,
-            "paper": paper_scale(self.paper_scale),
+            "paper": paper_scale(self.paper_scale, self.ffns),
         }
 
     @property
@@ -289,10 +395,15 @@ class Study(Strict):
         return {"runs": self.runs, "contrasts": pairs}
 
 
-def paper_scale(sizes: PaperScale) -> dict[str, Any]:
-    """The paper's sizes with the two variants of its Table 1, as plain values."""
+def paper_scale(sizes: PaperScale, ffns: Sequence[str] = ()) -> dict[str, Any]:
+    """The paper's sizes with the two variants of its Table 1, as plain values.
+
+    `ffns` are FFN variants that are counted and timed at the largest of its depths.
+    """
     variants = {name: entry(HEADS[name]) for name in ("baseline", "proposed")}
-    return sizes.model_dump(mode="json") | {"variants": variants}
+    chosen = {name: entry(FFNS[name]) for name in ffns}
+    plain = sizes.model_dump(mode="json", exclude_none=True)
+    return plain | {"variants": variants, "ffns": chosen}
 
 
 def load_study(config: dict[str, Any]) -> Study:

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shallower.models.registry import FFNS
+
 Value = float | int | str
 
 OPTIONS = {  # key in a name -> section and field of a run's specification
+    "ffn": ("ffn", "variant"),
+    "ratio": ("ffn", "ratio"),
+    "where": ("ffn", "where"),
+    "heads": ("model", "heads"),
+    "head_size": ("model", "head_size"),
     "lr": ("training", "learning_rate"),
     "steps": ("training", "steps"),
     "warmup": ("training", "warmup_fraction"),
     "width": ("model", "width"),
     "init_std": ("initialisation", "std"),
     "output_init": ("initialisation", "output_scale"),
+    "teacher": ("distillation", "teacher"),
+    "alpha": ("distillation", "alpha"),
+    "temperature": ("distillation", "temperature"),
 }
 
 
@@ -31,6 +41,25 @@ class ModelName:
         ]
         return f"{self.variant}-{self.depth}" + "".join(chosen)
 
+    @property
+    def head(self) -> str:
+        """The head variant; that of a model named after its FFN is the baseline."""
+        return "baseline" if self.variant in FFNS else self.variant
+
+    @property
+    def ffn(self) -> str:
+        """The FFN variant, or `own` for the family's."""
+        return (
+            self.variant
+            if self.variant in FFNS
+            else str(self.options.get("ffn", "own"))
+        )
+
+    def without(self, *keys: str) -> ModelName:
+        """The name without some of its options."""
+        kept = {k: v for k, v in self.options.items() if k not in keys}
+        return ModelName(self.variant, self.depth, kept)
+
 
 def short(value: Value) -> str:
     """A number as people write it: 1e-3, 4.5e-3, 0.2, 480."""
@@ -45,3 +74,13 @@ def split_name(model: str) -> tuple[str, int, dict[str, str]]:
     base, *options = model.split("__")
     variant, _, depth = base.rpartition("-")
     return variant, int(depth), dict(option.split("=", 1) for option in options)
+
+
+def system(model: str) -> str:
+    """Which of the systems a model belongs to, by its name: S1 or S2.
+
+    S1 is heads and depth; S2 the feed-forward layer, its heads' sizes, distillation.
+    """
+    variant, _, options = split_name(model)
+    second = {"ffn", "heads", "head_size", "teacher"} & set(options)
+    return "S2" if variant in FFNS or second else "S1"

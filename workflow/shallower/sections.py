@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from shallower.corpus.settings import PackageFile
-from shallower.models.registry import HEADS
+from shallower.models.registry import FFNS, HEADS
 from shallower.names import OPTIONS
 from shallower.strict import Strict
 
@@ -63,10 +64,11 @@ class Architecture(Strict):
     context: int = Field(ge=2)  # T
     norm_eps: float = Field(1e-5, gt=0)
     rope_theta: float = Field(1e4, gt=0)
+    head_size: int | None = Field(None, ge=2, multiple_of=2)  # where it is not d/n
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Architecture:
-        if self.width % (2 * self.heads):
+        if self.head_size is None and self.width % (2 * self.heads):
             raise ValueError(
                 f"width {self.width} must be a multiple of 2 x heads ({self.heads}), "
                 "since rotary embeddings turn pairs within a head"
@@ -130,6 +132,17 @@ class Initialisation(Strict):
     output_scale: float = Field(1.0, ge=0)  # multiplies that of W_O
 
 
+class Distillation(Strict):
+    """Loss of a student (Lee, section 4.4): alpha weighs the hard label.
+
+    alpha x CE + (1 - alpha) x T^2 x CE of the teacher's and the student's
+    distributions at temperature T.
+    """
+
+    alpha: float = Field(0.1, ge=0, le=1)
+    temperature: float = Field(2.0, gt=0)
+
+
 class TrainingDefaults(Training):
     """The study's training settings, with exceptions by model name."""
 
@@ -140,12 +153,17 @@ class TrainingDefaults(Training):
 
 
 def _known_variant(name: str) -> str:
-    if name not in HEADS:
+    known = [*HEADS, *FFNS]
+    if name not in known:
         raise ValueError(
-            f"no such head variant{suggestion(name, list(HEADS))}; there are "
-            f"{', '.join(HEADS)}"
+            f"no such variant{suggestion(name, known)}; there are the head variants "
+            f"{', '.join(HEADS)} and the FFN variants {', '.join(FFNS)}"
         )
     return name
+
+
+# Options whose values are words.
+WORDS = {"ffn": list(FFNS), "where": ["all", "first_half", "second_half"]}
 
 
 Variant = Annotated[str, AfterValidator(_known_variant)]
@@ -157,11 +175,11 @@ class Grid(Strict):
     variants: list[Variant] = Field(min_length=1)
     depths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    options: dict[str, list[float | int]] = {}  # see `names.OPTIONS`
+    options: dict[str, list[float | int | str]] = {}  # see `names.OPTIONS`
 
     @field_validator("options")
     @classmethod
-    def _known(cls, value: dict[str, list[float | int]]) -> dict[str, Any]:
+    def _known(cls, value: dict[str, list[float | int | str]]) -> dict[str, Any]:
         for key, values in value.items():
             if key not in OPTIONS:
                 raise ValueError(
@@ -170,7 +188,21 @@ class Grid(Strict):
                 )
             if not values:
                 raise ValueError(f"{key}: expected at least one value")
+            _check_values(key, values)
         return value
+
+
+def _check_values(key: str, values: list[float | int | str]) -> None:
+    """Words where words are due, numbers elsewhere; a teacher is a model's name."""
+    for value in values:
+        if key in WORDS and value not in WORDS[key]:
+            raise ValueError(f"{key}: found {value!r}, expected one of {WORDS[key]}")
+        if key not in (*WORDS, "teacher") and isinstance(value, str):
+            raise ValueError(f"{key}: found {value!r}, expected a number")
+        if key == "teacher" and not re.fullmatch(r"[a-z0-9_]+-\d+", str(value)):
+            raise ValueError(
+                f"teacher: found {value!r}, expected <variant>-<depth>, as baseline-8"
+            )
 
 
 class Experiments(Strict):
@@ -180,6 +212,10 @@ class Experiments(Strict):
     head: list[Grid] = []  # which part of the added layer matters
     learning_rate: list[Grid] = []  # a search: scored on validation data only
     budget: list[Grid] = []  # more or fewer tokens, for trends over depth
+    ffn: list[Grid] = []  # what stands in the feed-forward place
+    # Students of a teacher; each also without one, with as many tokens and, in steps
+    # that are worked out, with as many training FLOPs.
+    distillation: list[Grid] = []
 
 
 class Contrast(Strict):

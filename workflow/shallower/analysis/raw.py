@@ -17,6 +17,7 @@ from shallower.evaluation import metrics
 
 UNITS = {
     "fold_error_float64": "logits",
+    "collapse_error_float64": "logits",
     **metrics.UNITS,
     "cross_entropy": "nats",
     "training_loss": "nats",

@@ -16,6 +16,7 @@ from shallower.analysis.raw import (
 from shallower.analysis.sessions import judge, used
 from shallower.analysis.statistics import describe
 from shallower.files import write_text
+from shallower.names import split_name, system
 
 KEYS = ["model", "scale", "form", "mode", "dataset", "metric", "unit"]
 COLUMNS = [
@@ -72,8 +73,12 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
             | {"n_seeds": group["seed"].nunique()}
         )
     table = pd.DataFrame(summary)
-    names = table["model"].str.partition("__")[0].str.rpartition("-")
-    table = table.assign(system="S1", variant=names[0], depth=names[2].astype(int))
+    names = table["model"].map(split_name)
+    table = table.assign(
+        system=table["model"].map(system),
+        variant=names.str[0],
+        depth=names.str[1].astype(int),
+    )
     return table[COLUMNS]
 
 

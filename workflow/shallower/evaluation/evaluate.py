@@ -14,16 +14,16 @@ import torch
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
-from shallower.evaluation.fold_check import fold_errors
+from shallower.evaluation.deploy_check import deploy_errors
 from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
 from shallower.evaluation.perplexity import document_losses
 from shallower.files import replacing, write_text
 from shallower.models.llama import LlamaLM
-from shallower.models.transforms import fold
+from shallower.models.transforms import deploy, deployed_form
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.loop import load_run
+from shallower.training.runs import load_run
 
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
 MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
@@ -51,7 +51,7 @@ def evaluate(
     torch.set_num_threads(threads)
     model = load_run(run).to(machine.choose_device(device))
     pieces, corpus = Tokenizer(tokenizer), Path(corpus)
-    rows, folded = held_out_rows(model, corpus, Path(tokens), settings)
+    rows, again = held_out_rows(model, corpus, Path(tokens), settings)
     kept: list[dict[str, Any]] = []
     for name in [name for name in EVALUATION_SETS if name in settings["scored_on"]]:
         table = pd.read_parquet(corpus / name / "test.parquet")
@@ -62,8 +62,9 @@ def evaluate(
             kept.append(item | {"dataset": name, "prediction": text})
     write_samples(kept, settings["samples_kept"], samples)
     trained = pd.DataFrame(rows, columns=COLUMNS).assign(form="trained")
-    deployed = pd.DataFrame(folded, columns=COLUMNS).assign(form="folded")
-    table = pd.concat([trained, deployed]) if folded else trained
+    form = deployed_form(model.config)
+    deployed = pd.DataFrame(again, columns=COLUMNS).assign(form=form)
+    table = pd.concat([trained, deployed]) if again else trained
     with replacing(output) as temporary:
         table.to_parquet(temporary, index=False)
 
@@ -71,20 +72,21 @@ def evaluate(
 def held_out_rows(
     model: LlamaLM, corpus: Path, tokens: Path, settings: dict[str, Any]
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of the model as trained, and folded if it folds: test text only."""
+    """Rows of the model as trained, and folded or collapsed: test text only."""
     rows: list[Row] = []
     for name, split in SPLITS.items():
         if name in settings["scored_on"]:
             batch = settings["batch_size"]
             rows += text_rows(model, corpus, tokens, name, split, batch)
-    if not model.config.head.folds or "text" not in settings["scored_on"]:
+    form = deployed_form(model.config)
+    if form == "trained" or "text" not in settings["scored_on"]:
         return rows, []
-    folded = fold(model)
     documents = TokenStream.open(tokens / "test").documents()
-    errors = fold_errors(model, documents).items()
-    rows += [("text", "", "fold", metric, error, 1.0) for metric, error in errors]
+    kind = {"folded": "fold", "collapsed": "collapse"}[form]
+    errors = deploy_errors(model, documents, kind).items()
+    rows += [("text", "", kind, metric, error, 1.0) for metric, error in errors]
     batch = settings["batch_size"]
-    return rows, list(text_rows(folded, corpus, tokens, "text", "test", batch))
+    return rows, list(text_rows(deploy(model), corpus, tokens, "text", "test", batch))
 
 
 def text_rows(

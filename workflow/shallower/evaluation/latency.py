@@ -18,6 +18,7 @@ import gc
 import multiprocessing
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from shallower.evaluation.static_decode import Decoder, decoders, time_steps
 from shallower.evaluation.step_time import time_training_steps
 from shallower.files import replacing
 from shallower.models.counting import on_meta
-from shallower.models.initial import initialise
+from shallower.models.initial import STD, initialise
 from shallower.models.llama import (
     BASELINE,
     KeyValueCache,
@@ -43,11 +44,17 @@ from shallower.models.llama import (
     LlamaLM,
     rotary_table,
 )
-from shallower.models.transforms import first_blocks, fold
-from shallower.models.variants import TWIN, HeadVariant
+from shallower.models.transforms import (
+    adopt,
+    deploy,
+    deployed_form,
+    first_blocks,
+    fold,
+)
+from shallower.models.variants import TWIN, FFNVariant
 from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.loop import load_run
+from shallower.training.runs import load_run
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Subject:
 
     model: str
     seed: int
-    form: str  # trained | folded
+    form: str  # trained | folded | collapsed
     scale: str  # study | paper
     network: LlamaLM
     decoder: Decoder | None = None  # without, the model's own cached path
@@ -78,8 +85,9 @@ class Request:
 class Job:
     """Everything a session needs; plain values, since it crosses processes."""
 
-    models: list[str]
-    seeds: list[int]
+    models: list[str]  # timed in every way
+    others: list[str]  # timed with fixed lengths alone
+    seeds: dict[str, list[int]]  # of every model
     specs: dict[str, dict[str, Any]]  # model -> specification of a run
     runs: str
     corpus: str
@@ -132,7 +140,8 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     rows = time_study_scale(job, session, order, device)
     rows += time_paper_scale(job, order, device)
     reads += bandwidth.time_reads(settings, repeats[middle:], *what)
-    steps = time_training_steps(job.specs, job.settings["step_repeats"], order, device)
+    trained = {name: job.specs[name] for name in job.models}
+    steps = time_training_steps(trained, job.settings["step_repeats"], order, device)
     common["neighbours"] = neighbours.cores_used_by_others()
     return tuple(pd.DataFrame(part).assign(**common) for part in (rows, steps, reads))
 
@@ -143,27 +152,17 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
 def time_study_scale(
     job: Job, session: int, order: random.Random, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Trained models as trained and folded: fixed lengths and the evaluation sets."""
-    seed = job.seeds[session % len(job.seeds)]
-
-    def load(name: str) -> LlamaLM:
-        return load_run(f"{job.runs}/{name}/seed{seed}").to(device)
-
+    """Trained models as trained and deployed: fixed lengths and the evaluation sets."""
     # Every subject is loaded by itself and shares no memory with another: at this
     # size shared weights would be in the cache already for whoever comes second.
-    subjects = [
-        Subject(name, seed, "trained", "study", load(name)) for name in job.models
-    ]
-    subjects += [
-        Subject(name, seed, "folded", "study", fold(load(name)))
-        for name in job.models
-        if HeadVariant(**job.specs[name]["model"]["head"]).folds
-    ]
+    subjects = [s for name in job.models for s in forms(job, name, session, device)]
+    others = [s for name in job.others for s in forms(job, name, session, device)]
     deepest = max(job.models, key=_depth_of_baseline)
-    twin = Subject(deepest + TWIN, seed, "trained", "study", load(deepest))
-    subjects.append(twin)
+    twin = forms(job, deepest, session, device)[0]
+    subjects.append(replace(twin, model=deepest + TWIN))
     fixed = job.settings["study"]
-    rows = interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+    requests = fixed_requests(job, fixed, "eager")
+    rows = interleave(subjects + others, requests, fixed, order)
     uncached = fixed | {"repeats": job.settings["uncached_repeats"], "warmups": 1}
     trained = [subject for subject in subjects if subject.form == "trained"]
     requests = fixed_requests(job, uncached, "uncached")
@@ -171,6 +170,24 @@ def time_study_scale(
     for name in EVALUATION_SETS:
         rows += interleave(trained, set_requests(job, name), fixed, order)
     return rows + time_static(job, "study", subjects, order, device)
+
+
+def forms(job: Job, name: str, session: int, device: torch.device) -> list[Subject]:
+    """A model as trained and, where that is another one, as it is deployed.
+
+    A session takes the run of one of its seeds, in turn.
+    """
+    seed = job.seeds[name][session % len(job.seeds[name])]
+
+    def load() -> LlamaLM:
+        return load_run(f"{job.runs}/{name}/seed{seed}").to(device)
+
+    network = load()
+    found = [Subject(name, seed, "trained", "study", network)]
+    form = deployed_form(network.config)
+    if form != "trained":
+        found.append(Subject(name, seed, form, "study", deploy(load())))
+    return found
 
 
 def time_paper_scale(
@@ -181,7 +198,8 @@ def time_paper_scale(
     Speed does not depend on what the weights are, and models of 500 MB and more
     leave nothing in a cache for the next one.
     """
-    sizes = {k: v for k, v in job.paper.items() if k not in ("depths", "variants")}
+    apart = ("depths", "variants", "ffns")
+    sizes = {k: v for k, v in job.paper.items() if k not in apart}
     deepest = max(job.paper["depths"])
     sizes |= {"depth": deepest, "head": job.paper["variants"]["proposed"]}
     config = LlamaConfig.parse(sizes)
@@ -200,9 +218,38 @@ def time_paper_scale(
         for form, network in (("trained", whole), ("folded", folded)):
             part = first_blocks(network, depth, network.config.head)
             subjects.append(Subject(f"proposed-{depth}", 0, form, "paper", part))
+    others = [
+        subject
+        for name, ffn in job.paper["ffns"].items()
+        for subject in other_ffns(whole, name, FFNVariant(**ffn))
+    ]
     fixed = job.settings["paper"]
-    rows = interleave(subjects, fixed_requests(job, fixed, "eager"), fixed, order)
+    rows = interleave(
+        subjects + others, fixed_requests(job, fixed, "eager"), fixed, order
+    )
     return rows + time_static(job, "paper", subjects, order, device)
+
+
+def other_ffns(whole: LlamaLM, name: str, ffn: FFNVariant) -> Iterator[Subject]:
+    """The deepest baseline of the paper's size with another FFN, as it is deployed too.
+
+    What a chain collapses to is one matrix: which one does not matter for its speed.
+    """
+    label = f"{name}-{whole.config.depth}"
+    yield Subject(label, 0, "trained", "paper", with_ffn(whole, ffn))
+    if ffn.collapses:
+        single = with_ffn(whole, replace(ffn, matrices=1))
+        yield Subject(label, 0, "collapsed", "paper", single)
+
+
+def with_ffn(model: LlamaLM, ffn: FFNVariant) -> LlamaLM:
+    """The baseline that shares all but the FFN with `model`; that is drawn at random."""
+    empty = on_meta(replace(model.config, head=BASELINE, ffn=ffn))
+    state, weight = model.state_dict(), model.embedding.weight
+    for name, parameter in empty.state_dict().items():
+        if name not in state:
+            state[name] = torch.randn(parameter.shape, device=weight.device) * STD
+    return adopt(empty, {name: state[name] for name in empty.state_dict()}, model)
 
 
 def time_static(

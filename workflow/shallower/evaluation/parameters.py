@@ -13,6 +13,8 @@ from shallower.models.counting import (
     on_meta,
 )
 from shallower.models.llama import LlamaConfig
+from shallower.models.transforms import deploy
+from shallower.names import split_name, system
 
 
 def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFrame:
@@ -23,7 +25,12 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
     models = [
         ("study", name, LlamaConfig.parse(s["model"])) for name, s in specs.items()
     ]
-    sizes = {k: v for k, v in paper.items() if k not in ("depths", "variants")}
+    sizes = {k: v for k, v in paper.items() if k not in ("depths", "variants", "ffns")}
+    plain = {"depth": max(paper["depths"]), "head": {}}
+    models += [
+        ("paper", f"{name}-{plain['depth']}", LlamaConfig.parse(sizes | plain | ffn))
+        for name, ffn in ((n, {"ffn": f}) for n, f in paper.get("ffns", {}).items())
+    ]
     models += [
         (
             "paper",
@@ -39,13 +46,14 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
         rows.append(
             {
                 "model": name,
-                "system": "S1",
+                "system": system(name),
                 "scale": scale,
                 "depth": config.depth,
-                "variant": name.rpartition("-")[0],
+                "variant": split_name(name)[0],
                 "parameters_trained": count_parameters(network),
                 "parameters_deployed": count_deployed(network),
                 "flops_per_token": count_flops_per_token(network),
+                "flops_per_token_deployed": count_flops_per_token(deploy(network)),
             }
         )
     return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ import torch
 
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
-from shallower.training.loop import make_optimizer, training_step
+from shallower.training.step import make_optimizer, training_step
 
 WARMUPS = 1  # steps of each model that are not recorded
 

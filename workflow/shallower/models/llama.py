@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from shallower.models.arithmetic import matched_units
 from shallower.models.attention import causal_attention
 from shallower.models.ffn import LinearChain, SwiGLU
 from shallower.models.heads import ACTIVATIONS, Heads, concatenate
@@ -67,13 +68,8 @@ class LlamaConfig:
 
     @property
     def ffn_width(self) -> int:
-        """H, or for the parameter-matched baseline what the added layer would cost.
-
-        A hidden unit has 3d parameters, the added layer d^2/n + d: at the paper's
-        size exactly 43 units.
-        """
-        more = round((self.head_dim + 1) / 3) if self.head.ffn_matched else 0
-        return self.ffn_hidden + more
+        """H, and for the parameter-matched baseline what the added layer would cost."""
+        return self.ffn_hidden + matched_units(self.head, vars(self))
 
 
 class KeyValueCache:

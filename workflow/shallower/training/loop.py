@@ -11,20 +11,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 from torch import Tensor
 
 from shallower import machine
 from shallower.digest import code_digest, commit
 from shallower.errors import Unfinished, UserError
-from shallower.files import replacing, write_csv, write_json, write_text
-from shallower.models.counting import count_flops_per_token, on_meta
+from shallower.files import write_csv, write_json, write_text
+from shallower.models.arithmetic import training_flops
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.tokens.shards import TokenStream
@@ -33,10 +32,12 @@ from shallower.training.checkpoint import Checkpoints, fingerprint
 from shallower.training.clock import Clock
 from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
 from shallower.training.group import ALONE, Alone, load, moments, weights
-from shallower.training.loss import Loss, is_compiled
+from shallower.training.lesson import load_lesson
+from shallower.training.loss import Lesson, Loss, is_compiled
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
+from shallower.training.runs import save_weights
 from shallower.training.schedule import learning_rate
 from shallower.training.step import make_optimizer, training_step
 
@@ -54,12 +55,14 @@ def train(
     report: Report | None = None,
     time_limit: float | None = None,
     group: Alone = ALONE,
+    teacher: str | Path | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
     `report` is called with step, loss and tokens per second at every logged step.
     `spec` is what `Study.run` returns, `tokens` the training split's shards, and
-    `checkpoints` the folder under which this run keeps its own.
+    `checkpoints` the folder under which this run keeps its own; `teacher` is the
+    folder of the run whose logits it is to learn, if its specification has one.
     `time_limit` is in seconds since the process began. Every process of a `group`
     must call this with the same arguments; the first one writes the files.
     Raises UserError for bad shards or a loss that is no longer a number, and
@@ -79,7 +82,8 @@ def train(
     group.check(spec["model"], settings)
     if group.kind == "tensor":  # DTensors in a compiled graph are untried
         settings = settings | {"compile": "never"}
-    circumstances = (threads, place.type, machine.versions())
+    lesson, taught_by = load_lesson(spec, teacher, place)
+    circumstances = (threads, place.type, machine.versions(), taught_by)
     mark = fingerprint(spec, stream.manifest, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
     if group.rank == 0:
@@ -92,7 +96,7 @@ def train(
         *(stream, config.context, settings["batch_size"], spec["seed"]), group.part
     )
     clock = Clock(time_limit)
-    run = Run(model, optimizer, batches, settings, kept, clock, group, report)
+    run = Run(model, optimizer, batches, settings, kept, clock, group, report, lesson)
     run.resume()
     run.take_steps()
     facts = {
@@ -100,6 +104,7 @@ def train(
         "versions": machine.versions(),
         "commit": commit(),
         "code_digest": digest,
+        **taught_by,
     }
     final = weights(model, group)
     if group.rank == 0:
@@ -119,6 +124,7 @@ class Run:
     clock: Clock
     group: Alone = ALONE
     report: Report | None = None
+    lesson: Lesson | None = None
     state: State = field(default_factory=State)
 
     @property
@@ -134,7 +140,8 @@ class Run:
     def take_steps(self) -> None:
         """Take the remaining steps, logging and saving on the way."""
         state, steps = self.state, self.settings["steps"]
-        self.loss = self.group.loss_module(Loss(self.model, self.settings))
+        whole = Loss(self.model, self.settings, self.lesson)
+        self.loss = self.group.loss_module(whole)
         ahead = Prefetch(self.batches, state.step, steps, self.device)
         self.model.train()
         with ahead, self.clock.listening():
@@ -225,11 +232,6 @@ class Run:
         return None
 
 
-def _flops_per_token(config: LlamaConfig) -> int:
-    # Forward is one third: the backward pass takes two products for each of its own.
-    return 3 * count_flops_per_token(on_meta(config))
-
-
 def _write_run(
     spec: dict[str, Any],
     run: Run,
@@ -238,12 +240,13 @@ def _write_run(
     output: Path,
 ) -> None:
     """Write the run's folder; the final weights last, as the sign that all is there."""
-    state, batches, config = run.state, run.batches, run.model.config
+    state, batches = run.state, run.batches
     name, precision = machine.device_name(run.device), run.settings["precision"]
     peak = peak_flops(name, precision)
     if peak is not None:
         peak *= run.group.size
     tokens = state.step * run.step_tokens
+    flops = flops_per_token(spec, run.lesson)
     write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
     losses = [[int(step), int(seen), *rest] for step, seen, *rest in state.losses]
     write_csv(output / "losses.csv", LOSS_COLUMNS, losses)
@@ -258,7 +261,7 @@ def _write_run(
             "saving_seconds": state.saving_seconds,
             "tokens": tokens,
             "epochs": tokens / (batches.windows * batches.context),
-            "flops": _flops_per_token(config) * tokens,
+            "flops": flops * tokens,
             "final_loss": state.losses[-1][2],
             "restarts": state.restarts,
             "processes": run.group.size,
@@ -267,7 +270,7 @@ def _write_run(
             "precision": precision,
             "compiled": is_compiled(run.settings, run.device),
             "peak_memory_bytes": machine.peak_memory_bytes(run.device),
-            **speeds(run.state, run.step_tokens, _flops_per_token(config), peak),
+            **speeds(run.state, run.step_tokens, flops, peak),
             **facts,
         },
     )
@@ -275,20 +278,10 @@ def _write_run(
     save_weights(final, output / "model.safetensors")
 
 
-def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, all or nothing."""
-    with replacing(path) as temporary:
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary
-        )
-
-
-def load_run(directory: str | Path, name: str = "model.safetensors") -> LlamaLM:
-    """The trained model of a run's folder, in evaluation mode on the CPU."""
-    from safetensors.torch import load_file
-
-    directory = Path(directory)
-    spec = yaml.safe_load((directory / "spec.yaml").read_text(encoding="utf-8"))
-    model = LlamaLM(LlamaConfig.parse(spec["model"]))
-    model.load_state_dict(load_file(directory / name))
-    return model.eval()
+def flops_per_token(spec: dict[str, Any], lesson: Lesson | None = None) -> int:
+    """FLOPs of training a token, a teacher's forward pass counted."""
+    taught_by = None
+    if lesson is not None:
+        config = lesson.teacher.config
+        taught_by = asdict(config)
+    return training_flops(spec["model"], taught_by)

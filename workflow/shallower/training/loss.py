@@ -1,13 +1,16 @@
-"""Next-token cross-entropy, and what lets a large model fit and be fast.
+"""The loss of a training step, and what lets a large model fit and be fast.
 
-bfloat16 autocast, logits in chunks and one compiled graph. None of it changes what is
-computed, and at its default each of them changes not a bit.
+Next-token cross-entropy, and beside it, under a teacher, that with the teacher's
+distributions. bfloat16 autocast, logits in chunks and one compiled graph change nothing
+of what is computed, and at its default each of them changes not a bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache as once
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -17,8 +20,21 @@ from torch.utils.checkpoint import checkpoint
 
 from shallower.models.llama import LlamaLM
 
-# Model, inputs and targets (batch, tokens), precision, chunk -> mean loss in nats.
-LossFunction = Callable[[LlamaLM, Tensor, Tensor, str, int], Tensor]
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher, and how a student learns from it (Lee, section 4.4; specs S2.5)."""
+
+    teacher: LlamaLM  # in evaluation mode, without gradients
+    alpha: float  # weight of the hard label
+    temperature: float  # T
+
+
+# Model, inputs and targets (batch, tokens), precision, chunk, lesson -> the mean loss
+# that is minimised, and the mean cross-entropy of the targets; both in nats.
+LossFunction = Callable[
+    [LlamaLM, Tensor, Tensor, str, int, Lesson | None], tuple[Tensor, Tensor]
+]
 
 
 def next_token_loss(
@@ -28,42 +44,88 @@ def next_token_loss(
     precision: str = "float32",
     chunk: int = 0,
 ) -> Tensor:
-    """Mean cross-entropy in nats of `targets` (batch, tokens), given `inputs`.
+    """Mean cross-entropy in nats of `targets` (batch, tokens), given `inputs`."""
+    return losses(model, inputs, targets, precision, chunk)[0]
+
+
+def losses(
+    model: LlamaLM,
+    inputs: Tensor,
+    targets: Tensor,
+    precision: str = "float32",
+    chunk: int = 0,
+    lesson: Lesson | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What is minimised, and the mean cross-entropy of `targets`: see `LossFunction`.
 
     With a `chunk`, no more than so many tokens have logits at a time: they are made
     again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and
     their gradients would take 2 x 1 GB in fp32, more than the model's weights.
     """
-
-    def loss(states: Tensor, due: Tensor, reduction: str = "mean") -> Tensor:
-        with autocast:
-            logits = model.head(states)
-        exact = torch.promote_types(logits.dtype, torch.float32)
-        return F.cross_entropy(logits.to(exact), due, reduction=reduction)
-
     autocast = torch.autocast(
         inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )
+
+    def part(
+        states: Tensor, taught: Tensor | None, due: Tensor, reduction: str = "mean"
+    ) -> tuple[Tensor, Tensor]:
+        with autocast:
+            logits = model.head(states)
+        hard = F.cross_entropy(_exact(logits), due, reduction=reduction)
+        if lesson is None or taught is None or lesson.alpha == 1:
+            return hard, hard
+        with torch.no_grad(), autocast:
+            wanted = lesson.teacher.head(taught)
+        soft = soft_loss(logits, wanted, lesson.temperature)
+        soft = soft.mean() if reduction == "mean" else soft.sum()
+        return lesson.alpha * hard + (1 - lesson.alpha) * soft, hard
+
     with autocast:
-        states = model.features(inputs)
-    states, targets = states.flatten(0, 1), targets.flatten()
+        states = model.features(inputs).flatten(0, 1)
+    taught = None
+    if lesson is not None:
+        with torch.no_grad(), autocast:
+            taught = lesson.teacher.features(inputs).flatten(0, 1)
+    targets = targets.flatten()
     count = targets.numel()
     if not 0 < chunk < count:
-        return loss(states, targets)
-    total = torch.zeros((), device=inputs.device)
-    for rows, due in zip(states.split(chunk), targets.split(chunk), strict=True):
-        total = total + checkpoint(
-            *(loss, rows, due, "sum"), use_reentrant=False, preserve_rng_state=False
+        return part(states, taught, targets)
+    total = plain = torch.zeros((), device=inputs.device)
+    wanted = taught.split(chunk) if taught is not None else repeat(None)
+    for rows, hints, due in zip(
+        states.split(chunk), wanted, targets.split(chunk), strict=False
+    ):
+        found = checkpoint(
+            *(part, rows, hints, due, "sum"),
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
-    return total / count
+        total, plain = total + found[0], plain + found[1]
+    return total / count, plain / count
+
+
+def soft_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+    """-T^2 sum_k p_k log q_k of each token, in nats; logits (tokens, vocabulary).
+
+    p and q are the softmax of the teacher's and the student's logits over T: the
+    cross-entropy form, whose gradient is that of the Kullback-Leibler divergence. T^2
+    keeps the gradient's size (Hinton et al. 2015, section 2).
+    """
+    shares = (_exact(wanted) / temperature).softmax(-1)
+    logs = (_exact(logits) / temperature).log_softmax(-1)
+    return -(temperature**2) * (shares * logs).sum(-1)
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @once
 def compiled_loss() -> LossFunction:
-    """`next_token_loss` as one graph with fixed shapes; compiles at the first call."""
+    """`losses` as one graph with fixed shapes; compiles at the first call."""
     # One graph for each model of a process; the step times compare many.
     torch._dynamo.config.recompile_limit = 64
-    return torch.compile(next_token_loss, fullgraph=True, dynamic=False)
+    return torch.compile(losses, fullgraph=True, dynamic=False)
 
 
 def is_compiled(settings: dict[str, Any], device: torch.device) -> bool:
@@ -75,18 +137,24 @@ def is_compiled(settings: dict[str, Any], device: torch.device) -> bool:
 class Loss(nn.Module):
     """Model and loss as one module, with a run's settings for both."""
 
-    def __init__(self, model: LlamaLM, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, model: LlamaLM, settings: dict[str, Any], lesson: Lesson | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
+        self.lesson = lesson  # no module of its own: its teacher is not trained
         model.recompute = settings.get("checkpoint_activations", False)
 
-    def forward(self, inputs: Tensor, targets: Tensor, watched: bool = False) -> Tensor:
-        """Mean loss in nats of (batch, tokens).
+    def forward(
+        self, inputs: Tensor, targets: Tensor, watched: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the cross-entropy: means in nats of (batch, tokens).
 
         A watched step is not compiled: a graph does not call its modules' hooks.
         """
         compiled = not watched and is_compiled(self.settings, inputs.device)
-        function = compiled_loss() if compiled else next_token_loss
+        function = compiled_loss() if compiled else losses
         precision, chunk = self.settings["precision"], self.settings.get("loss_chunk")
-        return function(self.model, inputs, targets, precision, chunk or 0)
+        what = (self.model, inputs, targets, precision, chunk or 0, self.lesson)
+        return function(*what)

@@ -46,7 +46,9 @@ def training_step(
     group: Alone = ALONE,
     loss_module: nn.Module | None = None,
 ) -> Tensor:
-    """One optimizer step on a batch (batch, context); returns its mean loss in nats.
+    """One optimizer step on a batch (batch, context); its mean cross-entropy in nats.
+
+    Under a teacher something else is minimised; see `loss.losses`.
 
     The batch is processed in `accumulation` parts of equal size, which gives the
     gradient of the whole. `watch` looks on and changes nothing. With several processes
@@ -60,9 +62,9 @@ def training_step(
     pairs = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
     for index, (x, y) in enumerate(pairs, start=1):
         with _without_averaging(loss_module, unless=index == parts):
-            loss = loss_module(x, y, watched=watch is not None) / parts
-            loss.backward()
-        total += loss.detach()
+            loss, plain = loss_module(x, y, watched=watch is not None)
+            (loss / parts).backward()
+        total += plain.detach() / parts
     if watch is not None:
         watch.before_update()
     group.clip(list(model.parameters()), settings["clip"])

@@ -1,4 +1,4 @@
-"""Whether folding a trained model changed what it computes."""
+"""Whether folding or collapsing a trained model changed what it computes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,35 @@ import torch
 from torch import Tensor
 
 from shallower.models.llama import KeyValueCache, LlamaLM
-from shallower.models.transforms import fold
+from shallower.models.transforms import deploy
 
 SEQUENCES = 4  # documents that are looked at
 
 
 @torch.inference_mode()
-def fold_errors(model: LlamaLM, documents: list[np.ndarray]) -> dict[str, float]:
+def deploy_errors(
+    model: LlamaLM, documents: list[np.ndarray], kind: str
+) -> dict[str, float]:
     """Largest difference of a logit, over the whole-sequence and the cached path.
 
-    `fold_error_float64` in logits, with the model and its folded form in fp64;
-    `fold_error_float32` relative to the largest logit, both in fp32.
+    `<kind>_error_float64` in logits, with the model and its deployed form in fp64;
+    `<kind>_error_float32` relative to the largest logit, both in fp32. `kind` is
+    fold or collapse.
     """
     room = model.config.context
     chosen = [ids[:room] for ids in documents if len(ids) >= 4][:SEQUENCES]
     device = model.embedding.weight.device
-    errors = {"fold_error_float64": 0.0, "fold_error_float32": 0.0}
+    errors = {f"{kind}_error_float64": 0.0, f"{kind}_error_float32": 0.0}
     for dtype in (torch.float64, torch.float32):
         plain = copy.deepcopy(model).to(dtype)
-        folded = fold(plain)
+        deployed = deploy(plain)
         for ids in chosen:
             tokens = torch.from_numpy(ids.astype(np.int64))[None].to(device)
             due = plain(tokens)
-            for logits in (folded(tokens), cached(folded, tokens)):
+            for logits in (deployed(tokens), cached(deployed, tokens)):
                 error = (logits - due).abs().max().item()
                 scale = due.abs().max().item() if dtype == torch.float32 else 1.0
-                name = f"fold_error_{str(dtype).removeprefix('torch.')}"
+                name = f"{kind}_error_{str(dtype).removeprefix('torch.')}"
                 errors[name] = max(errors[name], error / scale)
     return errors
 

@@ -1,0 +1,66 @@
+"""FLOPs of a decoder by formula, without torch: what the configuration needs to know.
+
+Equal to what `counting.count_flops_per_token` counts on real tensors (a test says so):
+two per multiply-accumulate, matrix products only, attention over all pairs of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shallower.models.variants import FFNVariant, HeadVariant
+
+BACKWARD = 2  # the backward pass takes two products for each of the forward pass
+
+
+def forward_flops(model: dict[str, Any]) -> int:
+    """FLOPs of a forward pass a token; `model` as a run's specification holds it."""
+    width, depth, context = model["width"], model["depth"], model["context"]
+    head = HeadVariant(**model["head"])
+    size = model.get("head_size") or width // model["heads"]
+    inner = model["heads"] * size
+    attention = 4 * width * inner + 2 * context * inner + _mix(head, model, inner)
+    blocks = depth * attention
+    variant = FFNVariant(**model.get("ffn", {}))
+    for index in range(depth):
+        blocks += _feed_forward(variant.in_block(index, depth), head, model)
+    return 2 * (blocks + width * model["vocabulary"])
+
+
+def training_flops(model: dict[str, Any], teacher: dict[str, Any] | None = None) -> int:
+    """FLOPs of training a token: forward, backward, and the teacher's forward pass."""
+    own = (1 + BACKWARD) * forward_flops(model)
+    return own + (forward_flops(teacher) if teacher else 0)
+
+
+def _mix(head: HeadVariant, model: dict[str, Any], inner: int) -> int:
+    size = inner // model["heads"]
+    linear = {"none": 0, "full": inner * inner}.get(head.linear, inner * size)
+    gates = {
+        "none": 0,
+        "head": model["width"] * model["heads"],
+        "element": model["width"] * inner,
+        "self": inner * inner,
+    }
+    return linear + gates[head.gate]
+
+
+def _feed_forward(ffn: FFNVariant, head: HeadVariant, model: dict[str, Any]) -> int:
+    width = model["width"]
+    if ffn.kind == "none":
+        return 0
+    if ffn.kind == "own":
+        return 3 * width * (model["ffn_hidden"] + matched_units(head, model))
+    if ffn.matrices == 1:
+        return width * width
+    hidden = ffn.hidden(width)
+    return 2 * width * hidden + (ffn.matrices - 2) * hidden * hidden
+
+
+def matched_units(head: HeadVariant, model: dict[str, Any]) -> int:
+    """Hidden units of the FFN that cost what the paper's layer would: 43 at its size.
+
+    A unit has 3d parameters, the layer d^2/n + d.
+    """
+    size = model.get("head_size") or model["width"] // model["heads"]
+    return round((size + 1) / 3) if head.ffn_matched else 0
