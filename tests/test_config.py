@@ -120,7 +120,7 @@ def test_overlays_at_the_papers_scale_share_runs(configuration: dict) -> None:
         (
             "experiments.depth",
             [{"variants": ["propsed"], "depths": [5], "seeds": [0]}],
-            r"variants\.0: no such head variant, did you mean 'proposed'",
+            r"variants\.0: no such variant, did you mean 'proposed'",
         ),
         ("experiments.depth", [], r"depth: expected one grid"),
     ],

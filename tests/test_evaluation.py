@@ -21,11 +21,13 @@ from shallower.config import paper_scale
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation import latency, neighbours, perplexity
 from shallower.evaluation.evaluate import evaluate
-from shallower.evaluation.latency import Job, Request, Subject, interleave, measure
+from shallower.evaluation.latency import Request, interleave, measure
 from shallower.evaluation.neighbours import Neighbours
 from shallower.evaluation.parameters import count, table_1
 from shallower.evaluation.perplexity import document_losses
-from shallower.models.variants import TWIN
+from shallower.evaluation.subjects import Job, Subject
+from shallower.models.registry import FFNS
+from shallower.models.variants import TWIN, entry
 from shallower.sections import PaperScale
 from shallower.tokens.shards import write_manifest, write_shard
 from shallower.tokens.tokenizer import Tokenizer
@@ -118,9 +120,12 @@ def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
         (folder / "corpus" / name).mkdir()
         table.to_parquet(folder / "corpus" / name / "test.parquet")
     specs = {}
-    for head in ("baseline", "proposed"):
+    for head in ("baseline", "proposed", "three_matrices"):
         name = f"{head}-2"
+        ffn = {"ffn": entry(FFNS[head])} if head in FFNS else {}
+        head = "baseline" if ffn else head
         specs[name] = run_spec(head, steps=40, checkpoint_every=50)
+        specs[name]["model"] |= ffn
         run = folder / "runs" / name / "seed0"
         train(specs[name], corpus / "train", run, folder / "checkpoints")
     return {"folder": folder, "specs": specs, "tokenizer": corpus / "tokenizer.model"}
@@ -171,10 +176,12 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
 def study_job(study: dict) -> Job:
     fixed = {"prompt_tokens": 8, "new_tokens": 3, "repeats": 2, "warmups": 1}
     sizes = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}
-    paper = paper_scale(PaperScale(**sizes, vocabulary=400, depths=[1, 2]))
+    paper = PaperScale(**sizes, vocabulary=400, depths=[1, 2])
+    paper = paper_scale(paper, ["none", "three_matrices"])
     return Job(
-        models=list(study["specs"]),
-        seeds=[0],
+        models=["baseline-2", "proposed-2"],
+        others=["three_matrices-2"],
+        seeds={name: [0] for name in study["specs"]},
         specs=study["specs"],
         runs=str(study["folder"] / "runs"),
         corpus=str(study["folder"] / "corpus"),
@@ -207,7 +214,7 @@ def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
     names = {
         "study": {*study["specs"], "baseline-2" + TWIN},
         "paper": {f"{v}-{d}" for v in ("baseline", "proposed") for d in (1, 2)}
-        | {"baseline-2" + TWIN},
+        | {"baseline-2" + TWIN, "none-2", "three_matrices-2"},
     }
     for session in (0, 1):
         part = table[table["session"] == session]
@@ -220,11 +227,12 @@ def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
     eager = table[(table["workload"] == "fixed") & (table["mode"] == "eager")]
     by_request = eager.groupby(["model", "form", "scale", "session", "repeat"])
     assert (by_request["token_index"].apply(list).map(tuple) == (0, 1, 2)).all()
-    folded = set(table.loc[table["form"] == "folded", "model"])
-    assert folded == {"proposed-2", "proposed-1"}
+    forms = table.groupby("form")["model"].agg(set)
+    assert forms["folded"] == {"proposed-2", "proposed-1"}
+    assert forms["collapsed"] == {"three_matrices-2"}
     steps = pd.read_parquet(tmp_path / "steps.parquet")
     assert (steps.groupby(["model", "session"]).size() == 2).all()
-    assert set(steps["model"]) == set(study["specs"])
+    assert set(steps["model"]) == {"baseline-2", "proposed-2"}
     reads = pd.read_parquet(tmp_path / "bandwidth.parquet")
     contract = {"session", "threads", "device", "bytes", "repeat", "nanoseconds"}
     assert contract <= set(reads.columns)
@@ -295,7 +303,7 @@ def test_no_two_models_of_the_study_share_memory(
     latency.time_study_scale(job, 0, random.Random(0), torch.device("cpu"))
     networks = {id(subject.network): subject.network for subject in seen}
     pointers = [p.data_ptr() for n in networks.values() for p in n.parameters()]
-    assert {s.form for s in seen} == {"trained", "folded"}
+    assert {s.form for s in seen} == {"trained", "folded", "collapsed"}
     assert len(pointers) == len(set(pointers))
 
 

@@ -96,7 +96,7 @@ def test_a_replayed_step_hands_its_inputs_over() -> None:
         def replay() -> None:
             logits.copy_(decoding.decode(model, cache, tokens, place))
 
-        return decoding.replaying(replay, tokens, place, logits)
+        return decoding.Replayed(replay, tokens, place, logits)
 
     assert largest_difference(build("proposed"), prepare) < 1e-10
 

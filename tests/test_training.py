@@ -29,8 +29,8 @@ from shallower.training.batches import Batches
 from shallower.training.checkpoint import Checkpoints
 from shallower.training.loop import train
 from shallower.training.runs import load_run
-from shallower.training.step import make_optimizer, training_step
 from shallower.training.schedule import learning_rate
+from shallower.training.step import make_optimizer, training_step
 
 
 def test_a_run_writes_what_it_promises(

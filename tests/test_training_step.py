@@ -19,7 +19,7 @@ from shallower.models.llama import LlamaLM
 from shallower.training import loss as losses_module
 from shallower.training.diagnostics import Watch
 from shallower.training.loop import train
-from shallower.training.loss import is_compiled, next_token_loss
+from shallower.training.loss import is_compiled, losses, next_token_loss
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
@@ -154,24 +154,22 @@ def test_when_a_step_is_compiled() -> None:
 def test_compiled_steps_have_the_same_losses(spec: dict) -> None:
     """With the compiler that is used; one block, since C++ takes its time."""
     torch.compiler.reset()
-    losses = []
+    curves = []
     for wish in ("never", "always"):
         model = initialise(LlamaLM(tiny("proposed", depth=1)), 0)
         settings = spec["training"] | {"compile": wish}
         optimizer = make_optimizer(model, settings)
         steps = [training_step(model, optimizer, *batch(), settings) for _ in range(5)]
-        losses.append([loss.item() for loss in steps])
-    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
-    assert losses[0][-1] < losses[0][0] - 0.1
+        curves.append([loss.item() for loss in steps])
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert curves[0][-1] < curves[0][0] - 0.1
 
 
 def test_a_run_with_every_switch_is_one_graph_and_has_the_same_losses(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As torch traces it, forward and backward, without C++; watched steps as well."""
-    traced = torch.compile(
-        next_token_loss, fullgraph=True, dynamic=False, backend="aot_eager"
-    )
+    traced = torch.compile(losses, fullgraph=True, dynamic=False, backend="aot_eager")
     monkeypatch.setattr(losses_module, "compiled_loss", lambda: traced)
     curves = {}
     for wish in ("never", "always"):

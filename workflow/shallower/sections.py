@@ -139,7 +139,7 @@ class Distillation(Strict):
     distributions at temperature T.
     """
 
-    alpha: float = Field(0.1, ge=0, le=1)
+    alpha: float = Field(0.5, ge=0, le=1)
     temperature: float = Field(2.0, gt=0)
 
 
