@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from conftest import build, run_spec
@@ -108,6 +109,10 @@ def taught(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         spec["name"], spec["model"]["depth"] = name, depth
         found[name] = folder / name / "seed0"
         train(spec, corpus / "train", found[name], folder / "kept")
+    # A teacher with a language of its own, which no student finds in the text.
+    weights = found["proposed-3"] / "model.safetensors"
+    state = load_file(weights)
+    save_file(state | {"head.weight": state["head.weight"].roll(1, 0)}, weights)
     found["spec"] = student_spec()
     found["student"] = folder / "student" / "seed0"
     learn(found, found["student"])
@@ -142,8 +147,8 @@ def test_a_run_notes_its_teacher_and_counts_its_work(taught: dict[str, Any]) -> 
     )
 
 
-def test_a_student_comes_to_agree_with_its_teacher(taught: dict[str, Any]) -> None:
-    """More than the same model does that had no teacher, batches and start alike."""
+def test_a_student_comes_to_speak_as_its_teacher_does(taught: dict[str, Any]) -> None:
+    """Unlike the same model that had no teacher, batches and start alike."""
     teacher = load_run(taught["proposed-3"])
     stream = TokenStream.open(taught["corpus"] / "train")
     tokens = torch.from_numpy(stream.read(0, 30 * 32)).view(30, 32)
@@ -153,9 +158,13 @@ def test_a_student_comes_to_agree_with_its_teacher(taught: dict[str, Any]) -> No
         with torch.no_grad():
             logs, shares = model(tokens).log_softmax(-1), teacher(tokens).softmax(-1)
         apart[name] = F.kl_div(logs, shares, reduction="batchmean").item()
-    assert apart["student"] < 0.8 * apart["alone"]
-    losses = pd.read_csv(taught["student"] / "losses.csv")["loss"]
-    assert losses.iloc[-1] < losses.iloc[0] - 1
+    assert apart["student"] < 0.3 * apart["alone"]
+    # What is logged is the cross-entropy of the text, of which it learns little.
+    ends = [
+        pd.read_csv(taught[name] / "losses.csv")["loss"].iloc[-1]
+        for name in ("student", "alone")
+    ]
+    assert ends[0] > ends[1] + 1
 
 
 def test_a_student_resumes_with_the_same_bits(taught: dict[str, Any]) -> None:
