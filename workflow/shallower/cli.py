@@ -311,7 +311,7 @@ def run_summary(a: Arguments) -> None:
     wanted = Study.model_validate(a.settings).summarised
     rows, sessions = raw_rows(a.results, wanted["runs"])
     write_summaries(a.results, rows, sessions, a.sets)
-    write_comparisons(a.results, rows, wanted["contrasts"])
+    write_comparisons(a.results, rows, wanted["contrasts"], wanted["families"])
     write_inventory(a.results, wanted["runs"])
 
 

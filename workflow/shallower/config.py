@@ -7,10 +7,8 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import product
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -18,10 +16,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
-from shallower.models.arithmetic import training_flops
+from shallower.expansion import controls, expand, resolve, specify
 from shallower.models.registry import FFNS, HEADS
-from shallower.models.variants import FFNVariant, entry
-from shallower.names import OPTIONS, ModelName, Value
+from shallower.models.variants import entry
+from shallower.names import ModelName
 from shallower.sections import (
     Architecture,
     Contrast,
@@ -38,6 +36,8 @@ from shallower.sections import (
     suggestion,
 )
 from shallower.strict import Strict
+
+FAIR = ("equal_tokens", "equal_flops")  # what a student shares with its controls
 
 
 class Study(Strict):
@@ -142,37 +142,7 @@ class Study(Strict):
     @cached_property
     def _grids(self) -> list[tuple[str, ModelName, list[int]]]:
         """(experiment, model, seeds) of every model of every grid, in order."""
-        found = [
-            (experiment, name, grid.seeds)
-            for experiment, grids in self.experiments
-            for grid in grids
-            for variant, depth in product(grid.variants, grid.depths)
-            for name in self._named(variant, depth, grid.options)
-        ]
-        for experiment, name, seeds in list(found):
-            if "teacher" in name.options:
-                found += [(experiment, each, seeds) for each in self.controls(name)]
-        return found
-
-    def controls(self, student: ModelName) -> list[ModelName]:
-        """A student's controls, both without a teacher.
-
-        One with as many tokens, one with as many training FLOPs: the teacher's
-        forward pass is counted, and buys the control more steps.
-        """
-        plain = student.without("teacher", "alpha", "temperature")
-        spec, teacher = (self._resolve(n) for n in (plain, self.teacher_name(student)))
-        alone = training_flops(spec["model"])
-        taught = training_flops(spec["model"], teacher["model"])
-        steps = round(spec["training"]["steps"] * taught / alone)
-        longer = ModelName(plain.variant, plain.depth, plain.options | {"steps": steps})
-        return [plain, longer]
-
-    @staticmethod
-    def teacher_name(student: ModelName) -> ModelName:
-        """The name of a student's teacher."""
-        variant, _, depth = str(student.options["teacher"]).rpartition("-")
-        return ModelName(variant, int(depth))
+        return expand(self)
 
     def teacher_of(self, model: str) -> str | None:
         """The model whose logits a model is trained on, if there is one."""
@@ -188,37 +158,6 @@ class Study(Strict):
             for seed in seeds:
                 found.setdefault((model, seed), []).append(experiment)
         return found
-
-    def _named(
-        self, variant: str, depth: int, options: dict[str, list[Value]]
-    ) -> Iterator[ModelName]:
-        """One model for every combination; options that change nothing are left out.
-
-        So that a grid over learning rates shares the run at the study's own rate.
-        """
-        for values in product(*options.values()):
-            chosen = dict(zip(options, values, strict=True))
-            if variant == "baseline" and "ffn" in chosen:
-                # A model has one name, and that of its FFN is the shorter one.
-                yield self._shortest(ModelName(str(chosen.pop("ffn")), depth, chosen))
-            else:
-                yield self._shortest(ModelName(variant, depth, chosen))
-
-    def _shortest(self, name: ModelName) -> ModelName:
-        """The name without the options that change nothing."""
-        usual = self._specify(ModelName(name.variant, name.depth))
-        idle = set() if "teacher" in name.options else {"alpha", "temperature"}
-        ffn = FFNS.get(name.ffn, FFNVariant())
-        if not ffn.collapses:
-            idle |= {"ratio"}  # of what is hidden between two matrices
-        if ffn.kind == "own":
-            idle |= {"where"}
-        changed = {
-            key: value
-            for key, value in name.options.items()
-            if key not in idle and usual[OPTIONS[key][0]].get(OPTIONS[key][1]) != value
-        }
-        return ModelName(name.variant, name.depth, changed)
 
     @cached_property
     def depth_models(self) -> list[str]:
@@ -304,63 +243,20 @@ class Study(Strict):
 
     def training_of(self, model: str) -> Training:
         """The resolved training settings of one model."""
-        return Training(**self._specify(self.models[model])["training"])
-
-    def _specify(self, name: ModelName) -> dict[str, Any]:
-        """Sections of the specification of a model, its name's options applied."""
-        training = self.training.model_dump(mode="json", exclude={"overrides"})
-        plain = str(ModelName(name.variant, name.depth))
-        sections: dict[str, Any] = {
-            "model": self.model.model_dump(),
-            "ffn": {"variant": name.ffn, "ratio": FFNVariant().ratio, "where": "all"},
-            "initialisation": self.initialisation.model_dump(),
-            "training": training | self.training.overrides.get(plain, {}),
-            "distillation": self.distillation.model_dump(),
-        }
-        for key, value in name.options.items():
-            section, field = OPTIONS[key]
-            sections[section][field] = value
-        sections["training"] |= self.training.overrides.get(str(name), {})
-        sizes = sections["model"]
-        # A narrower model keeps the proportion of its FFN.
-        share = sizes["width"] / self.model.width
-        sizes["ffn_hidden"] = round(self.model.ffn_hidden * share)
-        return sections
+        return Training(**specify(self, self.models[model])["training"])
 
     def run(self, model: str, seed: int) -> dict[str, Any]:
         """The complete specification of one run: what `spec.yaml` will hold."""
         if model not in self._resolved:
-            self._resolved[model] = self._resolve(self.models[model])
+            self._resolved[model] = resolve(self, self.models[model])
         # Copies: whoever changes one run's specification changes no other's.
         copies = {key: dict(part) for key, part in self._resolved[model].items()}
         return {"name": model, "seed": seed} | copies
 
     @cached_property
     def _resolved(self) -> dict[str, dict[str, Any]]:
-        """What `_resolve` gave, by model: seeds share it."""
+        """What `resolve` gave, by model: seeds share it."""
         return {}
-
-    def _resolve(self, name: ModelName) -> dict[str, Any]:
-        sections = self._specify(name)
-        sizes = Architecture(**sections["model"]).model_dump(exclude_none=True)
-        chosen = sections.pop("ffn")
-        ffn = FFNS.get(chosen.pop("variant"), FFNVariant())
-        differs = entry(replace(ffn, **chosen))
-        sections["model"] = sizes | {
-            "vocabulary": self.tokenizer.vocabulary,
-            "depth": name.depth,
-            "head": entry(HEADS[name.head]),
-            **({"ffn": differs} if ffn.kind != "own" else {}),
-        }
-        training = Training(**sections["training"])
-        sections["training"] = training.model_dump(mode="json")
-        # Only where there is a teacher, so that no other run depends on this section.
-        distillation = sections.pop("distillation")
-        if "teacher" in distillation:
-            teacher = distillation.pop("teacher")
-            checked = Distillation(**distillation).model_dump()
-            sections["distillation"] = {"teacher": teacher} | checked
-        return sections
 
     # --- what the stages that look at many models are given, as plain values --------
 
@@ -392,7 +288,28 @@ class Study(Strict):
     def summarised(self) -> dict[str, Any]:
         """For `summary`: every run, and which models are compared."""
         pairs = [(contrast.left, contrast.right) for contrast in self.contrasts]
-        return {"runs": self.runs, "contrasts": pairs}
+        return {"runs": self.runs, "contrasts": pairs, "families": self.families}
+
+    @property
+    def families(self) -> dict[str, list[tuple[str, str]]]:
+        """Pairs of models that belong together, beside those of the depth experiment.
+
+        ffn: every model with another FFN or other heads against the plain one of its
+        depth; equal_tokens, equal_flops: a student against its two controls.
+        """
+        found: dict[str, list[tuple[str, str]]] = {
+            name: [] for name in ("ffn", "equal_tokens", "equal_flops")
+        }
+        for model in dict.fromkeys(model for model, _ in self.runs_of("ffn")):
+            name = self.models[model]
+            plain = str(ModelName(name.head, name.depth))
+            if model != plain and plain in self.models:
+                found["ffn"].append((model, plain))
+        for model, name in self.models.items():
+            if "teacher" in name.options:
+                for family, control in zip(FAIR, controls(self, name), strict=True):
+                    found[family].append((model, str(control)))
+        return found
 
 
 def paper_scale(sizes: PaperScale, ffns: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,6 +14,16 @@ import numpy as np
 import pandas as pd
 
 from shallower.analysis import published
+from shallower.analysis.claims_ffn import (
+    collapses,
+    costs_quality,
+    exact_forms,
+    expansion_matters,
+    faster_without,
+    longer_is_better,
+    smaller_teacher_is_steadier,
+    teacher_helps,
+)
 from shallower.analysis.claims_speed import (
     faster_than_deeper,
     step_times,
@@ -66,12 +76,14 @@ class Claim:
 
 
 def claims(evidence: Evidence) -> pd.DataFrame:
-    """One row per claim, then the fold, then the pre-registered contrasts."""
+    """The original's claims and the fold, the second system's, and the contrasts."""
     rows = []
     for claim in CLAIMS:
         found = claim.judge(evidence)
         rows.append(_row(claim, found, "claim of the original"))
     rows.append(_row(FOLD, folds(evidence), "identity"))
+    for claim in SECOND:
+        rows.append(_row(claim, claim.judge(evidence), "claim of the thesis"))
     for contrast in evidence.study.contrasts:
         claim = Claim(contrast.id, _wording(contrast), "nats", counts)
         rows.append(_row(claim, judge_contrast(evidence, contrast), "pre-registered"))
@@ -140,22 +152,7 @@ def per_block(evidence: Evidence) -> Finding:
 
 def folds(evidence: Evidence) -> Finding:
     """The largest change of a logit by folding, over all trained models that fold."""
-    largest = {}
-    for metric in FOLD_TOLERANCE:
-        rows = evidence.units[evidence.units["metric"] == metric]
-        largest[metric] = rows["value"].max() if len(rows) else NAN
-    if any(np.isnan(value) for value in largest.values()):
-        return Finding(NAN, NAN, NAN, NAN, "not tested", "no trained model folds")
-    fine = all(largest[metric] < due for metric, due in FOLD_TOLERANCE.items())
-    single = largest["fold_error_float32"]
-    return Finding(
-        largest["fold_error_float64"],
-        NAN,
-        NAN,
-        FOLD_TOLERANCE["fold_error_float64"],
-        "supported" if fine else "not supported",
-        f"fp32, relative: {single:.1e}; whole sequences and cache, trained weights",
-    )
+    return exact_forms(evidence, FOLD_TOLERANCE, "no trained model folds")
 
 
 # --- quality ------------------------------------------------------------------------
@@ -347,3 +344,43 @@ CLAIMS = [
     Claim("C11", "deeper is better", "nats", deeper_is_better),
 ]
 FOLD = Claim("fold", "folding the added layer changes nothing", "logits", folds)
+SECOND = [
+    Claim("S2-1", "a chain of matrices collapses exactly", "logits", collapses, "S2"),
+    Claim("S2-2", "without FFNs decoding is faster", "ratio", faster_without, "S2"),
+    Claim("S2-3", "without FFNs quality is lost", "nats", costs_quality, "S2"),
+    Claim(
+        "S2-4",
+        "longer chains train to a better network of one size",
+        "nats",
+        longer_is_better,
+        "S2",
+    ),
+    Claim(
+        "S2-5",
+        "a chain needs at least twice the width inside",
+        "nats",
+        expansion_matters,
+        "S2",
+    ),
+    Claim(
+        "S2-6",
+        "a teacher helps, at equal tokens",
+        "nats",
+        teacher_helps("equal_tokens"),
+        "S2",
+    ),
+    Claim(
+        "S2-7",
+        "a teacher helps, at equal training FLOPs",
+        "nats",
+        teacher_helps("equal_flops"),
+        "S2",
+    ),
+    Claim(
+        "S2-8",
+        "a smaller teacher gives a smaller spread",
+        "ratio",
+        smaller_teacher_is_steadier,
+        "S2",
+    ),
+]

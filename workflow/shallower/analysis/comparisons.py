@@ -8,7 +8,7 @@ are not verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,11 @@ from shallower.analysis.statistics import (
 )
 from shallower.analysis.summary import by_unit
 from shallower.files import write_text
+from shallower.models.registry import FFNS
 from shallower.models.variants import TWIN
+from shallower.names import split_name
 
+Families = Mapping[str, Sequence[tuple[str, str]]]
 COLUMNS = [
     "left",
     "right",
@@ -59,13 +62,17 @@ TIMES = [
 
 
 def write_comparisons(
-    results: Path, rows: pd.DataFrame, registered: Sequence[tuple[str, str]] = ()
+    results: Path,
+    rows: pd.DataFrame,
+    registered: Sequence[tuple[str, str]] = (),
+    families: Families | None = None,
 ) -> None:
     """Write `comparisons.csv` from a study's raw rows (see `summary.raw_rows`).
 
-    `registered` are the (left, right) that were decided on before the run.
+    `registered` are the (left, right) that were decided on before the run, `families`
+    further ones that belong together (see `Study.families`).
     """
-    table = compare(by_unit(rows), registered)
+    table = compare(by_unit(rows), registered, families)
     text = crossed(table, rows).to_csv(index=False, float_format="%.10g")
     write_text(results / "comparisons.csv", text)
 
@@ -76,29 +83,34 @@ class Pair:
 
     left: str
     right: str
-    family: str  # layer | depth | twin | contrast
+    family: str  # layer | depth | twin | contrast, and those of `Study.families`
     scale: str
     form: str
 
 
 def compare(
-    units: pd.DataFrame, registered: Sequence[tuple[str, str]] = ()
+    units: pd.DataFrame,
+    registered: Sequence[tuple[str, str]] = (),
+    others: Families | None = None,
 ) -> pd.DataFrame:
     """All comparisons of a study, from its rows by unit (see `summary.by_unit`)."""
     units = units[units["mode"] == "eager"]
     found: list[dict[str, Any] | None] = []
     for scale, part in units.groupby("scale", sort=False):
-        families = contrasts(list(part["model"].unique()))
+        families: dict[str, Sequence[tuple[str, str]]] = {
+            **contrasts(list(part["model"].unique())),
+            **(others or {}),
+        }
         known = {pair for pairs in families.values() for pair in pairs}
         families["contrast"] = [pair for pair in registered if pair not in known]
         for family, pairs in families.items():
-            for form in ("trained", "folded"):
-                chosen = [Pair(*pair, family, str(scale), form) for pair in pairs]
+            for form in ("trained", "folded", "collapsed"):
+                chosen = [Pair(a, b, family, str(scale), form) for a, b in pairs]
                 found += [difference(part, *q, p) for q in QUALITY for p in chosen]
                 found += [time_ratio(part, *t, p) for t in TIMES for p in chosen]
     table = pd.DataFrame([row for row in found if row is not None], columns=COLUMNS)
     # A family of hypotheses is one variant's comparisons over the depths.
-    variant = table["left"].str.rpartition("-")[0]
+    variant = table["left"].map(lambda model: split_name(model)[0])
     keys = [
         variant,
         *(table[k] for k in ("family", "scale", "form", "dataset", "metric")),
@@ -162,9 +174,9 @@ def contrasts(models: list[str]) -> dict[str, list[tuple[str, str]]]:
     """
     depths: dict[str, list[int]] = {}
     for model in models:
-        variant, _, depth = model.rpartition("-")
-        if "__" not in model:
-            depths.setdefault(variant, []).append(int(depth))
+        variant, depth, options = split_name(model)
+        if not options and variant not in FFNS:
+            depths.setdefault(variant, []).append(depth)
     plain = sorted(depths.pop("baseline", []))
     families: dict[str, list[tuple[str, str]]] = {
         "layer": [
