@@ -3,6 +3,7 @@ rule figures:
     input:
         summary=rules.summary.output.summary,
         by_seed=rules.summary.output.by_seed,
+        comparisons=rules.summary.output.comparisons,
         parameters=rules.parameters.output.table,
         search=rules.claims.output.search,
         budgets=rules.claims.output.budgets,

@@ -85,7 +85,7 @@ def bytes_per_token(row: Any, sizes: dict[str, int]) -> float:
     Of the embedding a step reads one row. The cache is read up to the mean position
     of the steps, or whole where it is static and a mask hides the rest.
     """
-    kind = "deployed" if row["form"] == "folded" else "trained"
+    kind = "trained" if row["form"] == "trained" else "deployed"
     weights = row[f"parameters_{kind}"] - sizes["vocabulary"] * sizes["width"]
     prompt, generated = row["prompt_tokens"], row["generated_tokens"]
     # Steps 1 to n - 1 see prompt + 1 to prompt + n - 1 tokens.
@@ -137,6 +137,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
     measured difference, per additional block in `rest_per_block_us`.
     """
     rows = []
+    table = table[~table["model"].str.contains("__")]  # options are not depths
     keys = ["scale", "variant", "form", "mode", "workload"]
     for key, group in table.groupby(keys, sort=False):
         shallow, deep = group["depth"].min(), group["depth"].max()

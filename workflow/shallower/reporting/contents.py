@@ -13,6 +13,7 @@ FIGURES = {  # name -> label in the HTML report
     "learning_rate": "F2: learning rate and initialisation",
     "diagnostics": "F2: the first block during training",
     "budget": "F3: depth by training budget",
+    "ffn": "S2: FFN variants and distillation",
 }
 
 TABLES = [
@@ -28,6 +29,9 @@ TABLES = [
     "corpus",
     "search",
     "budget",
+    "ffn",
+    "distillation",
+    "ffn_seeds",
     "settings",
     "samples",
 ]

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from shallower.config import Study
 from shallower.names import ModelName
-from shallower.reporting import experiments, roofline, style
+from shallower.reporting import experiments, ffn, roofline, style
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
 
@@ -70,6 +70,7 @@ def _draw(
         "learning_rate": experiments.learning_rate,
         "diagnostics": experiments.diagnostics,
         "budget": experiments.budget,
+        "ffn": ffn.draw,
     }
     for name in names:
         figure = drawers[name](results) if name in drawers else metrics(results, name)

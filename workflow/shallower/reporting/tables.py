@@ -13,6 +13,7 @@ import numpy as np
 from shallower.analysis.published import TABLE_1
 from shallower.config import Study
 from shallower.files import write_text
+from shallower.reporting import ffn
 from shallower.reporting.contents import METRICS, TABLES
 from shallower.reporting.experiment_tables import budget_table, search_table
 from shallower.reporting.latex import (
@@ -47,6 +48,9 @@ def write_tables(
         "settings": settings_table,
         "search": search_table,
         "budget": budget_table,
+        "ffn": ffn.ffn_table,
+        "distillation": ffn.distillation_table,
+        "ffn_seeds": ffn.by_seed_table,
         "samples": samples,
     }
     for name in TABLES:
