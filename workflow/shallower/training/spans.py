@@ -15,6 +15,8 @@ piece need be moved out of its way.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,6 +30,8 @@ NOISE = 0.15  # part of a window's tokens
 SPAN = 3.0  # tokens in a span of noise, on average
 PADDING = 0
 SENTINELS = 100  # ids kept for them, as in T5: enough for contexts up to 1,809
+
+_Number = TypeVar("_Number", int, np.ndarray)
 
 
 class SpanBatches:
@@ -114,6 +118,14 @@ def span_lengths(context: int) -> tuple[int, int, int]:
     while _corrupted(raw + 1)[0] <= context:
         raw += 1
     return raw, *_corrupted(raw)
+
+
+def label_id(pieces: int, label: _Number) -> _Number:
+    """The id that stands for a task's label (0, 1, ...) in a model's vocabulary.
+
+    A model that learns a task thus has label_id(pieces, number of labels) ids in all.
+    """
+    return pieces + SENTINELS + label
 
 
 def sentinels_needed(context: int) -> int:
