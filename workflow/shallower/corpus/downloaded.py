@@ -29,7 +29,11 @@ MANIFEST = "manifest.json"
 
 Repositories = Literal["datasets", "models"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
-_KINDS: dict[str, Kind] = {"chat": "conversations", "qa": "answers"}
+_KINDS: dict[str, Kind] = {
+    "chat": "conversations",
+    "qa": "answers",
+    "pairs": "pairs",
+}
 
 
 class Wanted(NamedTuple):

@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from shallower.strict import Strict
 
-# What a source's records are: texts, hh-rlhf's dialogues, or WikiQA's candidates.
-Kind = Literal["documents", "conversations", "answers"]
+# What a source's records are: texts, hh-rlhf's dialogues, WikiQA's candidates, or two
+# sentences with a label, as in MNLI.
+Kind = Literal["documents", "conversations", "answers", "pairs"]
 
 
 class PackageFile(Strict):
@@ -125,3 +126,42 @@ class Corpus(Strict):
     completion: CompletionSet
     chat: EvaluationSet
     qa: EvaluationSet
+
+
+# --- pairs of sentences ---------------------------------------------------------------
+
+PairSource = Annotated[
+    FilesSource | HubSource,
+    Field(discriminator="source"),
+    BeforeValidator(_only_the_chosen_kind),
+]
+
+
+class ArticlePairs(Strict):
+    """Are two sentences from one article? Cut from the text corpus' own splits."""
+
+    source: Literal["text"]
+
+    @property
+    def labels(self) -> int:
+        """0 if they are from two, 1 if they are from one."""
+        return 2
+
+
+class LabelledPairs(Strict):
+    """Pairs that come with their labels, a source a split: GLUE's MNLI has three."""
+
+    source: Literal["labelled"]
+    labels: int = Field(3, ge=2)
+    train: PairSource
+    validation: PairSource
+    test: PairSource
+
+
+class Pairs(Strict):
+    """The pairs of sentences that an encoder-decoder is fine-tuned on and scored by."""
+
+    data: ArticlePairs | LabelledPairs = Field(discriminator="source")
+    # Kept at most, chosen by a hash.
+    training_pairs: int | None = Field(None, ge=4)
+    held_out_pairs: int | None = Field(None, ge=4)

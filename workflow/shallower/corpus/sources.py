@@ -1,9 +1,10 @@
 """Every source as a `datasets.Dataset` with our own column names.
 
-Three kinds of records exist: documents (`text, domain, title`), conversations
-(`conversation, group`; hh-rlhf's form) and answers (`question, sentence, label,
-title`; a candidate sentence with label 1 if it answers the question). All columns are
-strings, empty where a source has nothing to say.
+Four kinds of records exist: documents (`text, domain, title`), conversations
+(`conversation, group`; hh-rlhf's form), answers (`question, sentence, label, title`; a
+candidate sentence with label 1 if it answers the question) and pairs (`first, second,
+label, group`; two sentences, the label a number). All columns are strings, empty where
+a source has nothing to say.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 # By kind, our columns with the names they are recognised by. Dots walk into nested
-# fields. In order: our own, SlimPajama, hh-rlhf, WikiQA from the hub, WikiQA's files.
+# fields. In order: our own, SlimPajama, hh-rlhf, WikiQA from the hub, WikiQA's files;
+# GLUE's MNLI, MNLI's own files.
 COLUMNS: dict[Kind, dict[str, tuple[str, ...]]] = {
     "documents": {
         "text": ("text",),
@@ -40,6 +42,12 @@ COLUMNS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "sentence": ("sentence", "answer", "Sentence"),
         "label": ("label", "Label"),
         "title": ("title", "document_title", "DocumentTitle"),
+    },
+    "pairs": {
+        "first": ("first", "premise", "sentence1"),
+        "second": ("second", "hypothesis", "sentence2"),
+        "label": ("label",),
+        "group": ("group", "genre"),
     },
 }
 _OPTIONAL = frozenset({"domain", "title", "group"})
@@ -219,7 +227,7 @@ class Columns:
                 raise UserError(
                     f"{key}.columns.{name}: no such column of ours: {expected}"
                 )
-        self._named, self._key = named, key
+        self._named, self._kind, self._key = named, kind, key
         self._theirs = known | {ours: (name,) for ours, name in named.items()}
         self._unseen = set(named)
         self._last: readers.Record | None = None
@@ -250,7 +258,7 @@ class Columns:
                     f"{_listed(record)}; name yours under {self._key}.columns.{ours}"
                 )
             row[ours] = _string(value, f"{record.where}: {ours}")
-        if "label" in row:
+        if self._kind == "answers":
             row["label"] = _label(row["label"], record.where)
         return row
 

@@ -11,6 +11,28 @@ from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
 
 
+class Epochs:
+    """Items 0 to `count` - 1, each once an epoch, in an order set by the seed."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._epoch, self._order = -1, np.empty(0, np.int64)
+
+    def __call__(self, index: int) -> int:
+        """Which item is the index-th to be seen, counted over all epochs."""
+        epoch, position = divmod(index, self.count)
+        if epoch != self._epoch:
+            generator = np.random.default_rng(derive(self.seed, f"data epoch {epoch}"))
+            self._epoch, self._order = epoch, generator.permutation(self.count)
+        return int(self._order[position])
+
+
+def part_rows(batch_size: int, part: tuple[int, int]) -> range:
+    """The rows of each batch that are the i-th of n equal parts; `part` is (i, n)."""
+    index, parts = part
+    return range(index * batch_size // parts, (index + 1) * batch_size // parts)
+
+
 class Batches:
     """Windows of `context` tokens, each once an epoch, in an order set by the seed.
 
@@ -28,32 +50,21 @@ class Batches:
     ) -> None:
         self.stream, self.context = stream, context
         self.batch_size, self.seed = batch_size, seed
-        index, parts = part
-        self.rows = range(
-            index * batch_size // parts, (index + 1) * batch_size // parts
-        )
+        self.rows = part_rows(batch_size, part)
         self.windows = (len(stream) - 1) // context
         if self.windows < 1:
             raise UserError(
                 f"training split: {len(stream)} tokens, but one window of context "
                 f"{context} needs {context + 1}"
             )
-        self._epoch, self._order = -1, np.empty(0, np.int64)
+        self._order = Epochs(self.windows, seed)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of a step (0-based): two (rows, context) int64."""
         first = step * self.batch_size
         rows = [
-            self.stream.read(self._window(first + i) * self.context, self.context + 1)
+            self.stream.read(self._order(first + i) * self.context, self.context + 1)
             for i in self.rows
         ]
         block = torch.from_numpy(np.stack(rows))
         return block[:, :-1], block[:, 1:]
-
-    def _window(self, index: int) -> int:
-        """Which window is the index-th to be seen."""
-        epoch, position = divmod(index, self.windows)
-        if epoch != self._epoch:
-            generator = np.random.default_rng(derive(self.seed, f"data epoch {epoch}"))
-            self._epoch, self._order = epoch, generator.permutation(self.windows)
-        return int(self._order[position])

@@ -1,0 +1,115 @@
+"""An encoder-decoder's answers to pairs of sentences, and its denoising loss.
+
+A model here is whatever gives logits (batch, T, vocabulary) for encoder inputs
+(batch, S) and labels (batch, T), both int64, padded with 0; it shifts the labels itself
+and is in evaluation mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from torch import nn
+from torch.nn import functional as F
+
+from shallower.tokens.shards import TokenStream
+from shallower.tokens.tokenizer import Tokenizer
+from shallower.training.pairs import encode_pairs
+from shallower.training.spans import CorruptedWindows, label_id
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Data set, group, sample, metric, value, weight: as `evaluate.COLUMNS` has them.
+Row = tuple[str, str, str, str, float, float]
+NOISE_SEED = 0  # the same noise for every model and seed: differences are paired
+
+
+def pair_rows(
+    model: nn.Module,
+    table: pd.DataFrame,
+    tokenizer: Tokenizer,
+    context: int,
+    labels: int,
+    batch_size: int,
+) -> Iterator[Row]:
+    """Accuracy and cross-entropy (nats) of a model's answer to every pair of a table.
+
+    Only the labels' ids are compared, at the decoder's first position; the
+    cross-entropy is of the distribution over them alone, as a classifier's is.
+    """
+    scores = label_scores(model, table, tokenizer, context, labels, batch_size)
+    return answer_rows(table, log_softmax(scores, axis=1))
+
+
+@torch.inference_mode()
+def label_scores(
+    model: nn.Module,
+    table: pd.DataFrame,
+    tokenizer: Tokenizer,
+    context: int,
+    labels: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Logits (pairs, labels) of the labels' ids at the decoder's first position."""
+    pieces, device = len(tokenizer), _device(model)
+    # What stands here is not to be seen by the first position; so it is no answer.
+    start = torch.full((batch_size, 1), tokenizer.eos, device=device)
+    scores = [np.empty((0, labels))]
+    for first in range(0, len(table), batch_size):
+        some = table[first : first + batch_size]
+        sides = list(some["first"]), list(some["second"])
+        inputs = encode_pairs(tokenizer, *sides, context).to(device)
+        logits = model(inputs, start[: len(some)])[:, 0]
+        answers = logits[:, label_id(pieces, 0) : label_id(pieces, labels)]
+        scores.append(answers.double().cpu().numpy())
+    return np.concatenate(scores)
+
+
+def answer_rows(table: pd.DataFrame, log_probabilities: np.ndarray) -> Iterator[Row]:
+    """Rows of `id, label, group` pairs from log-probabilities (pairs, labels).
+
+    The answer is the likeliest label, and the smallest of those that are as likely.
+    """
+    answers = log_probabilities.argmax(axis=1)
+    for item, answer, each in zip(
+        table.to_dict("records"), answers.tolist(), log_probabilities, strict=True
+    ):
+        place = ("pairs", item["group"], item["id"])
+        yield (*place, "accuracy", float(answer == item["label"]), 1.0)
+        yield (*place, "cross_entropy", -float(each[item["label"]]), 1.0)
+
+
+@torch.inference_mode()
+def span_rows(
+    model: nn.Module,
+    stream: TokenStream,
+    context: int,
+    pieces: int,
+    batch_size: int,
+    seed: int = NOISE_SEED,
+) -> Iterator[Row]:
+    """Denoising cross-entropy (nats a label) of every whole window of a stream.
+
+    The sample is the window's number, the weight its labels: noise, sentinels and EOS.
+    """
+    windows, device = CorruptedWindows(stream, context, seed, pieces), _device(model)
+    for first in range(0, len(windows), batch_size):
+        chosen = range(first, min(first + batch_size, len(windows)))
+        inputs, labels = windows([(window, window) for window in chosen])
+        labels = labels.to(device)
+        logits = model(inputs.to(device), labels).float()
+        nats = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        means = nats.double().mean(dim=1).tolist()
+        for window, mean in zip(chosen, means, strict=True):
+            weight = float(labels.shape[1])
+            yield ("spans", "", str(window), "cross_entropy", mean, weight)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; one without any is on the CPU."""
+    return next((each.device for each in model.parameters()), torch.device("cpu"))
