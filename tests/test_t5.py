@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -64,6 +65,15 @@ def build(ffn: FFNVariant | None = None, seed: int = 0, **changes: int) -> T5LM:
 def on_meta(config: T5Config) -> T5LM:
     with torch.device("meta"):
         return T5LM(config)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
