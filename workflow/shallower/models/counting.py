@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shallower.models.llama import LlamaConfig, LlamaLM
@@ -15,7 +16,7 @@ def on_meta(config: LlamaConfig) -> LlamaLM:
         return LlamaLM(config)
 
 
-def count_parameters(model: LlamaLM) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -33,6 +34,11 @@ def count_flops_per_token(model: LlamaLM) -> int:
     """
     context = model.config.context
     tokens = torch.zeros(1, context, dtype=torch.long, device="meta")
+    return count_flops(model, tokens) // context
+
+
+def count_flops(model: nn.Module, *inputs: Tensor) -> int:
+    """FLOPs of one forward pass, counted as in `count_flops_per_token`."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(tokens)
-    return counter.get_total_flops() // context
+        model(*inputs)
+    return counter.get_total_flops()

@@ -27,6 +27,19 @@ class SwiGLU(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+class ReluFFN(nn.Module):
+    """down(ReLU(up x)): T5's own (Raffel et al., arXiv 1910.10683)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, tokens, width) to the same shape."""
+        return self.down(F.relu(self.up(x)))
+
+
 class LinearChain(nn.Module):
     """One to three matrices in a row, and an activation or none behind them.
 

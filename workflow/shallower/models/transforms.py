@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shallower.models.ffn import LinearChain
 from shallower.models.heads import PerHeadLinear
 from shallower.models.initial import fold_values
 from shallower.models.llama import Attention, LlamaConfig, LlamaLM
 from shallower.models.variants import FFNVariant, HeadVariant
+
+Model = TypeVar("Model", bound=nn.Module)  # LlamaLM, or T5LM
 
 
 def fold(model: LlamaLM) -> LlamaLM:
@@ -62,25 +65,26 @@ def _folded_bias(attention: Attention, layer: PerHeadLinear) -> Tensor:
     return bias.to(layer.weight)
 
 
-def collapse(model: LlamaLM) -> LlamaLM:
+def collapse(model: Model) -> Model:
     """Multiply the matrices of each linear chain out, exactly (Lee, section 4.3).
 
     W_c W_b W_a h is W h: what was three matrices in training is one d x d when it is
-    deployed. Returns a new model that shares every other tensor with `model`; a model
-    without a chain to collapse is returned unchanged. Products in fp64, cast once.
+    deployed. For models of either family: returns a new one that shares every other
+    tensor with `model`; a model without a chain to collapse is returned unchanged.
+    Products in fp64, cast once.
     """
-    ffn = model.config.ffn
-    if not ffn.collapses:
+    config: Any = model.config
+    if not config.ffn.collapses:
         return model
     # The ratio is no longer one of anything.
-    single = replace(ffn, matrices=1, ratio=FFNVariant().ratio)
+    single = replace(config.ffn, matrices=1, ratio=FFNVariant().ratio)
     with torch.device("meta"):
-        collapsed = LlamaLM(replace(model.config, ffn=single))
+        collapsed = type(model)(replace(config, ffn=single))
     state = {k: v for k, v in model.state_dict().items() if ".ffn.matrices." not in k}
-    for index, block in enumerate(model.blocks):
-        if isinstance(block.ffn, LinearChain):
-            whole = block.ffn.product().to(model.embedding.weight)
-            state[f"blocks.{index}.ffn.matrices.0.weight"] = whole
+    for name, chain in model.named_modules():
+        if isinstance(chain, LinearChain):
+            whole = chain.product().to(chain.factors[0].weight)
+            state[f"{name}.matrices.0.weight"] = whole
     return adopt(collapsed, state, model)
 
 
@@ -109,8 +113,9 @@ def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:
     return adopt(part, {name: state[name] for name in part.state_dict()}, model)
 
 
-def adopt(empty: LlamaLM, state: dict[str, Tensor], source: LlamaLM) -> LlamaLM:
+def adopt(empty: Model, state: dict[str, Tensor], source: Model) -> Model:
     """Give a model without storage its tensors, without copying them."""
     empty.load_state_dict(state, strict=True, assign=True)
-    empty.rotary = source.rotary
+    if isinstance(empty, LlamaLM) and isinstance(source, LlamaLM):
+        empty.rotary = source.rotary  # a buffer that no state holds
     return empty.train(source.training)

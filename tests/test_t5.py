@@ -1,0 +1,453 @@
+"""The encoder-decoder, against Hugging Face's T5, the thesis' table and arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from shallower.models.counting import count_flops, count_parameters
+from shallower.models.initial_t5 import initialise_t5
+from shallower.models.registry import FFNS
+from shallower.models.t5 import IGNORED, MASKED, T5LM, PositionBias, T5Config
+from shallower.models.transforms import collapse
+from shallower.models.variants import FFNVariant, entry
+
+VARIANTS = {
+    "own": FFNVariant(),
+    "skip_encoder": FFNVariant("none", where="encoder"),
+    "decoder_chain": FFNVariant("linear", matrices=2, where="decoder"),
+    **FFNS,
+}
+SHAPES = {  # what differs from `tiny`
+    "plain": {},
+    "narrow heads": {"head_size": 4},
+    "wide heads": {"head_size": 12, "heads": 3},
+    "uneven depths": {"encoder_depth": 3, "decoder_depth": 1},
+    "few buckets": {"buckets": 8, "max_distance": 16},
+}
+
+
+def tiny(ffn: FFNVariant | None = None, **changes: int) -> T5Config:
+    sizes = {
+        "vocabulary": 60,
+        "width": 32,
+        "encoder_depth": 2,
+        "decoder_depth": 2,
+        "heads": 4,
+        "head_size": 8,
+        "ffn_hidden": 48,
+        "context": 40,
+    }
+    return T5Config(**(sizes | changes), ffn=ffn or FFNVariant())
+
+
+def build(ffn: FFNVariant | None = None, seed: int = 0, **changes: int) -> T5LM:
+    """A model in fp64; gains and biases large enough for every part to matter."""
+    model = initialise_t5(T5LM(tiny(ffn, **changes)), seed).double()
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.5, 2.0, generator=draw)
+            if "positions" in name:
+                parameter.mul_(8)
+    return model.eval()
+
+
+def on_meta(config: T5Config) -> T5LM:
+    with torch.device("meta"):
+        return T5LM(config)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small only wait for a second one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def inputs() -> torch.Tensor:
+    """Three rows, two of them padded at the right."""
+    draw = torch.Generator().manual_seed(1)
+    ids = torch.randint(1, 60, (3, 33), generator=draw)
+    ids[1, 20:], ids[2, 5:] = 0, 0
+    return ids
+
+
+@pytest.fixture
+def labels() -> torch.Tensor:
+    """Two rows end early, in 0 and in -100."""
+    draw = torch.Generator().manual_seed(2)
+    ids = torch.randint(1, 60, (3, 21), generator=draw)
+    ids[1, 15:], ids[2, 9:] = 0, IGNORED
+    return ids
+
+
+# --- Hugging Face --------------------------------------------------------------------
+
+
+def their_names(model: T5LM) -> dict[str, list[str]]:
+    """Our parameter name -> Hugging Face's; several where ours is one matrix."""
+    names = {"embedding.weight": ["shared.weight"]}
+    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        names[f"{side}.norm.weight"] = [f"{side}.final_layer_norm.weight"]
+        names[f"{side}.positions.weight"] = [
+            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+        ]
+        parts = [("attention", "SelfAttention"), ("cross", "EncDecAttention")]
+        for i in range(len(stack.blocks)):
+            for layer, (ours, theirs) in enumerate(parts[: 1 + (side == "decoder")]):
+                us, them = f"{side}.blocks.{i}", f"{side}.block.{i}.layer.{layer}"
+                names[f"{us}.{ours}_norm.weight"] = [f"{them}.layer_norm.weight"]
+                for matrix, letters in (("query", "q"), ("output", "o")):
+                    names[f"{us}.{ours}.{matrix}.weight"] = [
+                        f"{them}.{theirs}.{letters}.weight"
+                    ]
+                names[f"{us}.{ours}.key_value.weight"] = [
+                    f"{them}.{theirs}.{letter}.weight" for letter in "kv"
+                ]
+            them = f"{side}.block.{i}.layer.{layer + 1}"
+            names[f"{us}.ffn_norm.weight"] = [f"{them}.layer_norm.weight"]
+            names[f"{us}.ffn.up.weight"] = [f"{them}.DenseReluDense.wi.weight"]
+            names[f"{us}.ffn.down.weight"] = [f"{them}.DenseReluDense.wo.weight"]
+    return names
+
+
+def hugging_face(config: T5Config) -> Any:
+    from transformers import T5Config as TheirConfig
+    from transformers import T5ForConditionalGeneration
+
+    theirs: Any = T5ForConditionalGeneration(
+        TheirConfig(
+            vocab_size=config.vocabulary,
+            d_model=config.width,
+            d_kv=config.head_size,
+            d_ff=config.ffn_hidden,
+            num_layers=config.encoder_depth,
+            num_decoder_layers=config.decoder_depth,
+            num_heads=config.heads,
+            relative_attention_num_buckets=config.buckets,
+            relative_attention_max_distance=config.max_distance,
+            decoder_start_token_id=0,
+            attn_implementation="eager",
+        )
+    )
+    return theirs.eval()
+
+
+def same_weights(model: T5LM) -> Any:
+    """Hugging Face's T5 with our weights."""
+    theirs = hugging_face(model.config).double()
+    state, converted = model.state_dict(), {}
+    for ours, names in their_names(model).items():
+        converted |= dict(zip(names, state.pop(ours).chunk(len(names)), strict=True))
+    assert not state  # every parameter of ours has a counterpart
+    missing, unexpected = theirs.load_state_dict(converted, strict=False)
+    assert not unexpected
+    assert all("embed_tokens" in name or "lm_head" in name for name in missing)  # tied
+    return theirs
+
+
+def exact_norms(theirs: Any) -> None:
+    """Their norm squares in fp32 whatever the weights are: let it be fp64."""
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    for module in list(theirs.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, T5LayerNorm):
+                norm = nn.RMSNorm(len(child.weight), eps=child.variance_epsilon)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_equal_hugging_face(
+    shape: str, inputs: torch.Tensor, labels: torch.Tensor
+) -> None:
+    ours = build(**SHAPES[shape])
+    theirs = same_weights(ours)
+    given = {"input_ids": inputs, "attention_mask": inputs != 0, "labels": labels}
+    with torch.no_grad():
+        logits, as_they_are = ours(inputs, labels), theirs(**given).logits
+        exact_norms(theirs)
+        exact = theirs(**given).logits
+    assert logits.abs().max() > 1
+    assert (logits - as_they_are).abs().max() < 1e-5
+    assert (logits - exact).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_buckets_equal_hugging_face(both_ways: bool) -> None:
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    distances = torch.arange(-600, 601 if both_ways else 1)
+    ours = PositionBias(tiny(buckets=32), both_ways).bucket(distances)
+    theirs = T5Attention._relative_position_bucket(distances, both_ways)
+    assert torch.equal(ours, theirs)
+    # Bucket 16 would be that of a later key at distance 0.
+    assert ours.unique().tolist() == [n for n in range(32) if not both_ways or n != 16]
+
+
+def test_start_values_are_those_of_hugging_face() -> None:
+    """Standard deviation of every matrix; the counterpart is drawn as they draw it."""
+    sizes = {"vocabulary": 900, "width": 64, "head_size": 24, "ffn_hidden": 160}
+    ours = initialise_t5(T5LM(tiny(**sizes, buckets=512)), 0)
+    torch.manual_seed(0)
+    theirs = dict(hugging_face(ours.config).named_parameters())
+    for name, parts in their_names(ours).items():
+        matrix = ours.get_parameter(name)
+        if matrix.ndim == 1:
+            assert (matrix == 1).all()
+            continue
+        for part, counterpart in zip(matrix.chunk(len(parts)), parts, strict=True):
+            due = theirs[counterpart].std().item()
+            assert part.std().item() == pytest.approx(due, 0.1)
+
+
+# --- sizes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sizes", "narrow", "wide"),
+    [  # width, depth, d_ff, heads; millions with d_kv = 32 and 64 (specs, S2.1)
+        ((256, 4, 1024, 4), "14.00", "15.57"),
+        ((384, 4, 1536, 8), "26.50", "31.22"),
+        ((512, 6, 2048, 8), "51.07", "60.51"),
+        ((768, 12, 3072, 12), "180.4", "222.9"),
+    ],
+)
+def test_parameters_of_the_sizes(
+    sizes: tuple[int, ...], narrow: str, wide: str
+) -> None:
+    width, depth, hidden, heads = sizes
+    for head_size, millions in ((32, narrow), (64, wide)):
+        config = T5Config(32128, width, depth, depth, heads, head_size, hidden, 512)
+        count = count_parameters(on_meta(config)) / 1e6
+        assert f"{count:.{len(millions.split('.')[1])}f}" == millions
+
+
+def test_parameters_equal_hugging_face() -> None:
+    ours = build(**SHAPES["wide heads"])
+    assert count_parameters(ours) == same_weights(ours).num_parameters()
+
+
+def test_flops_are_two_per_multiplication() -> None:
+    config = tiny(head_size=12, encoder_depth=1, decoder_depth=1)
+    s, t, d, inner = 16, 10, config.width, config.inner
+    ids = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in (s, t)]
+    projections = (4 * s + 4 * t + 2 * t + 2 * s) * d * inner
+    scores = 2 * inner * (s * s + t * t + s * t)
+    ffn = (s + t) * 2 * d * config.ffn_hidden
+    macs = projections + scores + ffn + t * d * config.vocabulary
+    assert count_flops(on_meta(config), *ids) == 2 * macs
+
+
+# --- what sees what ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_later_labels_never_change_earlier_logits(
+    variant: str, inputs: torch.Tensor, labels: torch.Tensor
+) -> None:
+    model, changed = build(VARIANTS[variant]), labels.clone()
+    changed[:, 8] = (changed[:, 8] + 1) % 60
+    with torch.no_grad():
+        before, after = model(inputs, labels), model(inputs, changed)
+    # Position 8 predicts label 8 and reads label 7.
+    assert torch.equal(before[:, :9], after[:, :9])
+    assert (before[:, 9:] - after[:, 9:]).abs().amax(-1).min() > 1e-4
+
+
+@settings(max_examples=20)
+@given(lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4))
+def test_padding_of_the_inputs_changes_nothing(lengths: list[int]) -> None:
+    model, longest = build(), max(lengths) + 2
+    draw = torch.Generator().manual_seed(sum(lengths))
+    rows = [torch.randint(1, 60, (n,), generator=draw) for n in lengths]
+    padded = torch.stack([F.pad(row, (0, longest - len(row))) for row in rows])
+    labels = torch.randint(1, 60, (len(rows), 7), generator=draw)
+    with torch.no_grad():
+        together = model(padded, labels)
+        for i, row in enumerate(rows):
+            alone = model(row[None], labels[i : i + 1])[0]
+            assert (alone - together[i]).abs().max() < 1e-10
+        # What stands in the padding's place is seen as soon as it is no padding.
+        full = torch.where(padded == 0, torch.arange(longest) + 30, padded)
+        assert (model(full, labels) - together).abs().amax((1, 2)).min() > 1e-3
+
+
+def test_nothing_but_padding_stays_finite(labels: torch.Tensor) -> None:
+    empty = torch.zeros(3, 6, dtype=torch.long)
+    for model in (build(), build().bfloat16()):
+        logits = model(empty, labels)
+        logits.sum().backward()
+        assert logits.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_encoder_sees_both_ways_and_positions(inputs: torch.Tensor) -> None:
+    model, ids = build(), inputs[:1]
+    last, first = ids.clone(), ids.clone()
+    last[0, -1], first[0, 0] = 3, 4
+    with torch.no_grad():
+        plain = model.encode(ids)
+        for changed in (last, first):
+            assert (model.encode(changed) - plain).abs().amax(-1).min() > 1e-4
+        # Without positions, a permuted input would give the permuted output.
+        assert (model.encode(ids.flip(1)).flip(1) - plain).abs().max() > 0.1
+
+
+def test_labels_of_pad_and_ignored_read_alike(
+    inputs: torch.Tensor, labels: torch.Tensor
+) -> None:
+    model = build()
+    with torch.no_grad():
+        zeros = model(inputs, labels.masked_fill(labels == IGNORED, 0))
+        assert torch.equal(model(inputs, labels), zeros)
+
+
+def test_parts_make_up_the_whole(inputs: torch.Tensor, labels: torch.Tensor) -> None:
+    model = build()
+    read = torch.cat((torch.zeros(3, 1, dtype=torch.long), labels[:, :-1]), 1)
+    memory = model.encode(inputs)
+    features = model.decode(read.clamp(min=0), memory, inputs)
+    assert torch.equal(features, model.features(inputs, labels))
+    assert torch.equal(model.head(features), model(inputs, labels))
+
+
+def test_recomputed_blocks_have_the_same_gradients(
+    inputs: torch.Tensor, labels: torch.Tensor
+) -> None:
+    plain, again = build(), build()
+    again.recompute = True
+    for model in (plain, again):
+        model(inputs, labels).square().mean().backward()
+    for p, q in zip(plain.parameters(), again.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+# --- feed-forward variants -----------------------------------------------------------
+
+
+def ffn_parameters(variant: FFNVariant) -> tuple[int, int]:
+    """Parameters in the feed-forward places of encoder and decoder, with norms."""
+    model = on_meta(tiny(variant))
+    counts = {"encoder": 0, "decoder": 0}
+    for name, parameter in model.named_parameters():
+        if ".ffn" in name:
+            counts[name.split(".")[0]] += parameter.numel()
+    return counts["encoder"], counts["decoder"]
+
+
+def test_what_stands_in_the_feed_forward_place() -> None:
+    d, own = 32, 2 * (2 * 32 * 48 + 32)  # two blocks a side, each with a norm
+    assert ffn_parameters(VARIANTS["own"]) == (own, own)
+    assert ffn_parameters(VARIANTS["none"]) == (0, 0)
+    assert ffn_parameters(VARIANTS["skip_encoder"]) == (0, own)
+    assert ffn_parameters(VARIANTS["decoder_chain"]) == (own, 2 * (8 * d * d + d))
+    for name in ("one_matrix", "one_matrix_relu"):
+        assert ffn_parameters(FFNS[name]) == (2 * (d * d + d),) * 2
+    assert ffn_parameters(FFNS["three_matrices"]) == (2 * (24 * d * d + d),) * 2
+
+
+def test_a_decoder_only_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="first_half"):
+        tiny(FFNVariant("none", where="first_half"))
+
+
+@pytest.mark.parametrize("matrices", [2, 3])
+@pytest.mark.parametrize("ratio", [4, 2, 1.5, 1.2])
+@pytest.mark.parametrize("where", ["all", "encoder", "decoder"])
+def test_collapse_is_exact(
+    matrices: int,
+    ratio: float,
+    where: Any,
+    inputs: torch.Tensor,
+    labels: torch.Tensor,
+) -> None:
+    variant = FFNVariant("linear", matrices=matrices, ratio=ratio, where=where)
+    model = build(variant)
+    collapsed = collapse(model)
+    with torch.no_grad():
+        whole = model(inputs, labels)
+        assert (collapsed(inputs, labels) - whole).abs().max() < 1e-10
+        # The chains matter: without them the logits differ.
+        for name, parameter in collapsed.named_parameters():
+            if "matrices" in name:
+                parameter.zero_()
+        assert (collapsed(inputs, labels) - whole).abs().max() > 0.1
+    single = FFNVariant("linear", where=where)
+    assert collapsed.config == tiny(single)
+    assert count_parameters(collapsed) == count_parameters(on_meta(tiny(single)))
+    assert not collapsed.training
+    shared = collapsed.embedding.weight
+    assert shared.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def test_collapse_leaves_other_variants_alone() -> None:
+    for name in ("own", "none", "one_matrix", "one_matrix_relu"):
+        model = build(VARIANTS[name])
+        assert collapse(model) is model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_to_copy(variant: str) -> None:
+    model = initialise_t5(T5LM(tiny(VARIANTS[variant])), 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    draw, losses = torch.Generator().manual_seed(0), []
+    for _ in range(80):
+        ids = torch.randint(1, 9, (16, 6), generator=draw)
+        logits = model(ids, ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    # Without a look at the inputs no better than log(8) = 2.08 is possible.
+    assert losses[0] > 2.5
+    assert sum(losses[-5:]) / 5 < 1.8
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+# --- from specification to start values ----------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_specification_makes_the_model(variant: str) -> None:
+    config = tiny(VARIANTS[variant])
+    assert T5Config.parse(asdict(config) | {"ffn": entry(config.ffn)}) == config
+
+
+def test_a_specification_needs_no_variant() -> None:
+    sizes = asdict(tiny())
+    del sizes["ffn"]
+    assert T5Config.parse(sizes) == tiny()
+
+
+def test_initial_weights_are_shared_across_variants_and_depths() -> None:
+    small = initialise_t5(T5LM(tiny()), 3).state_dict()
+    large = initialise_t5(T5LM(tiny(FFNS["two_matrices"], encoder_depth=3)), 3)
+    other = initialise_t5(T5LM(tiny()), 4).state_dict()
+    for name in ("encoder.blocks.1.attention.query.weight", "embedding.weight"):
+        assert torch.equal(small[name], large.state_dict()[name])
+        assert not torch.equal(small[name], other[name])
+    matrices = [m.weight for m in large.decoder.blocks[0].ffn.factors]
+    assert matrices[0].std().item() == pytest.approx(32**-0.5, 0.1)
+    assert matrices[1].std().item() == pytest.approx(128**-0.5, 0.1)
+
+
+def test_masked_scores_vanish() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        scores = torch.tensor([300.0, MASKED], dtype=dtype)
+        assert torch.softmax(scores, 0).tolist() == [1, 0]
