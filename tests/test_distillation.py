@@ -21,6 +21,7 @@ from shallower.tokens.shards import TokenStream
 from shallower.training.loop import train
 from shallower.training.loss import Lesson, losses, soft_loss
 from shallower.training.runs import load_run
+from shallower.training.tasks import Sources
 
 TOKENS = torch.randint(300, (3, 17), generator=torch.Generator().manual_seed(0))
 
@@ -128,8 +129,8 @@ def student_spec(**changes: Any) -> dict[str, Any]:
 def learn(taught: dict[str, Any], output: Path, **how: Any) -> None:
     data, kept = taught["corpus"] / "train", taught["folder"] / "kept"
     spec = how.pop("spec", taught["spec"])
-    how = {"teacher": taught["proposed-3"]} | how
-    train(spec, data, output, kept, **how)
+    teacher = how.pop("teacher", taught["proposed-3"])
+    train(spec, Sources(data, teacher=teacher), output, kept, **how)
 
 
 def test_a_run_notes_its_teacher_and_counts_its_work(taught: dict[str, Any]) -> None:

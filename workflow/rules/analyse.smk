@@ -10,6 +10,7 @@ rule summary:
         samples=of_every_run(rules.evaluate.output.samples),
         latency=rules.latency.output.latency,
         step_time=rules.latency.output.step_time,
+        baselines=rules.pairs.output.baselines if study.experiments.t5 else [],
     output:
         summary=report(
             "<results>/summary.csv",

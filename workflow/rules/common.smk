@@ -29,11 +29,13 @@ except UserError as error:
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
-HELD_OUT = {"text": "test", "validation": "validation"}  # data set -> split
+HELD_OUT = {"text": "test", "validation": "validation", "spans": "test"}  # -> split
 SUMMARISED_SETS = [
     "train",
     "text",
     "validation",
+    "spans",
+    "pairs",
     *EVALUATION_SETS,
     "fixed",
     "decode",
@@ -50,6 +52,7 @@ pathvars:
 # they run where Snakemake runs.
 localrules:
     corpus,
+    pairs,
     shards,
     parameters,
     summary,
@@ -112,9 +115,13 @@ def source_files():
     return sorted({path for p in patterns for path in glob(p, recursive=True)})
 
 
-def hub_manifests():
-    """The manifest of every download that the corpus is built from."""
-    return [str(downloaded.FOLDER / name / downloaded.MANIFEST) for name in HUB]
+def hub_manifests(of_pairs=False):
+    """The manifest of every download that the corpus, or the pairs, are built from."""
+    return [
+        str(downloaded.FOLDER / name / downloaded.MANIFEST)
+        for name, wanted in HUB.items()
+        if (wanted.kind == "pairs") == of_pairs
+    ]
 
 
 def tokenizer_given():
@@ -134,24 +141,36 @@ def run_spec(wildcards):
     return as_json(study.run(*named(wildcards)))
 
 
-def teacher_folder(wildcards):
-    """The folder of the run whose logits a run is trained on; None without a teacher."""
+def runs_needed(wildcards):
+    """Folders of the runs that a run depends on, by the option that names them."""
     model, seed = named(wildcards)
-    teacher = study.teacher_of(model)
-    return f"results/{study.study}/runs/{teacher}/seed{seed}" if teacher else None
+    needed = {"parent": study.parent_of(model), "teacher": study.teacher_of(model)}
+    return {
+        option: f"results/{study.study}/runs/{name}/seed{seed}"
+        for option, name in needed.items()
+        if name
+    }
 
 
-def teacher_files(wildcards):
-    """The teacher's weights and specification, if the run has one."""
-    folder = teacher_folder(wildcards)
-    names = {"teacher": "model.safetensors", "teacher_spec": "spec.yaml"}
-    return {key: f"{folder}/{name}" for key, name in names.items()} if folder else {}
+def training_files(wildcards):
+    """What a run is trained on beside the text, and the runs it depends on."""
+    files = {}
+    for option, folder in runs_needed(wildcards).items():
+        files |= {option: f"{folder}/model.safetensors"}
+        files |= {f"{option}_spec": f"{folder}/spec.yaml"}
+    if study.run(*named(wildcards)).get("task") == "pairs":
+        files["pairs"] = "<results>/corpus/pairs/train.parquet"
+        files["tokenizer"] = "<results>/tokens/tokenizer.model"
+    return files
 
 
-def teacher_option(wildcards):
-    """As the command line has it."""
-    folder = teacher_folder(wildcards)
-    return f" --teacher {folder}" if folder else ""
+def training_options(wildcards, input):
+    """The same as the command line has it."""
+    chosen = runs_needed(wildcards)
+    for option in ("pairs", "tokenizer"):
+        if option in input.keys():
+            chosen[option] = input[option]
+    return "".join(f" --{option} {path}" for option, path in chosen.items())
 
 
 EVALUATION = study.evaluation.model_dump()
@@ -177,7 +196,7 @@ def scored_files(wildcards):
         "sets": [
             f"<results>/corpus/{name}/test.parquet"
             for name in scored_on
-            if name in EVALUATION_SETS
+            if name in (*EVALUATION_SETS, "pairs")
         ],
     }
 
@@ -218,14 +237,8 @@ def of_every_run(pattern):
     return of_runs(pattern, study.runs)
 
 
-def corpus_folder(wildcards, input):
-    """The folder that holds the corpus."""
-    return Path(input.text[0]).parents[1]
-
-
-def tokens_folder(wildcards, input):
-    """The folder that holds the tokens of the text, split by split."""
-    return Path(input.tokens[0]).parents[1]
+CORPUS = f"results/{study.study}/corpus"
+TOKENS = f"results/{study.study}/tokens/text"
 
 
 def runs_folder(wildcards, input):

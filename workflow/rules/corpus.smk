@@ -16,7 +16,7 @@ rule corpus:
         "../../envs/pipeline.yaml"
     params:
         directory=subpath(output.manifest, parent=True),
-        settings=as_json(study.corpus),
+        settings=as_json(study.corpus.model_dump(mode="json", exclude={"pairs"})),
         code=code_digest("corpus.build"),
     shell:
         "python -m shallower corpus --settings {params.settings:q}"

@@ -19,8 +19,8 @@ rule evaluate:
         runtime=120,
     params:
         run=subpath(input.weights, parent=True),
-        corpus=corpus_folder,
-        tokens=tokens_folder,
+        corpus=CORPUS,
+        tokens=TOKENS,
         settings=evaluation_of,
         code=code_digest("evaluation.evaluate"),
     shell:

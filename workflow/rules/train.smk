@@ -1,7 +1,7 @@
 # train one model with one seed; checkpoints are no outputs, so that a kill loses nothing
 rule train:
     input:
-        unpack(teacher_files),
+        unpack(training_files),
         tokens="<results>/tokens/text/train/manifest.json",
     output:
         spec="<results>/runs/{model}/seed{seed}/spec.yaml",
@@ -27,13 +27,13 @@ rule train:
         tokens=subpath(input.tokens, parent=True),
         directory=subpath(output.weights, parent=True),
         checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
-        teacher=teacher_option,
+        more=training_options,
         # A cluster ends a job at its runtime; on one's own machine nobody does.
         limited=int(workflow.remote_exec),
         code=code_digest("training.loop"),
     shell:
         "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
-        " --output {params.directory} --checkpoints {params.checkpoints}{params.teacher}"
+        " --output {params.directory} --checkpoints {params.checkpoints}{params.more}"
         " --threads {resources.cpus_per_task} --processes {resources.processes}"
         " --parallel {resources.parallel}"
         " --time-limit $(({resources.runtime} * {params.limited})) 2> >(tee {log} >&2)"

@@ -60,13 +60,15 @@ def build_parser() -> argparse.ArgumentParser:
     command(run_download, "--settings", "--kind", "--key", "--lock", "--output")
     command(run_download_file, "--settings", "--lock", "--output")
     command(run_corpus, "--settings", "--output")
+    command(run_pairs, "--settings", "--corpus", "--output", "--baselines")
     command(run_tokenizer, "--text", "--settings", "--given", "--output")
     command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
     command(run_manifest, "--tokenizer", "--output", "--shards")
     command(
         run_train,
         *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
-        *("--processes", "--parallel", "--teacher", *MACHINE),
+        *("--processes", "--parallel", "--parent", "--teacher", "--pairs"),
+        *("--tokenizer?", *MACHINE),
     )
     command(
         run_evaluate,
@@ -132,6 +134,7 @@ PATHS = (
         "--bandwidth",
         "--results",
         "--readme",
+        "--baselines",
         "--lock",
     ),
     "--output?",
@@ -140,7 +143,7 @@ JSONS = ("--settings", "--settings?", "--spec")
 OPTIONS: dict[str, Adder] = {
     **{name: _option(type=Path) for name in PATHS},
     **{name: _option(type=_json, metavar="JSON") for name in JSONS},
-    "--kind": _option(choices=["documents", "conversations", "answers"]),
+    "--kind": _option(choices=["documents", "conversations", "answers", "pairs"]),
     "--key": _option(default="source", help="where the settings stand, for messages"),
     "--part": _option(type=int, help="counted from 0"),
     "--parts": _option(type=int),
@@ -153,9 +156,14 @@ OPTIONS: dict[str, Adder] = {
     "--peak-tflops?": _option(type=float, help="instead of the device's own"),
     "--runtime?": _option(type=float, help="minutes a job may take"),
     "--json": _option(action="store_true", default=False, help="for programs"),
+    "--parent": _option(
+        type=Path, default=None, help="folder of the run to go on from"
+    ),
     "--teacher": _option(
         type=Path, default=None, help="folder of the run whose logits are learnt"
     ),
+    "--pairs": _option(type=Path, default=None, help="training pairs, for that task"),
+    "--tokenizer?": _option(type=Path, help="of the pairs"),
     "--sets": _option(nargs="+"),
     "--threads": _option(type=int, default=1),
     "--device": _option(default="auto", help="auto, cpu, cuda"),
@@ -203,6 +211,17 @@ def run_corpus(a: Arguments) -> None:
     build(Corpus.model_validate(a.settings), a.output)
 
 
+def run_pairs(a: Arguments) -> None:
+    """Make the pairs of sentences, and score the rules that models must beat."""
+    from shallower.corpus.pairs import build
+    from shallower.corpus.settings import Pairs
+    from shallower.evaluation.pair_baselines import write_baselines
+
+    settings = Pairs.model_validate(a.settings)
+    build(settings, a.corpus, a.output)
+    write_baselines(a.output, settings.data.labels, a.baselines)
+
+
 def run_tokenizer(a: Arguments) -> None:
     """Train the tokenizer on the training split, or adopt a given one."""
     from shallower.tokens.source import obtain
@@ -241,18 +260,20 @@ def run_train(a: Arguments) -> None:
         return launch(a.processes, a.argv)
     from shallower.training.loop import train
     from shallower.training.progress import Progress
+    from shallower.training.tasks import Sources
 
     label = f"{a.spec['name']} seed {a.spec['seed']}"
     with own_group(a.parallel, a.device) as group:
         progress = Progress(label, a.spec["training"]["steps"])
         train(
-            *(a.spec, a.tokens, a.output, a.checkpoints),
+            a.spec,
+            Sources(a.tokens, a.pairs, a.tokenizer, a.parent, a.teacher),
+            *(a.output, a.checkpoints),
             threads=a.threads,
             device=a.device,
             report=progress.show if group.rank == 0 else None,
             time_limit=60 * a.time_limit or None,
             group=group,
-            teacher=a.teacher,
         )
         progress.close()
 

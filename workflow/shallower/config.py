@@ -7,6 +7,7 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -16,11 +17,19 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
-from shallower.expansion import controls, expand, resolve, specify
+from shallower.expansion import (
+    controls,
+    expand,
+    parent_name,
+    resolve,
+    specify,
+    teacher_name,
+)
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.variants import entry
 from shallower.names import ModelName
 from shallower.sections import (
+    T5,
     Architecture,
     Contrast,
     Distillation,
@@ -52,6 +61,7 @@ class Study(Strict):
     initialisation: Initialisation = Initialisation()
     training: TrainingDefaults
     distillation: Distillation = Distillation()
+    t5: T5 = T5()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
     evaluation: Evaluation
@@ -125,6 +135,8 @@ class Study(Strict):
     def _teachers_are_trained(self) -> Study:
         """A student's teacher is a run of this study, with the student's seed."""
         known = set(self.runs)
+        if self.experiments.t5 and self.corpus.pairs is None:
+            raise ValueError("corpus.pairs: missing, experiments.t5 is tuned on them")
         for model, seed in self.runs:
             teacher = self.teacher_of(model)
             if teacher is not None and (teacher, seed) not in known:
@@ -146,8 +158,13 @@ class Study(Strict):
 
     def teacher_of(self, model: str) -> str | None:
         """The model whose logits a model is trained on, if there is one."""
-        teacher = self.models[model].options.get("teacher")
-        return None if teacher is None else str(teacher)
+        name = self.models[model]
+        return str(teacher_name(name)) if "teacher" in name.options else None
+
+    def parent_of(self, model: str) -> str | None:
+        """The model whose weights a model begins with, if there is one."""
+        parent = parent_name(self.models[model])
+        return None if parent is None else str(parent)
 
     @cached_property
     def _cells(self) -> dict[tuple[str, int], list[str]]:
@@ -234,6 +251,8 @@ class Study(Strict):
         only the experiments that speak of generated text generate any.
         """
         parts = set(self._cells.get((model, seed), []))
+        if "t5" in parts:
+            return ["pairs" if self.models[model].options.get("task") else "spans"]
         sets = ["validation"] if "learning_rate" in parts else []
         if parts & {"depth", "head", "budget", "ffn", "distillation"}:
             sets.append("text")
@@ -250,7 +269,7 @@ class Study(Strict):
         if model not in self._resolved:
             self._resolved[model] = resolve(self, self.models[model])
         # Copies: whoever changes one run's specification changes no other's.
-        copies = {key: dict(part) for key, part in self._resolved[model].items()}
+        copies = copy.deepcopy(self._resolved[model])
         return {"name": model, "seed": seed} | copies
 
     @cached_property
@@ -263,7 +282,10 @@ class Study(Strict):
     @property
     def counted(self) -> dict[str, Any]:
         """For `parameters`: the architecture of every model, and the paper's sizes."""
-        specs = {model: {"model": self.run(model, 0)["model"]} for model in self.models}
+        specs = {}
+        for model in self.models:
+            spec = self.run(model, 0)
+            specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
         return {"specs": specs, "paper": paper_scale(self.paper_scale, self.ffns)}
 
     @property
@@ -307,7 +329,7 @@ class Study(Strict):
                 found["ffn"].append((model, plain))
         for model, name in self.models.items():
             if "teacher" in name.options:
-                for family, control in zip(FAIR, controls(self, name), strict=True):
+                for family, control in zip(FAIR, controls(self, name), strict=False):
                     found[family].append((model, str(control)))
         return found
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from shallower.errors import UserError
 from shallower.models.arithmetic import training_flops
 from shallower.models.registry import FFNS, HEADS
-from shallower.models.variants import FFNVariant, entry
-from shallower.names import OPTIONS, ModelName, Value
-from shallower.sections import Architecture, Distillation, Training
+from shallower.models.variants import SENTINELS, FFNVariant, entry
+from shallower.names import OPTIONS, T5_PREFIX, ModelName, Value
+from shallower.sections import Architecture, Distillation, Grid, T5Grid, Training
 
 if TYPE_CHECKING:
     from shallower.config import Study
@@ -29,13 +30,29 @@ def expand(study: Study) -> list[tuple[str, ModelName, list[int]]]:
         (experiment, name, grid.seeds)
         for experiment, grids in study.experiments
         for grid in grids
-        for variant, depth in product(grid.variants, grid.depths)
-        for name in named(study, variant, depth, grid.options)
+        for name in of_grid(study, grid)
     ]
     for experiment, name, seeds in list(found):
         if "teacher" in name.options:
             found += [(experiment, each, seeds) for each in controls(study, name)]
     return found
+
+
+def of_grid(study: Study, grid: Grid | T5Grid) -> Iterator[ModelName]:
+    """The models of one grid."""
+    if isinstance(grid, Grid):
+        for variant, depth in product(grid.variants, grid.depths):
+            yield from named(study, variant, depth, grid.options)
+        return
+    for size in grid.sizes:
+        if size not in study.t5.sizes:
+            raise UserError(f"experiments.t5: t5.sizes has no {size!r}")
+        depth = study.t5.sizes[size].depth
+        for name in named(study, T5_PREFIX + size, depth, grid.options):
+            # A teacher belongs to fine-tuning; what is fine-tuned is pretrained first.
+            yield name.without(*TAUGHT)
+            tuned = ModelName(name.variant, depth, name.options | {"task": "pairs"})
+            yield tuned
 
 
 def named(
@@ -75,6 +92,8 @@ def controls(study: Study, student: ModelName) -> list[ModelName]:
     pass is counted, and buys the control more steps.
     """
     plain = student.without(*TAUGHT)
+    if student.t5_size:
+        return [plain]  # the thesis compares fine-tuning of equal length
     spec, teacher = (resolve(study, n) for n in (plain, teacher_name(student)))
     alone = training_flops(spec["model"])
     taught = training_flops(spec["model"], teacher["model"])
@@ -86,50 +105,99 @@ def controls(study: Study, student: ModelName) -> list[ModelName]:
 def teacher_name(student: ModelName) -> ModelName:
     """The name of a student's teacher."""
     variant, _, depth = str(student.options["teacher"]).rpartition("-")
-    return ModelName(variant, int(depth))
+    task = {"task": student.options["task"]} if "task" in student.options else {}
+    return ModelName(variant, int(depth), task)
+
+
+def parent_name(name: ModelName) -> ModelName | None:
+    """The run that a run goes on from: fine-tuning's is the pretrained model."""
+    if name.t5_size and name.options.get("task") == "pairs":
+        return name.without("task", *TAUGHT)
+    return None
 
 
 def specify(study: Study, name: ModelName) -> dict[str, Any]:
     """Sections of the specification of a model, its name's options applied."""
-    training = study.training.model_dump(mode="json", exclude={"overrides"})
-    plain = str(ModelName(name.variant, name.depth))
     sections: dict[str, Any] = {
         "model": study.model.model_dump(),
         "ffn": {"variant": name.ffn, "ratio": FFNVariant().ratio, "where": "all"},
         "initialisation": study.initialisation.model_dump(),
-        "training": training | study.training.overrides.get(plain, {}),
+        "training": training_settings(study, name),
         "distillation": study.distillation.model_dump(),
+        "task": {"task": "spans" if name.t5_size else "text"},
     }
+    if name.t5_size:
+        sizes = study.t5.sizes[name.t5_size].model_dump(exclude={"depth"})
+        sections["model"] = sizes | {"context": study.t5.context}
     for key, value in name.options.items():
         section, field = OPTIONS[key]
         sections[section][field] = value
     sections["training"] |= study.training.overrides.get(str(name), {})
-    sizes = sections["model"]
-    # A narrower model keeps the proportion of its FFN.
-    share = sizes["width"] / study.model.width
-    sizes["ffn_hidden"] = round(study.model.ffn_hidden * share)
+    if not name.t5_size:
+        sizes = sections["model"]
+        # A narrower model keeps the proportion of its FFN.
+        share = sizes["width"] / study.model.width
+        sizes["ffn_hidden"] = round(study.model.ffn_hidden * share)
     return sections
+
+
+def training_settings(study: Study, name: ModelName) -> dict[str, Any]:
+    """The training section before a name's options are applied."""
+    settings = study.training.model_dump(mode="json", exclude={"overrides"})
+    plain = str(ModelName(name.variant, name.depth))
+    settings |= study.training.overrides.get(plain, {})
+    if name.t5_size:
+        pairs = name.options.get("task") == "pairs"
+        settings |= study.t5.finetuning if pairs else study.t5.pretraining
+    return settings
 
 
 def resolve(study: Study, name: ModelName) -> dict[str, Any]:
     """The complete specification of a model, but for its name and seed."""
     sections = specify(study, name)
-    sizes = Architecture(**sections["model"]).model_dump(exclude_none=True)
     chosen = sections.pop("ffn")
     ffn = FFNS.get(chosen.pop("variant"), FFNVariant())
-    sections["model"] = sizes | {
-        "vocabulary": study.tokenizer.vocabulary,
-        "depth": name.depth,
-        "head": entry(HEADS[name.head]),
-    }
+    if name.t5_size:
+        sections["model"] = t5_sizes(study, name, sections["model"])
+        del sections["initialisation"]  # T5's own, which has no settings
+    else:
+        sizes = Architecture(**sections["model"]).model_dump(exclude_none=True)
+        sections["model"] = sizes | {
+            "vocabulary": study.tokenizer.vocabulary,
+            "depth": name.depth,
+            "head": entry(HEADS[name.head]),
+        }
     if ffn.kind != "own":
         sections["model"]["ffn"] = entry(replace(ffn, **chosen))
     training = Training(**sections["training"])
     sections["training"] = training.model_dump(mode="json")
+    task = sections.pop("task")["task"]
+    parent = parent_name(name)
+    if name.t5_size:
+        sections["task"] = task
+    if parent is not None:
+        sections["parent"] = str(parent)
     # Only where there is a teacher, so that no other run depends on this section.
     distillation = sections.pop("distillation")
     if "teacher" in distillation:
-        teacher = distillation.pop("teacher")
+        del distillation["teacher"]
         checked = Distillation(**distillation).model_dump()
-        sections["distillation"] = {"teacher": teacher} | checked
+        sections["distillation"] = {"teacher": str(teacher_name(name))} | checked
     return sections
+
+
+def t5_sizes(study: Study, name: ModelName, sizes: dict[str, Any]) -> dict[str, Any]:
+    """The `model` section of an encoder-decoder.
+
+    Behind the tokenizer's pieces its vocabulary has sentinels and the pairs' labels.
+    """
+    pieces = study.tokenizer.vocabulary
+    labels = study.corpus.pairs.data.labels if study.corpus.pairs else 0
+    return {
+        "family": "t5",
+        **{k: v for k, v in sizes.items() if v is not None},
+        "encoder_depth": name.depth,
+        "decoder_depth": name.depth,
+        "pieces": pieces,
+        "vocabulary": pieces + SENTINELS + labels,
+    }

@@ -8,6 +8,7 @@ from shallower.models.registry import FFNS
 
 Value = float | int | str
 
+T5_PREFIX = "t5_"  # of an encoder-decoder's variant, before its size
 OPTIONS = {  # key in a name -> section and field of a run's specification
     "ffn": ("ffn", "variant"),
     "ratio": ("ffn", "ratio"),
@@ -20,10 +21,15 @@ OPTIONS = {  # key in a name -> section and field of a run's specification
     "width": ("model", "width"),
     "init_std": ("initialisation", "std"),
     "output_init": ("initialisation", "output_scale"),
+    "task": ("task", "task"),
     "teacher": ("distillation", "teacher"),
     "alpha": ("distillation", "alpha"),
     "temperature": ("distillation", "temperature"),
 }
+
+
+# Rules that an encoder-decoder's answers are held against; they have no depth.
+PAIR_BASELINES = ("majority", "bag_of_words")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,12 @@ class ModelName:
             f"__{k}={short(self.options[k])}" for k in OPTIONS if k in self.options
         ]
         return f"{self.variant}-{self.depth}" + "".join(chosen)
+
+    @property
+    def t5_size(self) -> str | None:
+        """The size of an encoder-decoder; None for a decoder."""
+        is_t5 = self.variant.startswith(T5_PREFIX)
+        return self.variant.removeprefix(T5_PREFIX) if is_t5 else None
 
     @property
     def head(self) -> str:
@@ -72,6 +84,8 @@ def short(value: Value) -> str:
 def split_name(model: str) -> tuple[str, int, dict[str, str]]:
     """Variant, depth and options (as text) of a model's name."""
     base, *options = model.split("__")
+    if base in PAIR_BASELINES:
+        return base, 0, {}
     variant, _, depth = base.rpartition("-")
     return variant, int(depth), dict(option.split("=", 1) for option in options)
 
@@ -83,4 +97,5 @@ def system(model: str) -> str:
     """
     variant, _, options = split_name(model)
     second = {"ffn", "heads", "head_size", "teacher"} & set(options)
-    return "S2" if variant in FFNS or second else "S1"
+    t5 = variant.startswith(T5_PREFIX) or variant in PAIR_BASELINES
+    return "S2" if t5 or variant in FFNS or second else "S1"

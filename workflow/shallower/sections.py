@@ -103,6 +103,8 @@ class Training(Strict):
     learning_rate: float = Field(gt=0)  # peak
     warmup_fraction: float = Field(0.04, ge=0, lt=1)
     final_fraction: float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
+    # Behind the warm-up; `final_fraction` is that of the cosine.
+    schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     weight_decay: float = Field(0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(1.0, gt=0)  # global gradient norm
@@ -149,6 +151,28 @@ class TrainingDefaults(Training):
     overrides: dict[str, dict[str, Any]] = {}
 
 
+class T5Size(Strict):
+    """Sizes of an encoder-decoder; the letters of the thesis' Table 3.1."""
+
+    depth: int = Field(ge=1)  # N_L, blocks on each side
+    width: int = Field(ge=2)  # d_model
+    heads: int = Field(ge=1)  # N_H
+    head_size: int = Field(ge=1)  # d_kv
+    ffn_hidden: int = Field(ge=1)  # d_ff
+
+
+class T5(Strict):
+    """The second system's own family: sizes by name, pretraining and fine-tuning.
+
+    Training settings stand over the study's own.
+    """
+
+    context: int = Field(128, ge=16)  # of the encoder
+    sizes: dict[str, T5Size] = {}
+    pretraining: dict[str, Any] = {}
+    finetuning: dict[str, Any] = {}
+
+
 # --- experiments ----------------------------------------------------------------
 
 
@@ -163,7 +187,8 @@ def _known_variant(name: str) -> str:
 
 
 # Options whose values are words.
-WORDS = {"ffn": list(FFNS), "where": ["all", "first_half", "second_half"]}
+WHERE = ["all", "first_half", "second_half", "encoder", "decoder"]
+WORDS = {"ffn": ["own", *FFNS], "where": WHERE, "task": ["spans", "pairs"]}
 
 
 Variant = Annotated[str, AfterValidator(_known_variant)]
@@ -192,6 +217,20 @@ class Grid(Strict):
         return value
 
 
+class T5Grid(Strict):
+    """Encoder-decoders: every combination of size, seed and the options' values.
+
+    Each is pretrained by span corruption, then fine-tuned on pairs; a teacher takes
+    part in fine-tuning alone.
+    """
+
+    sizes: list[str] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    options: dict[str, list[float | int | str]] = {}
+
+    _known = field_validator("options")(Grid._known.__func__)  # type: ignore[attr-defined]
+
+
 def _check_values(key: str, values: list[float | int | str]) -> None:
     """Words where words are due, numbers elsewhere; a teacher is a model's name."""
     for value in values:
@@ -216,6 +255,7 @@ class Experiments(Strict):
     # Students of a teacher; each also without one, with as many tokens and, in steps
     # that are worked out, with as many training FLOPs.
     distillation: list[Grid] = []
+    t5: list[T5Grid] = []  # encoder-decoders, pretrained and fine-tuned
 
 
 class Contrast(Strict):

@@ -33,6 +33,7 @@ UNITS = {
 TAIL = 0.1  # share of the logged losses, at the end, that make the final loss
 
 
+BASELINES = "pairs.parquet"  # what rules answer to the test pairs
 Runs = list[tuple[str, int]]  # model and seed
 
 
@@ -42,6 +43,9 @@ def quality_rows(evaluations: Path, runs: Runs) -> pd.DataFrame:
     for model, seed in runs:
         rows = pd.read_parquet(evaluations / model / f"seed{seed}.parquet")
         frames.append(rows.assign(model=model, seed=seed))
+    baselines = evaluations / BASELINES
+    if baselines.is_file():  # of a study with pairs
+        frames.append(pd.read_parquet(baselines))
     table = pd.concat(frames, ignore_index=True)
     nats = table[table["metric"] == "cross_entropy"]
     perplexities = [

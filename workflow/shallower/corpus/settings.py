@@ -115,19 +115,6 @@ class CompletionSet(EvaluationSet):
     reference_words: int = Field(24, ge=1)
 
 
-class Corpus(Strict):
-    """The text models are trained on, and the three evaluation sets."""
-
-    text: DocumentSource
-    test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
-    # Kept at most in each split that is held out, by a hash; the others train.
-    held_out_documents: int | None = Field(None, ge=1)
-    minimum_characters: int = Field(60, ge=1)
-    completion: CompletionSet
-    chat: EvaluationSet
-    qa: EvaluationSet
-
-
 # --- pairs of sentences ---------------------------------------------------------------
 
 PairSource = Annotated[
@@ -165,3 +152,21 @@ class Pairs(Strict):
     # Kept at most, chosen by a hash.
     training_pairs: int | None = Field(None, ge=4)
     held_out_pairs: int | None = Field(None, ge=4)
+
+
+# --- all of it ------------------------------------------------------------------------
+
+
+class Corpus(Strict):
+    """The text models are trained on, and the three evaluation sets."""
+
+    text: DocumentSource
+    test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
+    # Kept at most in each split that is held out, by a hash; the others train.
+    held_out_documents: int | None = Field(None, ge=1)
+    minimum_characters: int = Field(60, ge=1)
+    completion: CompletionSet
+    chat: EvaluationSet
+    qa: EvaluationSet
+    # What an encoder-decoder is fine-tuned on; made from the text, or read.
+    pairs: Pairs | None = None

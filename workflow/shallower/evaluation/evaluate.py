@@ -17,13 +17,16 @@ from shallower.errors import UserError
 from shallower.evaluation.deploy_check import deploy_errors
 from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
+from shallower.evaluation.pairs import pair_rows, span_rows
 from shallower.evaluation.perplexity import document_losses
 from shallower.files import replacing, write_text
 from shallower.models.llama import LlamaLM
+from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy, deployed_form
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.runs import load_run
+from shallower.training.runs import load_model
+from shallower.training.spans import label_id
 
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
 MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
@@ -49,8 +52,15 @@ def evaluate(
     `scored_on`, the data sets: `text` is the test split, `validation` the other.
     """
     torch.set_num_threads(threads)
-    model = load_run(run).to(machine.choose_device(device))
     pieces, corpus = Tokenizer(tokenizer), Path(corpus)
+    model = load_model(run).to(machine.choose_device(device))
+    if not isinstance(model, LlamaLM):
+        found = encoder_decoder_rows(model, pieces, corpus, Path(tokens), settings)
+        table = pd.DataFrame(found, columns=COLUMNS).assign(form="trained")
+        write_samples([], 0, samples)
+        with replacing(output) as temporary:
+            table.to_parquet(temporary, index=False)
+        return
     rows, again = held_out_rows(model, corpus, Path(tokens), settings)
     kept: list[dict[str, Any]] = []
     for name in [name for name in EVALUATION_SETS if name in settings["scored_on"]]:
@@ -67,6 +77,20 @@ def evaluate(
     table = pd.concat([trained, deployed]) if again else trained
     with replacing(output) as temporary:
         table.to_parquet(temporary, index=False)
+
+
+def encoder_decoder_rows(
+    model: T5LM, pieces: Tokenizer, corpus: Path, tokens: Path, settings: dict[str, Any]
+) -> Iterator[Row]:
+    """Denoising of the test text, or answers to the test pairs."""
+    batch, context = settings["batch_size"], model.config.context
+    if "spans" in settings["scored_on"]:
+        stream = TokenStream.open(tokens / "test")
+        yield from span_rows(model, stream, context, len(pieces), batch)
+    if "pairs" in settings["scored_on"]:
+        table = pd.read_parquet(corpus / "pairs" / "test.parquet")
+        labels = model.config.vocabulary - label_id(len(pieces), 0)
+        yield from pair_rows(model, table, pieces, context, labels, batch)
 
 
 def held_out_rows(

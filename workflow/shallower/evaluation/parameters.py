@@ -6,15 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from shallower.models.counting import (
-    count_deployed,
-    count_flops_per_token,
-    count_parameters,
-    on_meta,
-)
-from shallower.models.llama import LlamaConfig
-from shallower.models.transforms import deploy
+from shallower.models.counting import count_parameters
+from shallower.models.families import deployed, on_meta, parse
 from shallower.names import split_name, system
+from shallower.training.tasks import count_forward
 
 
 def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFrame:
@@ -22,41 +17,40 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
 
     `specs` are run specifications by model, `paper` what `Study.paper` gives.
     """
-    models = [
-        ("study", name, LlamaConfig.parse(s["model"])) for name, s in specs.items()
-    ]
+    models = [("study", name, spec) for name, spec in specs.items()]
     sizes = {k: v for k, v in paper.items() if k not in ("depths", "variants", "ffns")}
-    plain = {"depth": max(paper["depths"]), "head": {}}
-    models += [
-        ("paper", f"{name}-{plain['depth']}", LlamaConfig.parse(sizes | plain | ffn))
-        for name, ffn in ((n, {"ffn": f}) for n, f in paper.get("ffns", {}).items())
-    ]
+    deep = max(paper["depths"])
     models += [
         (
             "paper",
-            f"{name}-{depth}",
-            LlamaConfig.parse(sizes | {"depth": depth, "head": head}),
+            f"{name}-{deep}",
+            {"model": sizes | {"depth": deep, "head": {}} | ffn},
         )
+        for name, ffn in ((n, {"ffn": f}) for n, f in paper.get("ffns", {}).items())
+    ]
+    models += [
+        ("paper", f"{name}-{depth}", {"model": sizes | {"depth": depth, "head": head}})
         for name, head in paper["variants"].items()
         for depth in paper["depths"]
     ]
-    rows = []
-    for scale, name, config in models:
-        network = on_meta(config)
-        rows.append(
-            {
-                "model": name,
-                "system": system(name),
-                "scale": scale,
-                "depth": config.depth,
-                "variant": split_name(name)[0],
-                "parameters_trained": count_parameters(network),
-                "parameters_deployed": count_deployed(network),
-                "flops_per_token": count_flops_per_token(network),
-                "flops_per_token_deployed": count_flops_per_token(deploy(network)),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_row(*model) for model in models])
+
+
+def _row(scale: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    network, task = on_meta(parse(spec["model"])), spec.get("task", "text")
+    reduced = deployed(network)
+    variant, depth, _ = split_name(name)
+    return {
+        "model": name,
+        "system": system(name),
+        "scale": scale,
+        "depth": depth,
+        "variant": variant,
+        "parameters_trained": count_parameters(network),
+        "parameters_deployed": count_parameters(reduced),
+        "flops_per_token": count_forward(network, task),
+        "flops_per_token_deployed": count_forward(reduced, task),
+    }
 
 
 def table_1(table: pd.DataFrame) -> str:

@@ -105,4 +105,5 @@ def entry(variant: HeadVariant | FFNVariant) -> dict[str, Any]:
     return {k: v for k, v in asdict(variant).items() if v != plain[k]}
 
 
+SENTINELS = 100  # ids kept for them behind the pieces, as in T5
 TWIN = "__twin=1"  # suffix of the second name of a model that is timed twice (A/A)

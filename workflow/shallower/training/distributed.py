@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shallower import machine
 from shallower.errors import UserError
+from shallower.models.families import LanguageModel, parse
 from shallower.models.llama import Attention, LlamaConfig, LlamaLM
 from shallower.training.group import Alone
 from shallower.training.loss import Loss, is_compiled
@@ -204,7 +205,9 @@ class TensorParallel(Several):
 
     def check(self, model: dict[str, Any], settings: dict[str, Any]) -> None:
         """Raise UserError if heads or units cannot be shared out, or are mixed."""
-        config = LlamaConfig.parse(model)
+        config = parse(model)
+        if not isinstance(config, LlamaConfig):
+            raise UserError("--parallel tensor: not for an encoder-decoder, use data")
         for key, number in (("heads", config.heads), ("ffn_hidden", config.ffn_width)):
             if number % self.size:
                 raise UserError(
@@ -229,8 +232,9 @@ class TensorParallel(Several):
             )
 
     @torch.no_grad()
-    def share(self, model: LlamaLM) -> None:
+    def share(self, model: LanguageModel) -> None:
         """Keep this process' heads and units of each block, as DTensors."""
+        assert isinstance(model, LlamaLM)  # see `check`
         for name, parameter in model.named_parameters():
             cut = cut_of(name)
             if cut is not None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shallower.errors import Unfinished
-from shallower.models.llama import LlamaLM
+from shallower.models.families import LanguageModel
 from shallower.training.loss import Loss
 
 SHUTDOWN = 60  # seconds that processes have for a checkpoint after a signal
@@ -38,7 +38,7 @@ class Alone:
     def check(self, model: dict[str, Any], settings: dict[str, Any]) -> None:
         """Raise UserError if such a model or batch cannot be shared out."""
 
-    def share(self, model: LlamaLM) -> None:
+    def share(self, model: LanguageModel) -> None:
         """Keep this process' share of a whole model's parameters, in place."""
 
     def loss_module(self, loss: Loss) -> nn.Module:
@@ -83,7 +83,7 @@ class Alone:
 ALONE = Alone()
 
 
-def weights(model: LlamaLM, group: Alone) -> dict[str, Tensor]:
+def weights(model: LanguageModel, group: Alone) -> dict[str, Tensor]:
     """A copy of all weights, whole, on the CPU. Every process must call this."""
     return {
         name: group.whole(name, parameter.detach()).cpu().clone()
@@ -92,7 +92,7 @@ def weights(model: LlamaLM, group: Alone) -> dict[str, Tensor]:
 
 
 def moments(
-    model: LlamaLM, optimizer: torch.optim.Optimizer, group: Alone
+    model: LanguageModel, optimizer: torch.optim.Optimizer, group: Alone
 ) -> dict[str, dict[str, Tensor]]:
     """The optimizer's state by the parameters' names; every process must call this."""
     return {
@@ -107,7 +107,7 @@ def moments(
 @torch.no_grad()
 def load(
     saved: dict[str, Any],
-    model: LlamaLM,
+    model: LanguageModel,
     optimizer: torch.optim.Optimizer,
     group: Alone,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The teacher of a run: found, loaded, and noted with the run."""
+"""The runs that a run depends on, its teacher and its parent: loaded, and noted."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from shallower.errors import UserError
 from shallower.files import sha256
+from shallower.models.families import LanguageModel, begin
 from shallower.training.loss import Lesson
-from shallower.training.runs import load_run
+from shallower.training.runs import load_model, read_spec
 
 
 def load_lesson(
@@ -27,10 +28,10 @@ def load_lesson(
         raise UserError(f"--teacher: found {teacher}, the specification has {wish}")
     if wish is None or teacher is None:
         return None, {}
-    found = Path(teacher).parent.name
+    found = read_spec(teacher)["name"]
     if found != wish["teacher"]:
         raise UserError(f"--teacher: a run of {found}, expected {wish['teacher']}")
-    model = load_run(teacher).to(device)
+    model = load_model(teacher).to(device)
     pieces = spec["model"]["vocabulary"]
     if model.config.vocabulary != pieces:
         raise UserError(
@@ -40,3 +41,24 @@ def load_lesson(
     lesson = Lesson(model.requires_grad_(False), wish["alpha"], wish["temperature"])
     weights = sha256(Path(teacher) / "model.safetensors")
     return lesson, {"teacher": found, "teacher_sha256": weights}
+
+
+def begin_run(
+    spec: dict[str, Any], parent: Path | None
+) -> tuple[LanguageModel, dict[str, str]]:
+    """A run's model at its start, and what is noted of the run it goes on from.
+
+    A parent's weights are taken over whole, as pretraining's are in fine-tuning.
+    Raises UserError if the parent is missing, or is another one than `spec` names.
+    """
+    model, wish = begin(spec), spec.get("parent")
+    if (wish is None) != (parent is None):
+        raise UserError(f"--parent: found {parent}, the specification has {wish}")
+    if wish is None or parent is None:
+        return model, {}
+    found = read_spec(parent)["name"]
+    if found != wish:
+        raise UserError(f"--parent: a run of {found}, expected {wish}")
+    model.load_state_dict(load_model(parent).state_dict())
+    weights = sha256(parent / "model.safetensors")
+    return model, {"parent": found, "parent_sha256": weights}

@@ -1,4 +1,4 @@
-"""Training of one run: next-token cross-entropy, AdamW, warm-up and cosine.
+"""Training of one run: cross-entropy, AdamW, warm-up and decay.
 
 `train` goes from a run's specification and token shards to the files of
 `runs/<model>/seed<k>/`. It may be killed at any moment and called again: the final
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,21 @@ from shallower import machine
 from shallower.digest import code_digest, commit
 from shallower.errors import Unfinished, UserError
 from shallower.files import write_csv, write_json, write_text
-from shallower.models.arithmetic import training_flops
-from shallower.models.initial import initialise
-from shallower.models.llama import LlamaConfig, LlamaLM
-from shallower.tokens.shards import TokenStream
-from shallower.training.batches import Batches
+from shallower.models.families import LanguageModel
+from shallower.models.llama import LlamaLM
 from shallower.training.checkpoint import Checkpoints, fingerprint
 from shallower.training.clock import Clock
 from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
 from shallower.training.group import ALONE, Alone, load, moments, weights
-from shallower.training.lesson import load_lesson
+from shallower.training.lesson import begin_run, load_lesson
 from shallower.training.loss import Lesson, Loss, is_compiled
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
-from shallower.training.runs import save_weights
+from shallower.training.runs import read_spec, save_weights
 from shallower.training.schedule import learning_rate
 from shallower.training.step import make_optimizer, training_step
+from shallower.training.tasks import Data, Sources, open_data, training_flops_of
 
 Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
@@ -47,7 +45,7 @@ LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_seco
 
 def train(
     spec: dict[str, Any],
-    tokens: str | Path,
+    sources: Sources | str | Path,
     output: str | Path,
     checkpoints: str | Path,
     threads: int = 1,
@@ -55,48 +53,42 @@ def train(
     report: Report | None = None,
     time_limit: float | None = None,
     group: Alone = ALONE,
-    teacher: str | Path | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
     `report` is called with step, loss and tokens per second at every logged step.
-    `spec` is what `Study.run` returns, `tokens` the training split's shards, and
-    `checkpoints` the folder under which this run keeps its own; `teacher` is the
-    folder of the run whose logits it is to learn, if its specification has one.
+    `spec` is what `Study.run` returns, `sources` the training split's shards and what
+    else it needs, and `checkpoints` the folder under which this run keeps its own.
     `time_limit` is in seconds since the process began. Every process of a `group`
     must call this with the same arguments; the first one writes the files.
-    Raises UserError for bad shards or a loss that is no longer a number, and
+    Raises UserError for bad data or a loss that is no longer a number, and
     Unfinished, with a checkpoint saved, near the time limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
-    place, output = machine.choose_device(device), Path(output)
-    settings, stream = spec["training"], TokenStream.open(tokens)
+    if not isinstance(sources, Sources):
+        sources = Sources(Path(sources))
+    place, output, settings = (
+        machine.choose_device(device),
+        Path(output),
+        spec["training"],
+    )
     machine.set_matmul_precision(place, settings["precision"])
     digest = code_digest("training.loop")
-    config = LlamaConfig.parse(spec["model"])
-    if stream.manifest["vocabulary"] != config.vocabulary:
-        raise UserError(
-            f"{tokens}: shards of {stream.manifest['vocabulary']} pieces, "
-            f"but the model has {config.vocabulary}"
-        )
+    data = open_data(spec, sources, group.part)
     group.check(spec["model"], settings)
     if group.kind == "tensor":  # DTensors in a compiled graph are untried
         settings = settings | {"compile": "never"}
-    lesson, taught_by = load_lesson(spec, teacher, place)
-    circumstances = (threads, place.type, machine.versions(), taught_by)
-    mark = fingerprint(spec, stream.manifest, digest, circumstances)
+    lesson, taught_by = load_lesson(spec, sources.teacher, place)
+    model, born_of = begin_run(spec, sources.parent)
+    circumstances = (threads, place.type, machine.versions(), taught_by, born_of)
+    mark = fingerprint(spec, data.mark, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
     if group.rank == 0:
         kept.lock()
-    start = spec["initialisation"]
-    model = initialise(LlamaLM(config), spec["seed"], **start).to(place)
-    group.share(model)
+    group.share(model.to(place))
     optimizer = make_optimizer(model, settings, group)
-    batches = Batches(
-        *(stream, config.context, settings["batch_size"], spec["seed"]), group.part
-    )
     clock = Clock(time_limit)
-    run = Run(model, optimizer, batches, settings, kept, clock, group, report, lesson)
+    run = Run(model, optimizer, data, settings, kept, clock, group, report, lesson)
     run.resume()
     run.take_steps()
     facts = {
@@ -105,10 +97,11 @@ def train(
         "commit": commit(),
         "code_digest": digest,
         **taught_by,
+        **born_of,
     }
     final = weights(model, group)
     if group.rank == 0:
-        _write_run(spec, run, facts, final, output)
+        _write_run(spec, run, facts, final, output, sources)
         kept.remove()
 
 
@@ -116,9 +109,9 @@ def train(
 class Run:
     """A run in training: what it consists of, and how far it is."""
 
-    model: LlamaLM
+    model: LanguageModel
     optimizer: torch.optim.Optimizer
-    batches: Batches
+    data: Data
     settings: dict[str, Any]
     kept: Checkpoints
     clock: Clock
@@ -135,14 +128,14 @@ class Run:
     @property
     def step_tokens(self) -> int:
         """Tokens of one step."""
-        return self.settings["batch_size"] * self.batches.context
+        return self.settings["batch_size"] * self.data.context
 
     def take_steps(self) -> None:
         """Take the remaining steps, logging and saving on the way."""
         state, steps = self.state, self.settings["steps"]
         whole = Loss(self.model, self.settings, self.lesson)
         self.loss = self.group.loss_module(whole)
-        ahead = Prefetch(self.batches, state.step, steps, self.device)
+        ahead = Prefetch(self.data.read, state.step, steps, self.device)
         self.model.train()
         with ahead, self.clock.listening():
             meter = Meter(state, ahead)
@@ -197,6 +190,7 @@ class Run:
             settings["learning_rate"],
             settings["warmup_fraction"],
             settings["final_fraction"],
+            settings.get("schedule", "cosine"),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -204,8 +198,8 @@ class Run:
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step; its loss stays on the device, so that a GPU is not waited for."""
-        watched = self.state.step % self.settings["diagnose_every"] == 0
-        with Watch(self.model, self.group) if watched else nullcontext() as watch:
+        due = self.state.step % self.settings["diagnose_every"] == 0
+        with self._watch() if due else nullcontext() as watch:
             loss = training_step(
                 *(self.model, self.optimizer, inputs, targets, self.settings),
                 *(watch, self.group, self.loss),
@@ -214,6 +208,12 @@ class Run:
         if watch is not None:
             self.state.diagnostics += watch.rows(self.state.step)
         return loss
+
+    def _watch(self) -> AbstractContextManager[Watch | None]:
+        """A look into the blocks; of an encoder-decoder there is none."""
+        if isinstance(self.model, LlamaLM):
+            return Watch(self.model, self.group)
+        return nullcontext()
 
     def _log(self, loss: float, rate: float, meter: Meter) -> None:
         step = self.state.step
@@ -238,15 +238,17 @@ def _write_run(
     facts: dict[str, Any],
     final: dict[str, Tensor],
     output: Path,
+    sources: Sources,
 ) -> None:
     """Write the run's folder; the final weights last, as the sign that all is there."""
-    state, batches = run.state, run.batches
+    state = run.state
     name, precision = machine.device_name(run.device), run.settings["precision"]
     peak = peak_flops(name, precision)
     if peak is not None:
         peak *= run.group.size
     tokens = state.step * run.step_tokens
-    flops = flops_per_token(spec, run.lesson)
+    teacher = read_spec(sources.teacher)["model"] if sources.teacher else None
+    flops = training_flops_of(spec, teacher)
     write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
     losses = [[int(step), int(seen), *rest] for step, seen, *rest in state.losses]
     write_csv(output / "losses.csv", LOSS_COLUMNS, losses)
@@ -260,7 +262,7 @@ def _write_run(
             "seconds": state.seconds,
             "saving_seconds": state.saving_seconds,
             "tokens": tokens,
-            "epochs": tokens / (batches.windows * batches.context),
+            "epochs": tokens / (run.data.items * run.data.context),
             "flops": flops * tokens,
             "final_loss": state.losses[-1][2],
             "restarts": state.restarts,
@@ -276,12 +278,3 @@ def _write_run(
     )
     save_weights(state.half, output / "model-half.safetensors")
     save_weights(final, output / "model.safetensors")
-
-
-def flops_per_token(spec: dict[str, Any], lesson: Lesson | None = None) -> int:
-    """FLOPs of training a token, a teacher's forward pass counted."""
-    taught_by = None
-    if lesson is not None:
-        config = lesson.teacher.config
-        taught_by = asdict(config)
-    return training_flops(spec["model"], taught_by)

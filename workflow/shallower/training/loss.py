@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shallower.models.llama import LlamaLM
+from shallower.models.families import LanguageModel, states
 
 
 @dataclass(frozen=True)
 class Lesson:
     """A teacher, and how a student learns from it (Lee, section 4.4; specs S2.5)."""
 
-    teacher: LlamaLM  # in evaluation mode, without gradients
+    teacher: LanguageModel  # in evaluation mode, without gradients
     alpha: float  # weight of the hard label
     temperature: float  # T
 
@@ -33,12 +33,12 @@ class Lesson:
 # Model, inputs and targets (batch, tokens), precision, chunk, lesson -> the mean loss
 # that is minimised, and the mean cross-entropy of the targets; both in nats.
 LossFunction = Callable[
-    [LlamaLM, Tensor, Tensor, str, int, Lesson | None], tuple[Tensor, Tensor]
+    [LanguageModel, Tensor, Tensor, str, int, Lesson | None], tuple[Tensor, Tensor]
 ]
 
 
 def next_token_loss(
-    model: LlamaLM,
+    model: LanguageModel,
     inputs: Tensor,
     targets: Tensor,
     precision: str = "float32",
@@ -49,7 +49,7 @@ def next_token_loss(
 
 
 def losses(
-    model: LlamaLM,
+    model: LanguageModel,
     inputs: Tensor,
     targets: Tensor,
     precision: str = "float32",
@@ -67,10 +67,10 @@ def losses(
     )
 
     def part(
-        states: Tensor, taught: Tensor | None, due: Tensor, reduction: str = "mean"
+        features: Tensor, taught: Tensor | None, due: Tensor, reduction: str = "mean"
     ) -> tuple[Tensor, Tensor]:
         with autocast:
-            logits = model.head(states)
+            logits = model.head(features)
         hard = F.cross_entropy(_exact(logits), due, reduction=reduction)
         if lesson is None or taught is None or lesson.alpha == 1:
             return hard, hard
@@ -81,19 +81,19 @@ def losses(
         return lesson.alpha * hard + (1 - lesson.alpha) * soft, hard
 
     with autocast:
-        states = model.features(inputs).flatten(0, 1)
+        features = states(model, inputs, targets).flatten(0, 1)
     taught = None
     if lesson is not None:
         with torch.no_grad(), autocast:
-            taught = lesson.teacher.features(inputs).flatten(0, 1)
+            taught = states(lesson.teacher, inputs, targets).flatten(0, 1)
     targets = targets.flatten()
     count = targets.numel()
     if not 0 < chunk < count:
-        return part(states, taught, targets)
+        return part(features, taught, targets)
     total = plain = torch.zeros((), device=inputs.device)
     wanted = taught.split(chunk) if taught is not None else repeat(None)
     for rows, hints, due in zip(
-        states.split(chunk), wanted, targets.split(chunk), strict=False
+        features.split(chunk), wanted, targets.split(chunk), strict=False
     ):
         found = checkpoint(
             *(part, rows, hints, due, "sum"),
@@ -138,7 +138,10 @@ class Loss(nn.Module):
     """Model and loss as one module, with a run's settings for both."""
 
     def __init__(
-        self, model: LlamaLM, settings: dict[str, Any], lesson: Lesson | None = None
+        self,
+        model: LanguageModel,
+        settings: dict[str, Any],
+        lesson: Lesson | None = None,
     ) -> None:
         super().__init__()
         self.model = model

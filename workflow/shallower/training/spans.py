@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
+from shallower.models.variants import SENTINELS  # enough for contexts up to 1,809
 from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Epochs, part_rows
@@ -29,7 +30,6 @@ from shallower.training.batches import Epochs, part_rows
 NOISE = 0.15  # part of a window's tokens
 SPAN = 3.0  # tokens in a span of noise, on average
 PADDING = 0
-SENTINELS = 100  # ids kept for them, as in T5: enough for contexts up to 1,809
 
 _Number = TypeVar("_Number", int, np.ndarray)
 

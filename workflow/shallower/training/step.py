@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shallower.models.llama import LlamaLM
+from shallower.models.families import LanguageModel
 from shallower.training.diagnostics import Watch
 from shallower.training.group import ALONE, Alone
 from shallower.training.loss import Loss
 
 
 def make_optimizer(
-    model: LlamaLM, settings: dict[str, Any], group: Alone = ALONE
+    model: LanguageModel, settings: dict[str, Any], group: Alone = ALONE
 ) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, not on gains and biases."""
     decay: list[nn.Parameter] = []
@@ -37,7 +37,7 @@ def make_optimizer(
 
 
 def training_step(
-    model: LlamaLM,
+    model: LanguageModel,
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,

@@ -1,0 +1,28 @@
+# pairs of sentences for the encoder-decoders, and what simple rules answer to them
+rule pairs:
+    input:
+        text=expand(
+            "<results>/corpus/text/{split}.parquet",
+            split=["train", "validation", "test"],
+        ),
+        hub=hub_manifests(of_pairs=True),
+    output:
+        pairs=expand(
+            "<results>/corpus/pairs/{split}.parquet",
+            split=["train", "validation", "test"],
+        ),
+        manifest="<results>/corpus/pairs/manifest.json",
+        baselines="<results>/evaluations/pairs.parquet",
+    log:
+        "<logs>/pairs.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        directory=subpath(output.manifest, parent=True),
+        corpus=subpath(output.manifest, ancestor=2),
+        settings=as_json(study.corpus.pairs),
+        code=code_digest("corpus.pairs", "evaluation.pair_baselines"),
+    shell:
+        "python -m shallower pairs --settings {params.settings:q}"
+        " --corpus {params.corpus} --output {params.directory}"
+        " --baselines {output.baselines} 2> >(tee {log} >&2)"
