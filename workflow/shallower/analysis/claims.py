@@ -7,23 +7,16 @@ with the margins of `evidence`. Nothing here is typed: a verdict follows from va
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from shallower.analysis import published
-from shallower.analysis.claims_ffn import (
-    collapses,
-    costs_quality,
-    exact_forms,
-    expansion_matters,
-    faster_without,
-    longer_is_better,
-    smaller_teacher_is_steadier,
-    teacher_helps,
-)
+from shallower.analysis.claim import Claim
+from shallower.analysis.claims_ffn import exact_forms
+from shallower.analysis.claims_second import SECOND
 from shallower.analysis.claims_speed import (
     faster_than_deeper,
     step_times,
@@ -62,17 +55,6 @@ def write_claims(results: Path, study: Study, output: Path | None = None) -> Non
     )
     text = claims(evidence).to_csv(index=False, float_format="%.10g")
     write_text((output or results) / "claims.csv", text)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What the original says, and how we judge it."""
-
-    id: str
-    claim: str
-    unit: str
-    judge: Callable[[Evidence], Finding]
-    source: str = "S1"
 
 
 def claims(evidence: Evidence) -> pd.DataFrame:
@@ -344,43 +326,3 @@ CLAIMS = [
     Claim("C11", "deeper is better", "nats", deeper_is_better),
 ]
 FOLD = Claim("fold", "folding the added layer changes nothing", "logits", folds)
-SECOND = [
-    Claim("S2-1", "a chain of matrices collapses exactly", "logits", collapses, "S2"),
-    Claim("S2-2", "without FFNs decoding is faster", "ratio", faster_without, "S2"),
-    Claim("S2-3", "without FFNs quality is lost", "nats", costs_quality, "S2"),
-    Claim(
-        "S2-4",
-        "longer chains train to a better network of one size",
-        "nats",
-        longer_is_better,
-        "S2",
-    ),
-    Claim(
-        "S2-5",
-        "a chain needs at least twice the width inside",
-        "nats",
-        expansion_matters,
-        "S2",
-    ),
-    Claim(
-        "S2-6",
-        "a teacher helps, at equal tokens",
-        "nats",
-        teacher_helps("equal_tokens"),
-        "S2",
-    ),
-    Claim(
-        "S2-7",
-        "a teacher helps, at equal training FLOPs",
-        "nats",
-        teacher_helps("equal_flops"),
-        "S2",
-    ),
-    Claim(
-        "S2-8",
-        "a smaller teacher gives a smaller spread",
-        "ratio",
-        smaller_teacher_is_steadier,
-        "S2",
-    ),
-]

@@ -14,6 +14,7 @@ FIGURES = {  # name -> label in the HTML report
     "diagnostics": "F2: the first block during training",
     "budget": "F3: depth by training budget",
     "ffn": "S2: FFN variants and distillation",
+    "maximum": "S2: the best of several runs",
 }
 
 TABLES = [
@@ -32,6 +33,10 @@ TABLES = [
     "ffn",
     "distillation",
     "ffn_seeds",
+    "thesis",
+    "thesis_sizes",
+    "thesis_maxima",
+    "t5",
     "settings",
     "samples",
 ]

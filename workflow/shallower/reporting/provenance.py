@@ -102,7 +102,8 @@ def verify(
         fresh = Path(name)
         rows, sessions = raw_rows(directory, study.runs)
         write_summaries(fresh, rows, sessions, sets)
-        write_comparisons(fresh, rows, [(c.left, c.right) for c in study.contrasts])
+        wanted = study.summarised
+        write_comparisons(fresh, rows, wanted["contrasts"], wanted["families"])
         write_claims(directory, study, fresh)
         write_search(directory, study, fresh)
         write_budgets(directory, study, fresh)

@@ -13,7 +13,7 @@ import numpy as np
 from shallower.analysis.published import TABLE_1
 from shallower.config import Study
 from shallower.files import write_text
-from shallower.reporting import ffn
+from shallower.reporting import ffn, thesis
 from shallower.reporting.contents import METRICS, TABLES
 from shallower.reporting.experiment_tables import budget_table, search_table
 from shallower.reporting.latex import (
@@ -51,6 +51,10 @@ def write_tables(
         "ffn": ffn.ffn_table,
         "distillation": ffn.distillation_table,
         "ffn_seeds": ffn.by_seed_table,
+        "thesis": thesis.ablation_table,
+        "thesis_sizes": thesis.sizes_table,
+        "thesis_maxima": thesis.maxima_table,
+        "t5": thesis.t5_table,
         "samples": samples,
     }
     for name in TABLES:

@@ -1,0 +1,20 @@
+"""A claim: what somebody says, and how we judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shallower.analysis.evidence import Evidence
+from shallower.analysis.verdicts import Finding
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a source says, and how we judge it."""
+
+    id: str
+    claim: str
+    unit: str
+    judge: Callable[[Evidence], Finding]
+    source: str = "S1"

@@ -1,0 +1,103 @@
+"""Claims of the thesis about T5: its parameter column, and what its variants reach.
+
+Accuracy counts only where the plain T5 has learnt the task: it must beat a bag of words
+(assay sensitivity), else two numbers near chance would be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from shallower.analysis import thesis
+from shallower.analysis.evidence import Evidence
+from shallower.analysis.verdicts import Finding, Verdict, conjunction, superiority
+from shallower.names import ModelName
+
+NAN = float("nan")
+ACCURACY = ("pairs", "accuracy")
+FAMILY_OWN = "own"
+
+
+def parameter_column(evidence: Evidence) -> Finding:
+    """S2-9: the printed parameters, under one reading for all rows."""
+    table = thesis.overview()
+    wrong = table.loc[table["parameters_printed"].isna(), "label"]
+    note = f"{len(table) - len(wrong)} of {len(table)} rows fit one reading"
+    if len(wrong):
+        note += f"; none fits {', '.join(wrong)}"
+    verdict: Verdict = "not supported" if len(wrong) else "supported"
+    return Finding(float(len(wrong)), NAN, NAN, 0.0, verdict, note)
+
+
+def without_ffn(evidence: Evidence) -> Finding:
+    """S2-10: T5 without FFNs answers fewer pairs right (the thesis: 2.7 points)."""
+    return _against_own(evidence, "none", lower_is_worse=True)
+
+
+def three_over_one(evidence: Evidence) -> Finding:
+    """S2-11: three matrices reach a higher accuracy than one, deployed alike."""
+    pairs = [
+        (model, one)
+        for model, name in _tuned(evidence, "three_matrices").items()
+        if (one := _with_ffn(evidence, name, "one_matrix")) is not None
+    ]
+    return _judge(evidence, pairs, higher=True)
+
+
+def _against_own(evidence: Evidence, ffn: str, lower_is_worse: bool) -> Finding:
+    pairs = [
+        (model, own)
+        for model, name in _tuned(evidence, ffn).items()
+        if (own := _with_ffn(evidence, name, FAMILY_OWN)) is not None
+    ]
+    return _judge(evidence, pairs, higher=not lower_is_worse)
+
+
+def _judge(evidence: Evidence, pairs: list[tuple[str, str]], higher: bool) -> Finding:
+    """Left above (or below) right in accuracy, where the plain model can be told."""
+    if not pairs:
+        absent = "no such T5 in this study"
+        return Finding(NAN, NAN, NAN, NAN, "not tested", absent)
+    parts = []
+    for left, right in pairs:
+        found = 100 * evidence.paired(left, right, *ACCURACY)
+        parts.append(superiority(found, lower_is_better=not higher))
+    shown = conjunction(parts)
+    if not learnt(evidence):
+        return replace(shown, verdict="not tested", note="no T5 beats a bag of words")
+    return shown
+
+
+def learnt(evidence: Evidence) -> bool:
+    """Whether some plain T5 answers more pairs right than a bag of words does."""
+    rule = evidence.values("bag_of_words", *ACCURACY)
+    return any(
+        superiority(
+            evidence.values(model, *ACCURACY).to_numpy() - float(rule.iloc[0]), False
+        ).verdict
+        == "supported"
+        for model in _tuned(evidence, FAMILY_OWN)
+        if len(rule) and np.size(evidence.values(model, *ACCURACY))
+    )
+
+
+def _tuned(evidence: Evidence, ffn: str) -> dict[str, ModelName]:
+    """The fine-tuned T5s with an FFN in all places, by name; none has a teacher."""
+    return {
+        model: name
+        for model, name in evidence.study.models.items()
+        if name.t5_size
+        and name.ffn == ffn
+        and name.options.get("task") == "pairs"
+        and not {"teacher", "where"} & set(name.options)
+    }
+
+
+def _with_ffn(evidence: Evidence, name: ModelName, ffn: str) -> str | None:
+    """The same model with another FFN, if the study has it."""
+    plain = name.without("ffn", "ratio")
+    options = plain.options | ({} if ffn == FAMILY_OWN else {"ffn": ffn})
+    model = str(ModelName(name.variant, name.depth, options))
+    return model if model in evidence.study.models else None
