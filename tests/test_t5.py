@@ -187,16 +187,18 @@ def test_logits_equal_hugging_face(
     assert (logits - exact).abs().max() < 1e-10
 
 
+@pytest.mark.parametrize("buckets", [32, 18])  # with 18, fp64 logarithms would differ
 @pytest.mark.parametrize("both_ways", [True, False])
-def test_buckets_equal_hugging_face(both_ways: bool) -> None:
+def test_buckets_equal_hugging_face(both_ways: bool, buckets: int) -> None:
     from transformers.models.t5.modeling_t5 import T5Attention
 
     distances = torch.arange(-600, 601 if both_ways else 1)
-    ours = PositionBias(tiny(buckets=32), both_ways).bucket(distances)
-    theirs = T5Attention._relative_position_bucket(distances, both_ways)
+    ours = PositionBias(tiny(buckets=buckets), both_ways).bucket(distances)
+    theirs = T5Attention._relative_position_bucket(distances, both_ways, buckets)
     assert torch.equal(ours, theirs)
-    # Bucket 16 would be that of a later key at distance 0.
-    assert ours.unique().tolist() == [n for n in range(32) if not both_ways or n != 16]
+    # The first of a later key's buckets would be that of distance 0.
+    unused = {buckets // 2} if both_ways else set()
+    assert set(ours.tolist()) == set(range(buckets)) - unused
 
 
 def test_start_values_are_those_of_hugging_face() -> None:
@@ -331,8 +333,17 @@ def test_recomputed_blocks_have_the_same_gradients(
 ) -> None:
     plain, again = build(), build()
     again.recompute = True
-    for model in (plain, again):
+    runs = {plain: 0, again: 0}
+    for model in runs:
+
+        def count(*_: Any, model: T5LM = model) -> None:
+            runs[model] += 1
+
+        for stack in (model.encoder, model.decoder):
+            for block in stack.blocks:
+                block.attention.query.register_forward_hook(count)
         model(inputs, labels).square().mean().backward()
+    assert list(runs.values()) == [4, 8]
     for p, q in zip(plain.parameters(), again.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
 
@@ -359,6 +370,14 @@ def test_what_stands_in_the_feed_forward_place() -> None:
     for name in ("one_matrix", "one_matrix_relu"):
         assert ffn_parameters(FFNS[name]) == (2 * (d * d + d),) * 2
     assert ffn_parameters(FFNS["three_matrices"]) == (2 * (24 * d * d + d),) * 2
+
+
+def test_a_single_matrix_may_have_an_activation() -> None:
+    for name, function in (("one_matrix", lambda y: y), ("one_matrix_relu", F.relu)):
+        chain = build(FFNS[name]).encoder.blocks[0].ffn
+        x = torch.randn(2, 5, 32, dtype=torch.float64)
+        due = function(x @ chain.factors[0].weight.T)
+        assert (chain(x) - due).abs().max() < 1e-12
 
 
 def test_a_decoder_only_variant_is_refused() -> None:
@@ -442,6 +461,9 @@ def test_initial_weights_are_shared_across_variants_and_depths() -> None:
     for name in ("encoder.blocks.1.attention.query.weight", "embedding.weight"):
         assert torch.equal(small[name], large.state_dict()[name])
         assert not torch.equal(small[name], other[name])
+    # Every parameter has a stream of its own.
+    twin = "encoder.blocks.0.attention.query.weight"
+    assert not torch.equal(small[twin], small[twin.replace("0", "1")])
     matrices = [m.weight for m in large.decoder.blocks[0].ffn.factors]
     assert matrices[0].std().item() == pytest.approx(32**-0.5, 0.1)
     assert matrices[1].std().item() == pytest.approx(128**-0.5, 0.1)
