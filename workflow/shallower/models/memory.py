@@ -7,14 +7,16 @@ comes on top.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shallower.models.counting import count_parameters, on_meta
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.counting import count_parameters
+from shallower.models.families import Config, make, on_meta
+from shallower.models.llama import LlamaLM
+from shallower.models.t5 import T5Config
 
 FLOAT = 4  # bytes; weights, gradients and AdamW's moments are always float32
 # Bytes per logit when the loss is at its largest, in its backward pass: the
@@ -44,42 +46,55 @@ class TrainingMemory:
 
 
 def training_memory(
-    config: LlamaConfig,
+    config: Config,
     windows: int,
     precision: str = "float32",
     checkpoint_activations: bool = False,
     loss_chunk: int = 0,
+    targets: int | None = None,
 ) -> TrainingMemory:
     """Memory of a step on `windows` sequences of a full context.
 
     Activations are A + L x B: B what autograd saves in one block, A outside of them.
     With `checkpoint_activations` they are A + L x I, where I is a block's input in
     float32, and B for one block at a time. Logits exist for `loss_chunk` tokens at a
-    time (0: for all).
+    time (0: for all). `targets` is the length of a row of labels, where that is not
+    the context. Of an encoder-decoder, all activations count as if none were computed
+    anew.
     """
     parameters = count_parameters(on_meta(config))
-    outside, block = saved_bytes(replace(config, depth=1), windows, precision)
-    tokens = windows * config.context
-    kept = tokens * config.width * FLOAT if checkpoint_activations else block
+    tokens = windows * (targets or config.context)
     chunk = min(loss_chunk or tokens, tokens)
+    if isinstance(config, T5Config):
+        depth, kept, checkpoint_activations = 0, 0, False
+        outside, block = saved_bytes(config, windows, precision, targets)
+    else:
+        # Blocks differ where half of them have another FFN: an average one.
+        depth = config.depth
+        outside, blocks = saved_bytes(config, windows, precision)
+        block = blocks // depth
+        inputs = windows * config.context * config.width * FLOAT
+        kept = inputs if checkpoint_activations else block
     return TrainingMemory(
         weights=FLOAT * parameters,
         gradients=FLOAT * parameters,
         moments=2 * FLOAT * parameters,
-        activations=outside + config.depth * kept,
+        activations=outside + depth * kept,
         logits=chunk * config.vocabulary * LOGIT,
         recomputed=block if checkpoint_activations else 0,
     )
 
 
-def saved_bytes(config: LlamaConfig, windows: int, precision: str) -> tuple[int, int]:
+def saved_bytes(
+    config: Config, windows: int, precision: str, targets: int | None = None
+) -> tuple[int, int]:
     """Bytes that autograd saves outside of the blocks, and in all blocks together.
 
     Runs the model on fake tensors, which have a shape and a type but no data; the
     fused attention of the CPU saves what that of a GPU does. Copies of weights in
     lower precision count, weights themselves do not.
     """
-    sizes = {"outside": 0, "blocks": 0}
+    sizes, many = {"outside": 0, "blocks": 0}, isinstance(config, T5Config)
     place = "outside"
     seen: list[Tensor] = []  # kept alive, so that no two storages share an address
 
@@ -92,7 +107,7 @@ def saved_bytes(config: LlamaConfig, windows: int, precision: str) -> tuple[int,
         place = "outside"
 
     with FakeTensorMode():
-        model = LlamaLM(config)
+        model = make(config)
         known = {_address(t) for t in (*model.parameters(), *model.buffers())}
 
         def save(tensor: Tensor) -> Tensor:
@@ -102,15 +117,16 @@ def saved_bytes(config: LlamaConfig, windows: int, precision: str) -> tuple[int,
                 sizes[place] += tensor.untyped_storage().nbytes()
             return tensor
 
-        for block in model.blocks:
+        for block in model.blocks if isinstance(model, LlamaLM) else []:
             block.register_forward_pre_hook(enter)
             block.register_forward_hook(leave)
-        tokens = torch.zeros(windows, config.context, dtype=torch.long)
+        lengths = [config.context] + ([targets] if targets and many else [])
+        rows = [torch.zeros(windows, n, dtype=torch.long) for n in lengths]
         with (
             torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
             torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"),
         ):
-            model(tokens)
+            model(*rows)
     return sizes["outside"], sizes["blocks"]
 
 

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
-from shallower.models.counting import (
-    count_deployed,
-    count_flops_per_token,
-    count_parameters,
-    on_meta,
-)
+from shallower.models.counting import count_parameters
+from shallower.models.families import Config, deployed, on_meta, parse
 from shallower.models.llama import LlamaConfig
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
 from shallower.planning.corpus import CorpusSize, corpus_size
@@ -28,6 +23,7 @@ from shallower.sections import Training
 from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
 from shallower.training.peaks import peak_flops
+from shallower.training.tasks import targets, training_flops_of
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
@@ -55,11 +51,11 @@ class ModelPlan:
 
     model: str
     seeds: list[int]
-    ffn_hidden: int  # H
+    ffn_hidden: int  # H; 0 where the FFN is left out in every block
     parameters_trained: int
     parameters_deployed: int
     tokens: int  # of a run
-    flops: int  # of a run: three times the forward pass
+    flops: int  # of a run: three times the forward pass, and a teacher's
     peak: float | None  # FLOP/s of the device at the run's precision
     hours: float | None  # of a run; None if the peak is not known
     starts: int | None  # jobs a run takes, if a job's runtime is limited
@@ -132,11 +128,11 @@ def plan(study: Study, assumptions: Assumptions, results: Path) -> Plan:
 def _model(
     study: Study, model: str, seeds: list[int], assumptions: Assumptions
 ) -> ModelPlan:
-    training = study.training_of(model)
-    config = LlamaConfig.parse(study.run(model, seeds[0])["model"])
-    parameters, deployed, forward = _counted(config)
-    tokens = training.steps * training.batch_size * config.context
-    flops = 3 * forward * tokens
+    training, spec = study.training_of(model), study.run(model, seeds[0])
+    network, teacher = on_meta(parse(spec["model"])), study.teacher_of(model)
+    tokens = training.steps * training.batch_size * network.config.context
+    taught_by = study.run(teacher, seeds[0])["model"] if teacher else None
+    flops = training_flops_of(spec, taught_by) * tokens
     peak, hours, starts = assumptions.peak(training.precision), None, None
     if peak:
         hours = flops / (peak * assumptions.mfu) / 3600
@@ -145,36 +141,35 @@ def _model(
     return ModelPlan(
         model=model,
         seeds=seeds,
-        ffn_hidden=config.ffn_width,
-        parameters_trained=parameters,
-        parameters_deployed=deployed,
+        ffn_hidden=_hidden(network.config),
+        parameters_trained=count_parameters(network),
+        parameters_deployed=count_parameters(deployed(network)),
         tokens=tokens,
         flops=flops,
         peak=peak,
         hours=hours,
         starts=starts,
-        memory=_memory(config, training),
+        memory=_memory(network.config, training, spec.get("task", "text")),
     )
 
 
-@cache
-def _counted(config: LlamaConfig) -> tuple[int, int, int]:
-    """Parameters trained and deployed, and FLOPs of a forward pass per token."""
-    network = on_meta(config)
-    return (
-        count_parameters(network),
-        count_deployed(network),
-        count_flops_per_token(network),
-    )
+def _hidden(config: Config) -> int:
+    """Inner width of the FFN, a chain's or the family's own."""
+    if config.ffn.kind == "none" and config.ffn.where == "all":
+        return 0
+    if config.ffn.kind == "linear":
+        return config.ffn.hidden(config.width) if config.ffn.matrices > 1 else 0
+    return config.ffn_width if isinstance(config, LlamaConfig) else config.ffn_hidden
 
 
-def _memory(config: LlamaConfig, training: Training) -> TrainingMemory:
+def _memory(config: Config, training: Training, task: str) -> TrainingMemory:
     return training_memory(
         config,
         training.batch_size // training.accumulation,
         training.precision,
         training.checkpoint_activations,
         training.loss_chunk,
+        targets(config, task),
     )
 
 
@@ -194,6 +189,7 @@ def jobs(study: Study) -> dict[str, int]:
         "shard": study.shards.parts + held_out,
         "shards": 1 + held_out,
         "parameters": 1,
+        **({"pairs": 1} if study.experiments.t5 else {}),
         "train": len(study.runs),
         "evaluate": len(study.runs),
         **dict.fromkeys(once.split(), 1),

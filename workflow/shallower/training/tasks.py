@@ -14,7 +14,7 @@ from shallower.errors import UserError
 from shallower.files import sha256
 from shallower.models.arithmetic import BACKWARD, forward_flops
 from shallower.models.counting import count_flops, count_flops_per_token
-from shallower.models.families import T5, LanguageModel, on_meta, parse
+from shallower.models.families import T5, Config, LanguageModel, on_meta, parse
 from shallower.models.llama import LlamaLM
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
@@ -88,12 +88,16 @@ def count_forward(model: LanguageModel, task: str) -> int:
     """FLOPs of a forward pass for each token of a full context, counted."""
     if isinstance(model, LlamaLM):
         return count_flops_per_token(model)
-    context = model.config.context
-    targets = ANSWER if task == "pairs" else span_lengths(context)[2]
-    shapes = [
-        torch.zeros(1, n, dtype=torch.long, device="meta") for n in (context, targets)
-    ]
-    return count_flops(model, *shapes) // context
+    lengths = (model.config.context, targets(model.config, task))
+    shapes = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in lengths]
+    return count_flops(model, *shapes) // model.config.context
+
+
+def targets(config: Config, task: str) -> int:
+    """Tokens of a row that the loss is of: an answer, what was cut out, or the text."""
+    if task == "pairs":
+        return ANSWER
+    return span_lengths(config.context)[2] if task == "spans" else config.context
 
 
 def training_flops_of(spec: dict[str, Any], teacher: dict[str, Any] | None) -> int:
