@@ -1,10 +1,11 @@
 """On a CUDA device: what the CPU's tests of the same code cannot show.
 
-NOT RUN by its authors: no CUDA device was at hand.
+Continuous integration has no such device; docs/gpu.md says where and when they ran.
 """
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ import torch
 
 from conftest import run_spec, tiny
 from shallower import machine
+from shallower.evaluation import bandwidth
 from shallower.files import read_json
 from shallower.models import decoding
 from shallower.models.initial import initialise
@@ -106,6 +108,7 @@ def test_chunked_loss_needs_less_memory() -> None:
 
 @torch.no_grad()
 def test_a_cuda_graph_decodes_as_eager_does() -> None:
+    machine.set_matmul_precision(GPU, "float32")  # whatever ran before
     model = initialise(LlamaLM(tiny("proposed")), 0).to(GPU).eval()
     tokens = torch.randint(300, (1, 12), device=GPU)
     logits = {}
@@ -121,3 +124,15 @@ def test_a_cuda_graph_decodes_as_eager_does() -> None:
     assert torch.allclose(logits["graph"], logits["eager"], atol=1e-5)
     whole = model(tokens)[:, 4:]
     assert torch.allclose(logits["eager"], whole, atol=1e-4)
+
+
+def test_the_floor_is_below_what_a_launch_costs() -> None:
+    """Small reads take longer by launch than by bandwidth: hence the CUDA graph."""
+    settings = {"megabytes": [1, 256], "repeats": 4}
+    rows = bandwidth.time_reads(settings, range(4), random.Random(0), GPU)
+    table = pd.DataFrame(rows).groupby(["bytes", "way"])["nanoseconds"].median()
+    speeds = table.groupby("bytes").min()
+    speeds = speeds.index / speeds  # GB/s
+    assert set(table.index.get_level_values("way")) == {"library", "sum"}
+    assert speeds.loc[2**28] > 200  # slower than any card of the last ten years
+    assert speeds.loc[2**20] > 50  # 20 us; launched by themselves, reads take longer
