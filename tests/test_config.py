@@ -39,7 +39,7 @@ def change(configuration: dict, path: str, value: Any) -> dict:
 def test_default_study(configuration: dict) -> None:
     study = load_study(configuration)
     assert len(study.runs_of("depth")) == 24
-    assert len(set(study.runs)) == len(study.runs) == 48
+    assert len(set(study.runs)) == len(study.runs) == 70
     assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
     run = study.run("proposed-7", 2)
     config = LlamaConfig.parse(run["model"])  # the model takes every key, and no other
@@ -171,7 +171,8 @@ def test_a_new_variant_changes_no_other_run(
     monkeypatch.setitem(HEADS, "mine", HeadVariant(linear="per_head"))
     assert load_study(configuration).run("proposed-5", 0) == before
     grid = {"variants": ["baseline", "proposed", "mine"], "depths": [5, 6]}
-    change(configuration, "experiments.depth", [grid | {"seeds": [0]}])
+    change(configuration, "experiments", {"depth": [grid | {"seeds": [0]}]})
+    change(configuration, "contrasts", [])
     assert "mine-6" in load_study(configuration).models
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
+import resource
 from dataclasses import replace
-from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch._dynamo.utils import counters
 
 from conftest import build
 from shallower.evaluation import bandwidth, latency, neighbours, static_decode
-from shallower.evaluation.latency import Subject
+from shallower.evaluation.subjects import Job, Subject
 from shallower.models import decoding
 from shallower.models.decoding import StaticCache
 from shallower.models.llama import KeyValueCache, LlamaLM
@@ -116,10 +116,10 @@ def subjects() -> list[Subject]:
     return [*made, replace(made[2], model="baseline-3__twin=1")]
 
 
-def job(compiled: dict | None) -> latency.Job:
+def job(compiled: dict | None) -> Job:
     fixed = {"prompt_tokens": 5, "new_tokens": 4, "repeats": 9, "warmups": 1}
     settings = {"study": fixed, "compiled": compiled}
-    return latency.Job([], [0], {}, "", "", "", settings, 4, {}, 1, "cpu")
+    return Job([], [], {}, {}, "", "", "", settings, 4, {}, 1, "cpu")
 
 
 def test_only_the_ends_of_both_variants_are_compiled() -> None:
@@ -216,8 +216,12 @@ def test_without_a_compiler_there_is_only_the_eager_twin(
 def test_compilers_that_ran_for_us_are_not_neighbours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    times = partial(os.times_result, (1.0, 2.0, 30.0, 40.0, 99.0))
-    monkeypatch.setattr(neighbours.os, "times", times)
+    def used(who: int) -> SimpleNamespace:
+        mine = who == resource.RUSAGE_SELF
+        user, system = (1.0, 2.0) if mine else (30.0, 40.0)
+        return SimpleNamespace(ru_utime=user, ru_stime=system)
+
+    monkeypatch.setattr(neighbours.resource, "getrusage", used)
     assert neighbours.own_busy() == 73.0
 
 

@@ -15,6 +15,7 @@ from snakemake.settings.types import ConfigSettings
 from snakemake.utils import update_config
 
 from conftest import ROOT, tiny
+from project import RUNS
 from shallower.analysis.published import TABLE_1
 from shallower.cli import main
 from shallower.config import load_study
@@ -241,7 +242,7 @@ def test_the_command(
     assert max(map(len, text.splitlines())) <= 100
     main(["plan", "--configfile", "config/smoke.yaml", "--json"])
     content = json.loads(capsys.readouterr().out)
-    assert content["total"]["runs"] == content["jobs"]["train"] == 12
+    assert content["total"]["runs"] == content["jobs"]["train"] == RUNS
     assert content["models"][0]["memory"]["total"] > 0
 
 

@@ -45,6 +45,7 @@ from shallower.sections import (
     suggestion,
 )
 from shallower.strict import Strict
+from shallower.systems import head_of, system_of
 
 FAIR = ("equal_tokens", "equal_flops")  # what a student shares with its controls
 
@@ -282,10 +283,11 @@ class Study(Strict):
     @property
     def counted(self) -> dict[str, Any]:
         """For `parameters`: the architecture of every model, and the paper's sizes."""
-        specs = {}
+        specs: dict[str, dict[str, Any]] = {}
         for model in self.models:
             spec = self.run(model, 0)
             specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
+            specs[model]["system"] = system_of(model)
         return {"specs": specs, "paper": paper_scale(self.paper_scale, self.ffns)}
 
     @property
@@ -324,7 +326,7 @@ class Study(Strict):
         }
         for model in dict.fromkeys(model for model, _ in self.runs_of("ffn")):
             name = self.models[model]
-            plain = str(ModelName(name.head, name.depth))
+            plain = str(ModelName(head_of(name), name.depth))
             if model != plain and plain in self.models:
                 found["ffn"].append((model, plain))
         for model, name in self.models.items():

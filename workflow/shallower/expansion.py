@@ -17,6 +17,7 @@ from shallower.models.registry import FFNS, HEADS
 from shallower.models.variants import SENTINELS, FFNVariant, entry
 from shallower.names import OPTIONS, T5_PREFIX, ModelName, Value
 from shallower.sections import Architecture, Distillation, Grid, T5Grid, Training
+from shallower.systems import ffn_of, head_of
 
 if TYPE_CHECKING:
     from shallower.config import Study
@@ -72,7 +73,7 @@ def shortest(study: Study, name: ModelName) -> ModelName:
     """The name without the options that change nothing."""
     usual = specify(study, ModelName(name.variant, name.depth))
     idle = set() if "teacher" in name.options else {"alpha", "temperature"}
-    ffn = FFNS.get(name.ffn, FFNVariant())
+    ffn = FFNS.get(ffn_of(name), FFNVariant())
     if not ffn.collapses:
         idle |= {"ratio"}  # of what is hidden between two matrices
     if ffn.kind == "own":
@@ -120,7 +121,7 @@ def specify(study: Study, name: ModelName) -> dict[str, Any]:
     """Sections of the specification of a model, its name's options applied."""
     sections: dict[str, Any] = {
         "model": study.model.model_dump(),
-        "ffn": {"variant": name.ffn, "ratio": FFNVariant().ratio, "where": "all"},
+        "ffn": {"variant": ffn_of(name), "ratio": FFNVariant().ratio, "where": "all"},
         "initialisation": study.initialisation.model_dump(),
         "training": training_settings(study, name),
         "distillation": study.distillation.model_dump(),
@@ -165,7 +166,7 @@ def resolve(study: Study, name: ModelName) -> dict[str, Any]:
         sections["model"] = sizes | {
             "vocabulary": study.tokenizer.vocabulary,
             "depth": name.depth,
-            "head": entry(HEADS[name.head]),
+            "head": entry(HEADS[head_of(name)]),
         }
     if ffn.kind != "own":
         sections["model"]["ffn"] = entry(replace(ffn, **chosen))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shallower.models.registry import FFNS
-
 Value = float | int | str
 
 T5_PREFIX = "t5_"  # of an encoder-decoder's variant, before its size
@@ -53,20 +51,6 @@ class ModelName:
         is_t5 = self.variant.startswith(T5_PREFIX)
         return self.variant.removeprefix(T5_PREFIX) if is_t5 else None
 
-    @property
-    def head(self) -> str:
-        """The head variant; that of a model named after its FFN is the baseline."""
-        return "baseline" if self.variant in FFNS else self.variant
-
-    @property
-    def ffn(self) -> str:
-        """The FFN variant, or `own` for the family's."""
-        return (
-            self.variant
-            if self.variant in FFNS
-            else str(self.options.get("ffn", "own"))
-        )
-
     def without(self, *keys: str) -> ModelName:
         """The name without some of its options."""
         kept = {k: v for k, v in self.options.items() if k not in keys}
@@ -88,14 +72,3 @@ def split_name(model: str) -> tuple[str, int, dict[str, str]]:
         return base, 0, {}
     variant, _, depth = base.rpartition("-")
     return variant, int(depth), dict(option.split("=", 1) for option in options)
-
-
-def system(model: str) -> str:
-    """Which of the systems a model belongs to, by its name: S1 or S2.
-
-    S1 is heads and depth; S2 the feed-forward layer, its heads' sizes, distillation.
-    """
-    variant, _, options = split_name(model)
-    second = {"ffn", "heads", "head_size", "teacher"} & set(options)
-    t5 = variant.startswith(T5_PREFIX) or variant in PAIR_BASELINES
-    return "S2" if t5 or variant in FFNS or second else "S1"

@@ -14,6 +14,7 @@ from shallower.analysis import thesis
 from shallower.analysis.evidence import Evidence
 from shallower.analysis.verdicts import Finding, Verdict, conjunction, superiority
 from shallower.names import ModelName
+from shallower.systems import ffn_of
 
 NAN = float("nan")
 ACCURACY = ("pairs", "accuracy")
@@ -89,7 +90,7 @@ def _tuned(evidence: Evidence, ffn: str) -> dict[str, ModelName]:
         model: name
         for model, name in evidence.study.models.items()
         if name.t5_size
-        and name.ffn == ffn
+        and ffn_of(name) == ffn
         and name.options.get("task") == "pairs"
         and not {"teacher", "where"} & set(name.options)
     }

@@ -16,7 +16,8 @@ from shallower.analysis.raw import (
 from shallower.analysis.sessions import judge, used
 from shallower.analysis.statistics import describe
 from shallower.files import write_text
-from shallower.names import split_name, system
+from shallower.names import split_name
+from shallower.systems import system_of
 
 KEYS = ["model", "scale", "form", "mode", "dataset", "metric", "unit"]
 COLUMNS = [
@@ -75,7 +76,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(summary)
     names = table["model"].map(split_name)
     table = table.assign(
-        system=table["model"].map(system),
+        system=table["model"].map(system_of),
         variant=names.str[0],
         depth=names.str[1].astype(int),
     )

@@ -8,7 +8,7 @@ import pandas as pd
 
 from shallower.models.counting import count_parameters
 from shallower.models.families import deployed, on_meta, parse
-from shallower.names import split_name, system
+from shallower.names import split_name
 from shallower.training.tasks import count_forward
 
 
@@ -24,7 +24,7 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
         (
             "paper",
             f"{name}-{deep}",
-            {"model": sizes | {"depth": deep, "head": {}} | ffn},
+            {"system": "S2", "model": sizes | {"depth": deep, "head": {}} | ffn},
         )
         for name, ffn in ((n, {"ffn": f}) for n, f in paper.get("ffns", {}).items())
     ]
@@ -42,7 +42,7 @@ def _row(scale: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     variant, depth, _ = split_name(name)
     return {
         "model": name,
-        "system": system(name),
+        "system": spec.get("system", "S1"),
         "scale": scale,
         "depth": depth,
         "variant": variant,

@@ -16,6 +16,7 @@ from shallower.reporting import style
 from shallower.reporting.experiments import absent, key
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.results import Results, select
+from shallower.systems import ffn_of, head_of
 
 ABSENT = "not in this study"
 LABELS = {
@@ -31,9 +32,9 @@ FILLED = {"equal_tokens": True, "equal_flops": False}
 
 def label(name: ModelName) -> str:
     """An arm in words: 3W, ratio 2, 8 blocks."""
-    parts = [LABELS.get(name.ffn, name.variant)]
-    if name.ffn != "own" and name.head != "baseline":
-        parts = [f"{name.head} {parts[0]}"]
+    parts = [LABELS.get(ffn_of(name), name.variant)]
+    if ffn_of(name) != "own" and head_of(name) != "baseline":
+        parts = [f"{head_of(name)} {parts[0]}"]
     options = {k: v for k, v in name.options.items() if k != "ffn"}
     parts += [f"{k.replace('_', ' ')} {v}" for k, v in options.items()]
     return ", ".join([*parts, f"{name.depth} blocks"])

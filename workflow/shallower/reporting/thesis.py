@@ -15,6 +15,7 @@ from shallower.reporting import style
 from shallower.reporting.ffn import LABELS, absent_table
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.results import Results, select
+from shallower.systems import ffn_of
 
 NAN = float("nan")
 SPREADS = ("Mini (Baseline)", "Base→Mini")  # rows whose spreads the figure takes
@@ -101,7 +102,7 @@ def arms(results: Results) -> list[ModelName]:
 def label(name: ModelName) -> str:
     """An arm in words: mini, 3W, encoder."""
     options = {k: v for k, v in name.options.items() if k not in ("task", "ffn")}
-    ffn = LABELS.get(name.ffn, "own FFN")
+    ffn = LABELS.get(ffn_of(name), "own FFN")
     more = [f"{key.replace('_', ' ')} {value}" for key, value in options.items()]
     return ", ".join([f"T5 {name.t5_size}", ffn, *more])
 
