@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -15,17 +13,17 @@ from torch.nn import functional as F
 
 from shallower.models.counting import count_flops, count_parameters
 from shallower.models.initial_t5 import initialise_t5
-from shallower.models.registry import FFNS
-from shallower.models.t5 import IGNORED, MASKED, T5LM, PositionBias, T5Config
-from shallower.models.transforms import collapse
-from shallower.models.variants import FFNVariant, entry
+from shallower.models.t5 import IGNORED, T5LM, PositionBias, T5Config
+from t5_models import (
+    INPUTS,
+    LABELS,
+    VARIANTS,
+    build,
+    on_meta,
+    one_thread,  # noqa: F401  for every test
+    tiny,
+)
 
-VARIANTS = {
-    "own": FFNVariant(),
-    "skip_encoder": FFNVariant("none", where="encoder"),
-    "decoder_chain": FFNVariant("linear", matrices=2, where="decoder"),
-    **FFNS,
-}
 SHAPES = {  # what differs from `tiny`
     "plain": {},
     "narrow heads": {"head_size": 4},
@@ -33,65 +31,6 @@ SHAPES = {  # what differs from `tiny`
     "uneven depths": {"encoder_depth": 3, "decoder_depth": 1},
     "few buckets": {"buckets": 8, "max_distance": 16},
 }
-
-
-def tiny(ffn: FFNVariant | None = None, **changes: int) -> T5Config:
-    sizes = {
-        "vocabulary": 60,
-        "width": 32,
-        "encoder_depth": 2,
-        "decoder_depth": 2,
-        "heads": 4,
-        "head_size": 8,
-        "ffn_hidden": 48,
-        "context": 40,
-    }
-    return T5Config(**(sizes | changes), ffn=ffn or FFNVariant())
-
-
-def build(ffn: FFNVariant | None = None, seed: int = 0, **changes: int) -> T5LM:
-    """A model in fp64; gains and biases large enough for every part to matter."""
-    model = initialise_t5(T5LM(tiny(ffn, **changes)), seed).double()
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.uniform_(0.5, 2.0, generator=draw)
-            if "positions" in name:
-                parameter.mul_(8)
-    return model.eval()
-
-
-def on_meta(config: T5Config) -> T5LM:
-    with torch.device("meta"):
-        return T5LM(config)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Models this small only wait for a second one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def inputs() -> torch.Tensor:
-    """Three rows, two of them padded at the right."""
-    draw = torch.Generator().manual_seed(1)
-    ids = torch.randint(1, 60, (3, 33), generator=draw)
-    ids[1, 20:], ids[2, 5:] = 0, 0
-    return ids
-
-
-@pytest.fixture
-def labels() -> torch.Tensor:
-    """Two rows end early, in 0 and in -100."""
-    draw = torch.Generator().manual_seed(2)
-    ids = torch.randint(1, 60, (3, 21), generator=draw)
-    ids[1, 15:], ids[2, 9:] = 0, IGNORED
-    return ids
 
 
 # --- Hugging Face --------------------------------------------------------------------
@@ -172,14 +111,12 @@ def exact_norms(theirs: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_logits_equal_hugging_face(
-    shape: str, inputs: torch.Tensor, labels: torch.Tensor
-) -> None:
+def test_logits_equal_hugging_face(shape: str) -> None:
     ours = build(**SHAPES[shape])
     theirs = same_weights(ours)
-    given = {"input_ids": inputs, "attention_mask": inputs != 0, "labels": labels}
+    given = {"input_ids": INPUTS, "attention_mask": INPUTS != 0, "labels": LABELS}
     with torch.no_grad():
-        logits, as_they_are = ours(inputs, labels), theirs(**given).logits
+        logits, as_they_are = ours(INPUTS, LABELS), theirs(**given).logits
         exact_norms(theirs)
         exact = theirs(**given).logits
     assert logits.abs().max() > 1
@@ -259,13 +196,11 @@ def test_flops_are_two_per_multiplication() -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_later_labels_never_change_earlier_logits(
-    variant: str, inputs: torch.Tensor, labels: torch.Tensor
-) -> None:
-    model, changed = build(VARIANTS[variant]), labels.clone()
+def test_later_labels_never_change_earlier_logits(variant: str) -> None:
+    model, changed = build(VARIANTS[variant]), LABELS.clone()
     changed[:, 8] = (changed[:, 8] + 1) % 60
     with torch.no_grad():
-        before, after = model(inputs, labels), model(inputs, changed)
+        before, after = model(INPUTS, LABELS), model(INPUTS, changed)
     # Position 8 predicts label 8 and reads label 7.
     assert torch.equal(before[:, :9], after[:, :9])
     assert (before[:, 9:] - after[:, 9:]).abs().amax(-1).min() > 1e-4
@@ -289,17 +224,17 @@ def test_padding_of_the_inputs_changes_nothing(lengths: list[int]) -> None:
         assert (model(full, labels) - together).abs().amax((1, 2)).min() > 1e-3
 
 
-def test_nothing_but_padding_stays_finite(labels: torch.Tensor) -> None:
+def test_nothing_but_padding_stays_finite() -> None:
     empty = torch.zeros(3, 6, dtype=torch.long)
     for model in (build(), build().bfloat16()):
-        logits = model(empty, labels)
+        logits = model(empty, LABELS)
         logits.sum().backward()
         assert logits.isfinite().all()
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-def test_the_encoder_sees_both_ways_and_positions(inputs: torch.Tensor) -> None:
-    model, ids = build(), inputs[:1]
+def test_the_encoder_sees_both_ways_and_positions() -> None:
+    model, ids = build(), INPUTS[:1]
     last, first = ids.clone(), ids.clone()
     last[0, -1], first[0, 0] = 3, 4
     with torch.no_grad():
@@ -310,27 +245,23 @@ def test_the_encoder_sees_both_ways_and_positions(inputs: torch.Tensor) -> None:
         assert (model.encode(ids.flip(1)).flip(1) - plain).abs().max() > 0.1
 
 
-def test_labels_of_pad_and_ignored_read_alike(
-    inputs: torch.Tensor, labels: torch.Tensor
-) -> None:
+def test_labels_of_pad_and_ignored_read_alike() -> None:
     model = build()
     with torch.no_grad():
-        zeros = model(inputs, labels.masked_fill(labels == IGNORED, 0))
-        assert torch.equal(model(inputs, labels), zeros)
+        zeros = model(INPUTS, LABELS.masked_fill(LABELS == IGNORED, 0))
+        assert torch.equal(model(INPUTS, LABELS), zeros)
 
 
-def test_parts_make_up_the_whole(inputs: torch.Tensor, labels: torch.Tensor) -> None:
+def test_parts_make_up_the_whole() -> None:
     model = build()
-    read = torch.cat((torch.zeros(3, 1, dtype=torch.long), labels[:, :-1]), 1)
-    memory = model.encode(inputs)
-    features = model.decode(read.clamp(min=0), memory, inputs)
-    assert torch.equal(features, model.features(inputs, labels))
-    assert torch.equal(model.head(features), model(inputs, labels))
+    read = torch.cat((torch.zeros(3, 1, dtype=torch.long), LABELS[:, :-1]), 1)
+    memory = model.encode(INPUTS)
+    features = model.decode(read.clamp(min=0), memory, INPUTS)
+    assert torch.equal(features, model.features(INPUTS, LABELS))
+    assert torch.equal(model.head(features), model(INPUTS, LABELS))
 
 
-def test_recomputed_blocks_have_the_same_gradients(
-    inputs: torch.Tensor, labels: torch.Tensor
-) -> None:
+def test_recomputed_blocks_have_the_same_gradients() -> None:
     plain, again = build(), build()
     again.recompute = True
     runs = {plain: 0, again: 0}
@@ -342,134 +273,7 @@ def test_recomputed_blocks_have_the_same_gradients(
         for stack in (model.encoder, model.decoder):
             for block in stack.blocks:
                 block.attention.query.register_forward_hook(count)
-        model(inputs, labels).square().mean().backward()
+        model(INPUTS, LABELS).square().mean().backward()
     assert list(runs.values()) == [4, 8]
     for p, q in zip(plain.parameters(), again.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
-
-
-# --- feed-forward variants -----------------------------------------------------------
-
-
-def ffn_parameters(variant: FFNVariant) -> tuple[int, int]:
-    """Parameters in the feed-forward places of encoder and decoder, with norms."""
-    model = on_meta(tiny(variant))
-    counts = {"encoder": 0, "decoder": 0}
-    for name, parameter in model.named_parameters():
-        if ".ffn" in name:
-            counts[name.split(".")[0]] += parameter.numel()
-    return counts["encoder"], counts["decoder"]
-
-
-def test_what_stands_in_the_feed_forward_place() -> None:
-    d, own = 32, 2 * (2 * 32 * 48 + 32)  # two blocks a side, each with a norm
-    assert ffn_parameters(VARIANTS["own"]) == (own, own)
-    assert ffn_parameters(VARIANTS["none"]) == (0, 0)
-    assert ffn_parameters(VARIANTS["skip_encoder"]) == (0, own)
-    assert ffn_parameters(VARIANTS["decoder_chain"]) == (own, 2 * (8 * d * d + d))
-    for name in ("one_matrix", "one_matrix_relu"):
-        assert ffn_parameters(FFNS[name]) == (2 * (d * d + d),) * 2
-    assert ffn_parameters(FFNS["three_matrices"]) == (2 * (24 * d * d + d),) * 2
-
-
-def test_a_single_matrix_may_have_an_activation() -> None:
-    for name, function in (("one_matrix", lambda y: y), ("one_matrix_relu", F.relu)):
-        chain = build(FFNS[name]).encoder.blocks[0].ffn
-        x = torch.randn(2, 5, 32, dtype=torch.float64)
-        due = function(x @ chain.factors[0].weight.T)
-        assert (chain(x) - due).abs().max() < 1e-12
-
-
-def test_a_decoder_only_variant_is_refused() -> None:
-    with pytest.raises(ValueError, match="first_half"):
-        tiny(FFNVariant("none", where="first_half"))
-
-
-@pytest.mark.parametrize("matrices", [2, 3])
-@pytest.mark.parametrize("ratio", [4, 2, 1.5, 1.2])
-@pytest.mark.parametrize("where", ["all", "encoder", "decoder"])
-def test_collapse_is_exact(
-    matrices: int,
-    ratio: float,
-    where: Any,
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-) -> None:
-    variant = FFNVariant("linear", matrices=matrices, ratio=ratio, where=where)
-    model = build(variant)
-    collapsed = collapse(model)
-    with torch.no_grad():
-        whole = model(inputs, labels)
-        assert (collapsed(inputs, labels) - whole).abs().max() < 1e-10
-        # The chains matter: without them the logits differ.
-        for name, parameter in collapsed.named_parameters():
-            if "matrices" in name:
-                parameter.zero_()
-        assert (collapsed(inputs, labels) - whole).abs().max() > 0.1
-    single = FFNVariant("linear", where=where)
-    assert collapsed.config == tiny(single)
-    assert count_parameters(collapsed) == count_parameters(on_meta(tiny(single)))
-    assert not collapsed.training
-    shared = collapsed.embedding.weight
-    assert shared.data_ptr() == model.embedding.weight.data_ptr()
-
-
-def test_collapse_leaves_other_variants_alone() -> None:
-    for name in ("own", "none", "one_matrix", "one_matrix_relu"):
-        model = build(VARIANTS[name])
-        assert collapse(model) is model
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_learns_to_copy(variant: str) -> None:
-    model = initialise_t5(T5LM(tiny(VARIANTS[variant])), 0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    draw, losses = torch.Generator().manual_seed(0), []
-    for _ in range(80):
-        ids = torch.randint(1, 9, (16, 6), generator=draw)
-        logits = model(ids, ids)
-        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    # Without a look at the inputs no better than log(8) = 2.08 is possible.
-    assert losses[0] > 2.5
-    assert sum(losses[-5:]) / 5 < 1.8
-    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
-
-
-# --- from specification to start values ----------------------------------------------
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_specification_makes_the_model(variant: str) -> None:
-    config = tiny(VARIANTS[variant])
-    assert T5Config.parse(asdict(config) | {"ffn": entry(config.ffn)}) == config
-
-
-def test_a_specification_needs_no_variant() -> None:
-    sizes = asdict(tiny())
-    del sizes["ffn"]
-    assert T5Config.parse(sizes) == tiny()
-
-
-def test_initial_weights_are_shared_across_variants_and_depths() -> None:
-    small = initialise_t5(T5LM(tiny()), 3).state_dict()
-    large = initialise_t5(T5LM(tiny(FFNS["two_matrices"], encoder_depth=3)), 3)
-    other = initialise_t5(T5LM(tiny()), 4).state_dict()
-    for name in ("encoder.blocks.1.attention.query.weight", "embedding.weight"):
-        assert torch.equal(small[name], large.state_dict()[name])
-        assert not torch.equal(small[name], other[name])
-    # Every parameter has a stream of its own.
-    twin = "encoder.blocks.0.attention.query.weight"
-    assert not torch.equal(small[twin], small[twin.replace("0", "1")])
-    matrices = [m.weight for m in large.decoder.blocks[0].ffn.factors]
-    assert matrices[0].std().item() == pytest.approx(32**-0.5, 0.1)
-    assert matrices[1].std().item() == pytest.approx(128**-0.5, 0.1)
-
-
-def test_masked_scores_vanish() -> None:
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        scores = torch.tensor([300.0, MASKED], dtype=dtype)
-        assert torch.softmax(scores, 0).tolist() == [1, 0]
