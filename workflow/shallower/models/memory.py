@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from shallower.models.counting import count_parameters, on_meta
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import NOTHING, LlamaConfig, LlamaLM
 
 FLOAT = 4  # bytes; weights, gradients and AdamW's moments are always float32
 # Bytes per logit when the loss is at its largest, in its backward pass: the
@@ -58,7 +58,9 @@ def training_memory(
     time (0: for all).
     """
     parameters = count_parameters(on_meta(config))
-    outside, block = saved_bytes(replace(config, depth=1), windows, precision)
+    # Blocks that leave something out count as whole ones.
+    one = replace(config, depth=1, skip=NOTHING)
+    outside, block = saved_bytes(one, windows, precision)
     tokens = windows * config.context
     kept = tokens * config.width * FLOAT if checkpoint_activations else block
     chunk = min(loss_chunk or tokens, tokens)
