@@ -102,6 +102,15 @@ class KeyValueCache:
         held[1, :, :, self.length : end] = values
         return held[0, :, :, :end], held[1, :, :, :end]
 
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences of the batch alone."""
+        self.store = self.store[:, :, rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, filled or not."""
+        return self.store.nbytes
+
 
 def rotary_table(config: LlamaConfig, device: torch.device | None = None) -> Tensor:
     """Cosines and signed sines of position x frequency: (2, context, head_dim)."""
@@ -312,9 +321,11 @@ class LlamaLM(nn.Module):
             return self.rotary[:, start:end], mask
         index = torch.arange(start, end, device=padding.device)
         positions = (index - padding[:, None]).clamp(min=0)
-        return self.rotary[:, positions, None, :].transpose(2, 3), self._mask(
-            start, end, padding
-        )
+        return self.rotary_at(positions), self._mask(start, end, padding)
+
+    def rotary_at(self, positions: Tensor) -> Tensor:
+        """Rotary factors of positions (batch, tokens) that differ by sequence."""
+        return self.rotary[:, positions, None, :].transpose(2, 3)
 
     def _mask(self, start: int, end: int, padding: Tensor | None) -> Tensor:
         """True where query may see key: (tokens, end) or (batch, 1, tokens, end)."""
