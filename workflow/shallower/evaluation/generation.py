@@ -62,7 +62,7 @@ def generate(
             # At most half are copied, so all copies together are no more than a cache.
             if running <= len(rows) // 2:
                 kept = (~ended).nonzero()[:, 0]
-                cache.store = cache.store[:, :, kept]
+                cache.select(kept)
                 tokens, padding, rows = tokens[kept], padding[kept], rows[kept]
                 ended = ended[kept]
         if column + 1 < new_tokens:

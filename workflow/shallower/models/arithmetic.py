@@ -8,23 +8,52 @@ from __future__ import annotations
 
 from typing import Any
 
-from shallower.models.variants import FFNVariant, HeadVariant
+from shallower.models.variants import FFNVariant, HeadVariant, Skip
 
 BACKWARD = 2  # the backward pass takes two products for each of the forward pass
 
 
 def forward_flops(model: dict[str, Any]) -> int:
     """FLOPs of a forward pass a token; `model` as a run's specification holds it."""
-    width, depth, context = model["width"], model["depth"], model["context"]
-    head = HeadVariant(**model["head"])
-    size = model.get("head_size") or width // model["heads"]
-    inner = model["heads"] * size
-    attention = 4 * width * inner + 2 * context * inner + _mix(head, model, inner)
-    blocks = depth * attention
-    variant = FFNVariant(**model.get("ffn", {}))
-    for index in range(depth):
-        blocks += _feed_forward(variant.in_block(index, depth), head, model)
-    return 2 * (blocks + width * model["vocabulary"])
+    pairs = 2 * model["context"] * inner_width(model)
+    products = model["width"] * model["vocabulary"]
+    for attention, ffn in block_products(model):
+        products += attention + ffn + (pairs if attention else 0)
+    return 2 * products
+
+
+def block_products(model: dict[str, Any]) -> list[tuple[int, int]]:
+    """Multiply-accumulates a token in each block: of its attention, and of its FFN.
+
+    Of attention those with weights, which the length has no part in; 0: there is none.
+    """
+    head, ffn = HeadVariant(**model["head"]), FFNVariant(**model.get("ffn", {}))
+    skip, depth = Skip.parse(model.get("skip", {})), model["depth"]
+    inner = inner_width(model)
+    whole = 4 * model["width"] * inner + _mix(head, model, inner)
+    return [
+        (
+            0 if index in skip.attention else whole,
+            0
+            if index in skip.ffn
+            else _feed_forward(ffn.in_block(index, depth), head, model),
+        )
+        for index in range(depth)
+    ]
+
+
+def inner_width(model: dict[str, Any]) -> int:
+    """Width of all heads together: d, unless heads have a size of their own."""
+    return model["heads"] * (model.get("head_size") or model["width"] // model["heads"])
+
+
+def cache_bytes(model: dict[str, Any], tokens: int, item: int) -> int:
+    """Bytes of a sequence's keys and values, `item` for a number.
+
+    Blocks without attention hold none.
+    """
+    attending = sum(attention > 0 for attention, _ in block_products(model))
+    return 2 * attending * tokens * inner_width(model) * item
 
 
 def training_flops(model: dict[str, Any], teacher: dict[str, Any] | None = None) -> int:

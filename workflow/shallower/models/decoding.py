@@ -28,8 +28,8 @@ BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 class StaticCache:
     """Keys and values of up to `capacity` tokens at fixed places."""
 
-    store: Tensor  # (blocks, 2, batch, heads, capacity, head_dim)
-    layers: tuple[Tensor, ...]  # views of it, a block each
+    store: Tensor  # (blocks with attention, 2, batch, heads, capacity, head_dim)
+    layers: tuple[Tensor, ...]  # views of it, one for each of these blocks
     index: Tensor  # 0, 1, ... capacity - 1
 
     @classmethod
@@ -106,9 +106,13 @@ def decode(
     mask = (cache.index <= position)[None]  # one query, all keys
     place = position if place is None else place
     x = model.embedding(tokens)
-    for block, store in zip(model.blocks, cache.layers, strict=True):
+    layers = iter(cache.layers)
+    for index, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        x = block_call(block, x, rotary, mask, store, place)
+        if block.attention is None:
+            x = block(x, rotary, mask, None, index)
+        else:
+            x = block_call(block, x, rotary, mask, next(layers), place)
     return model.head(model.norm(x))
 
 
@@ -126,21 +130,22 @@ def compiled(model: LlamaLM, cache: StaticCache) -> Step:
     The first call compiles, which takes a C++ compiler and seconds; a later process
     finds the kernels on disk. At batch 1 the products are loops (`one_row.py`).
     """
-    single = cache.layers[0].shape[1] == 1 and not cache.index.is_cuda
+    single = cache.store.shape[2] == 1 and not cache.index.is_cuda
     step = _compiler()
     looped = one_row(model) if single else model
 
     def call(tokens: Tensor, position: Tensor) -> Tensor:
         logits, new = step(looped, cache, tokens, position)
-        # Outside the graph, where it would be a copy of the whole cache.
-        cache.store.index_copy_(4, position, new)
+        if new is not None:
+            # Outside the graph, where it would be a copy of the whole cache.
+            cache.store.index_copy_(4, position, new)
         return logits
 
     return call
 
 
 @once
-def _compiler() -> Callable[..., tuple[Tensor, Tensor]]:
+def _compiler() -> Callable[..., tuple[Tensor, Tensor | None]]:
     import torch._inductor.inductor_prims  # registers what `one_row` calls
 
     # The whole step is one graph, without a return to Python between blocks, but a
@@ -150,7 +155,7 @@ def _compiler() -> Callable[..., tuple[Tensor, Tensor]]:
 
     def step(
         model: LlamaLM, cache: StaticCache, tokens: Tensor, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         new: list[Tensor] = []
 
         def block_call(
@@ -162,7 +167,7 @@ def _compiler() -> Callable[..., tuple[Tensor, Tensor]]:
 
         here = cache.index == position
         logits = decode(model, cache, tokens, position, block_call, here)
-        return logits, torch.stack(new)
+        return logits, torch.stack(new) if new else None
 
     # In this process: workers would live on beside what is timed, as strangers.
     options: dict[str, Any] = {"compile_threads": 1}

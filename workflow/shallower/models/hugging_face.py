@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.models.llama import BASELINE, OWN_FFN, LlamaConfig, LlamaLM
+from shallower.models.llama import BASELINE, NOTHING, OWN_FFN, LlamaConfig, LlamaLM
 
 # Ours on the left; where we have one matrix and they have several, in our order.
 NAMES = {
@@ -51,6 +51,8 @@ def to_hugging_face(model: LlamaLM) -> Any:
     config = model.config
     if config.head != BASELINE:
         raise UserError(f"Hugging Face's Llama has no such heads: {config.head}")
+    if config.skip != NOTHING:
+        raise UserError(f"Hugging Face's Llama leaves nothing out: {config.skip}")
     if config.ffn != OWN_FFN:
         raise UserError(f"Hugging Face's Llama has no such FFN: {config.ffn}")
     theirs: Any = LlamaForCausalLM(

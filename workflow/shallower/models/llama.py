@@ -14,6 +14,7 @@ inference (a preallocated key-value cache: prefill, then one token a step).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,11 @@ from shallower.models.arithmetic import matched_units
 from shallower.models.attention import causal_attention
 from shallower.models.ffn import LinearChain, SwiGLU
 from shallower.models.heads import ACTIVATIONS, Heads, concatenate
-from shallower.models.variants import FFNVariant, HeadVariant
+from shallower.models.variants import FFNVariant, HeadVariant, Skip
 
 BASELINE = HeadVariant()  # plain attention
 OWN_FFN = FFNVariant()  # SwiGLU
+NOTHING = Skip()
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class LlamaConfig:
     rope_theta: float = 1e4
     ffn: FFNVariant = OWN_FFN
     head_size: int | None = None  # of a head, where it is not d/n
+    skip: Skip = NOTHING  # what blocks leave out
 
     @classmethod
     def parse(cls, sizes: dict[str, Any]) -> LlamaConfig:
@@ -53,6 +56,7 @@ class LlamaConfig:
         parts = {
             "head": HeadVariant(**sizes["head"]),
             "ffn": FFNVariant(**sizes.get("ffn", {})),
+            "skip": Skip.parse(sizes.get("skip", {})),
         }
         return cls(**(sizes | parts))
 
@@ -71,22 +75,41 @@ class LlamaConfig:
         """H, and for the parameter-matched baseline what the added layer would cost."""
         return self.ffn_hidden + matched_units(self.head, vars(self))
 
+    @property
+    def attending(self) -> list[int]:
+        """Blocks with attention: those that keep keys and values."""
+        return [i for i in range(self.depth) if i not in self.skip.attention]
+
 
 class KeyValueCache:
-    """Keys and values of the tokens seen so far, preallocated for `capacity` tokens."""
+    """Keys and values of the tokens seen so far, preallocated for `capacity` tokens.
+
+    Blocks without attention have no place in it.
+    """
 
     def __init__(self, model: LlamaLM, batch: int, capacity: int) -> None:
         config, weight = model.config, model.embedding.weight
-        shape = (config.depth, 2, batch, config.heads, capacity, config.head_dim)
+        self.places = {block: n for n, block in enumerate(config.attending)}
+        blocks = len(self.places)
+        shape = (blocks, 2, batch, config.heads, capacity, config.head_dim)
         self.store = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self.length = 0  # tokens held
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, heads, tokens, head_dim) and return all keys and values."""
-        end = self.length + keys.shape[2]
-        self.store[block, 0, :, :, self.length : end] = keys
-        self.store[block, 1, :, :, self.length : end] = values
-        return self.store[block, 0, :, :, :end], self.store[block, 1, :, :, :end]
+        held, end = self.store[self.places[block]], self.length + keys.shape[2]
+        held[0, :, :, self.length : end] = keys
+        held[1, :, :, self.length : end] = values
+        return held[0, :, :, :end], held[1, :, :, :end]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences of the batch alone."""
+        self.store = self.store[:, :, rows]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, filled or not."""
+        return self.store.nbytes
 
 
 def rotary_table(config: LlamaConfig, device: torch.device | None = None) -> Tensor:
@@ -143,8 +166,7 @@ class Attention(nn.Module):
         q, k, v = self.project(x, rotary)
         if cache is not None:
             k, v = cache.append(block, k, v)
-        y = self.output(concatenate(self.mix(self.attend(q, k, v, mask), x)))
-        return y if self.output_activation is None else self.output_activation(y)
+        return self.join(self.attend(q, k, v, mask), x)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Softmax attention: all (batch, heads, tokens, head_dim)."""
@@ -153,6 +175,11 @@ class Attention(nn.Module):
         # The queries are either all tokens so far, which is causal attention, or the
         # last token alone, which may look at everything: the same function.
         return causal_attention(q, k, v)
+
+    def join(self, outputs: Tensor, x: Tensor) -> Tensor:
+        """The heads' outputs (batch, heads, tokens, head_dim) to x's shape."""
+        y = self.output(concatenate(self.mix(outputs, x)))
+        return y if self.output_activation is None else self.output_activation(y)
 
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their positions, and values.
@@ -175,7 +202,7 @@ class Attention(nn.Module):
 def feed_forward(config: LlamaConfig, index: int) -> nn.Module | None:
     """What stands in the feed-forward place of a block; None: nothing."""
     variant = config.ffn.in_block(index, config.depth)
-    if variant.kind == "none":
+    if variant.kind == "none" or index in config.skip.ffn:
         return None
     if variant.kind == "linear":
         return LinearChain(config.width, variant)
@@ -183,16 +210,16 @@ def feed_forward(config: LlamaConfig, index: int) -> nn.Module | None:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)), if there is one."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)); either may be absent."""
 
     def __init__(self, config: LlamaConfig, index: int = 0) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config)
+        norm = partial(nn.RMSNorm, config.width, eps=config.norm_eps)
+        attends = index not in config.skip.attention
+        self.attention_norm = norm() if attends else None
+        self.attention = Attention(config) if attends else None
         self.ffn = feed_forward(config, index)
-        self.ffn_norm = (
-            nn.RMSNorm(config.width, eps=config.norm_eps) if self.ffn else None
-        )
+        self.ffn_norm = norm() if self.ffn else None
 
     def forward(
         self,
@@ -203,7 +230,23 @@ class Block(nn.Module):
         block: int,
     ) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        x = x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
+        return self.after_ffn(self.after_attention(x, rotary, mask, cache, block))
+
+    def after_attention(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        block: int,
+    ) -> Tensor:
+        """The first half of the block, (batch, tokens, width) to the same shape."""
+        if self.attention is None or self.attention_norm is None:
+            return x
+        return x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
+
+    def after_ffn(self, x: Tensor) -> Tensor:
+        """The second half of the block, (batch, tokens, width) to the same shape."""
         if self.ffn is None or self.ffn_norm is None:
             return x
         return x + self.ffn(self.ffn_norm(x))
@@ -278,9 +321,11 @@ class LlamaLM(nn.Module):
             return self.rotary[:, start:end], mask
         index = torch.arange(start, end, device=padding.device)
         positions = (index - padding[:, None]).clamp(min=0)
-        return self.rotary[:, positions, None, :].transpose(2, 3), self._mask(
-            start, end, padding
-        )
+        return self.rotary_at(positions), self._mask(start, end, padding)
+
+    def rotary_at(self, positions: Tensor) -> Tensor:
+        """Rotary factors of positions (batch, tokens) that differ by sequence."""
+        return self.rotary[:, positions, None, :].transpose(2, 3)
 
     def _mask(self, start: int, end: int, padding: Tensor | None) -> Tensor:
         """True where query may see key: (tokens, end) or (batch, 1, tokens, end)."""

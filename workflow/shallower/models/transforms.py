@@ -39,6 +39,8 @@ def fold(model: LlamaLM) -> LlamaLM:
     state = {k: v for k, v in model.state_dict().items() if ".mix.linear." not in k}
     for index, block in enumerate(model.blocks):
         attention = block.attention
+        if attention is None:
+            continue
         assert isinstance(attention, Attention)
         layer, name = attention.mix.linear, f"blocks.{index}.attention"
         assert layer is not None

@@ -1,4 +1,4 @@
-"""What may stand in a block, as plain data: around the heads, and as feed-forward.
+"""What may stand in a block, as plain data: around the heads, as feed-forward, or not.
 
 In the paper's notation (section 3.1), head i of n yields o_i of shape (T, d/n), and
 the proposed block replaces it by SiLU(o_i A_i + b_i) before concatenation and W_O.
@@ -96,7 +96,23 @@ class FFNVariant:
         return self if self.where in ("all", side) else FFNVariant()
 
 
-def entry(variant: HeadVariant | FFNVariant) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Skip:
+    """Blocks, counted from 0, whose attention or FFN is left out with its norm.
+
+    A block that stands in both is the identity (Tyukin, arXiv 2404.05741).
+    """
+
+    attention: tuple[int, ...] = ()
+    ffn: tuple[int, ...] = ()
+
+    @classmethod
+    def parse(cls, entry: dict[str, Any]) -> Skip:
+        """From lists, as a run's specification holds them."""
+        return cls(**{kind: tuple(blocks) for kind, blocks in entry.items()})
+
+
+def entry(variant: HeadVariant | FFNVariant | Skip) -> dict[str, Any]:
     """What differs from the plain block, as a run's specification holds it.
 
     Only that, so that a new switch makes no finished run stale.

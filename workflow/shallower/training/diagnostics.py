@@ -32,14 +32,18 @@ class Watch:
     """Looks at one training step; a context manager around it."""
 
     def __init__(self, model: LlamaLM, group: Alone = ALONE) -> None:
-        self.model, self.group = model, group
+        self.group = group
+        # In a block that is skipped whole there is nothing to look at.
+        self._blocks = [(i, b) for i, b in enumerate(model.blocks) if _matrices(b)]
         self.found: list[tuple[int, str, float]] = []
         self._hooks: list[Any] = []
         self._before: list[list[Tensor]] = []
 
     def __enter__(self) -> Watch:
-        for index, block in enumerate(self.model.blocks):
+        for index, block in self._blocks:
             assert isinstance(block, Block)
+            if block.attention is None or block.attention_norm is None:
+                continue
             self._hooks += [
                 block.attention.mix.register_forward_pre_hook(self._outputs(index)),
                 block.attention.register_forward_hook(self._branch(index)),
@@ -58,7 +62,7 @@ class Watch:
 
     def before_update(self) -> None:
         """Gradients are there: note their norms, and the weights as they are."""
-        for index, block in enumerate(self.model.blocks):
+        for index, block in self._blocks:
             gradients = [p.grad for p in block.parameters() if p.grad is not None]
             total = self.group.total_norm(gradients)
             self.found.append((index, "gradient_norm", total.item()))
@@ -66,8 +70,8 @@ class Watch:
 
     def after_update(self) -> None:
         """The step is taken: note how far it went."""
-        for index, block in enumerate(self.model.blocks):
-            old, new = self._before[index], _matrices(block)
+        for (index, block), old in zip(self._blocks, self._before, strict=True):
+            new = _matrices(block)
             change = [a.detach() - b for a, b in zip(new, old, strict=True)]
             ratio = self.group.total_norm(change) / self.group.total_norm(old)
             self.found.append((index, "update_ratio", ratio.item()))

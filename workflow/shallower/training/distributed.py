@@ -250,9 +250,10 @@ class TensorParallel(Several):
             present = {k: v for k, v in plan.items() if _has(block, k)}
             # Each process made the whole from the same seed: nothing is sent.
             parallelize_module(block, self.mesh, present, src_data_rank=None)
-            attention = block.get_submodule("attention")
-            assert isinstance(attention, Attention)
-            attention.heads //= self.size
+            if _has(block, "attention"):
+                attention = block.get_submodule("attention")
+                assert isinstance(attention, Attention)
+                attention.heads //= self.size
 
     def kinds(self, tensors: Iterable[Any]) -> list[list[Any]]:
         """Whole tensors, then cut ones."""
