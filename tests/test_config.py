@@ -50,7 +50,8 @@ def test_default_study(configuration: dict) -> None:
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")))
 def test_overlays(configuration: dict, overlay: Path) -> None:
     # paper-seeds.yaml and the like go behind paper.yaml and add to its results.
-    behind = overlay.with_stem("paper") if overlay.stem.startswith("paper-") else None
+    bases = [s for s in ("paper", "small-gpu") if overlay.stem.startswith(f"{s}-")]
+    behind = overlay.with_stem(bases[0]) if bases else None
     for path in filter(None, (behind, overlay)):
         configuration = merge(configuration, yaml.safe_load(path.read_text()))
     assert load_study(configuration).study == (behind or overlay).stem
