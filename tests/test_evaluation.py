@@ -309,7 +309,10 @@ def test_no_two_models_of_the_study_share_memory(
 
 def test_parameter_table(study: dict) -> None:
     table = count(study["specs"], paper_scale(PaperScale(depths=[5, 8])))
-    assert list(table["scale"]) == ["study"] * 2 + ["paper"] * 4
+    assert list(table["scale"]) == ["study"] * 3 + ["paper"] * 4
+    chain = table.set_index("model").loc["three_matrices-2"]
+    assert chain["parameters_trained"] > chain["parameters_deployed"]
+    assert chain["flops_per_token"] > chain["flops_per_token_deployed"]
     text = table_1(table)
     assert "128,789,504" in text
     assert "1,056,768" in text

@@ -166,7 +166,7 @@ def overlay(project: Project, content: dict) -> str:
 
 
 def test_one_models_setting_retrains_that_model_only(project: Project) -> None:
-    overrides = {"proposed-2": {"learning_rate": 1e-3}}
+    overrides = {"silu-1": {"learning_rate": 1e-3}}
     more = overlay(project, {"training": {"overrides": overrides}})
     stale = project.stale(more)
     assert stale["train"] == stale["evaluate"] == 2
@@ -177,7 +177,7 @@ def test_one_models_setting_retrains_that_model_only(project: Project) -> None:
         run.stdout + run.stderr,
         re.MULTILINE | re.DOTALL,
     )
-    assert set(trained) == {"proposed-2"}
+    assert set(trained) == {"silu-1"}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,8 @@ def test_one_models_setting_retrains_that_model_only(project: Project) -> None:
     [
         ({"evaluation": {"new_tokens": 7}}, {"train", "corpus", "shard"}),
         ({"latency": {"prompts": 2}}, {"train", "corpus", "evaluate"}),
-        ({"training": {"steps": 13}}, {"corpus", "tokenizer", "shard", "parameters"}),
+        # Sizes are counted again: a student's control has other steps in its name.
+        ({"training": {"steps": 13}}, {"corpus", "tokenizer", "shard"}),
     ],
 )
 def test_a_setting_reruns_what_depends_on_it(

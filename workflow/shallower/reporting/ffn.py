@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from shallower.expansion import TAUGHT
 from shallower.models.arithmetic import training_flops
 from shallower.names import ModelName
-from shallower.reporting import style
-from shallower.reporting.experiments import absent, key
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.results import Results, select
 from shallower.systems import ffn_of, head_of
@@ -27,7 +22,6 @@ LABELS = {
     "three_matrices": "3W",
 }
 FAMILIES = {"equal_tokens": "equal tokens", "equal_flops": "equal training FLOPs"}
-FILLED = {"equal_tokens": True, "equal_flops": False}
 
 
 def label(name: ModelName) -> str:
@@ -63,62 +57,6 @@ def compared(results: Results, family: str) -> pd.DataFrame:
     table = results.comparisons
     rows = table[(table["family"] == family) & (table["metric"] == "cross_entropy")]
     return rows[rows["form"] == "trained"].set_index("left")
-
-
-# --- figure -------------------------------------------------------------------------
-
-
-def draw(results: Results) -> Figure:
-    """Forest plots: FFN arms against the plain model, students against controls."""
-    left, right = arms(results), students(results)
-    if not left and not right:
-        return absent("FFN variants and distillation")
-    height = 1.1 + 0.22 * max(len(left), 1.6 * len(right))
-    figure = Figure(figsize=(style.PAGE, height))
-    axes = figure.subplots(1, 2)
-    names = [label(results.study.models[model]) for model in left]
-    _forest(axes[0], results, left, names, ["ffn"])
-    axes[0].set_title("FFN variants against the family's own", fontsize=8)
-    axes[0].set_xlabel("test cross-entropy − plain model (nats)")
-    names = [student_label(results.study.models[model]) for model in right]
-    _forest(axes[1], results, right, names, list(FAMILIES))
-    axes[1].set_title("students against the same model alone", fontsize=8)
-    axes[1].set_xlabel("test cross-entropy − control (nats)")
-    if right:
-        marks: list[dict[str, Any]] = [{}, {"mfc": "white"}]
-        handles = [
-            key(text, marker="o", lw=0, ms=4, color="0.3", **mark)
-            for text, mark in zip(FAMILIES.values(), marks, strict=True)
-        ]
-        axes[1].legend(handles=handles, fontsize=6.5, loc="best")
-    return figure
-
-
-def _forest(
-    axes: Axes,
-    results: Results,
-    models: list[str],
-    names: list[str],
-    families: list[str],
-) -> None:
-    """A row a model and family: mean, 95 % t interval, and the seeds below it."""
-    axes.axvline(0, color="0.6", lw=0.6, zorder=0)
-    variants = list(dict.fromkeys(n.variant for n in results.study.models.values()))
-    for shift, family in enumerate(families):
-        table = compared(results, family)
-        for place, model in enumerate(models):
-            if model not in table.index:
-                continue
-            row, y = table.loc[model], place + 0.3 * shift
-            colour = style.colour(results.study.models[model].variant, variants)
-            axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=colour, lw=1)
-            fill = colour if FILLED.get(family, True) else "white"
-            axes.plot(row["effect"], y, marker="o", ms=4, color=colour, mfc=fill)
-            seeds = results.by_seed(model) - results.by_seed(str(row["right"]))
-            axes.scatter(seeds, [y + 0.13] * len(seeds), s=3, color=colour, alpha=0.5)
-    axes.set_yticks(range(len(models)), names, fontsize=6.5)
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(models) - 0.3, -0.6)
 
 
 # --- tables -------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from shallower.config import Study
 from shallower.names import ModelName
-from shallower.reporting import experiments, ffn, roofline, style, thesis
+from shallower.reporting import experiments, roofline, second, style
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
 
@@ -70,8 +70,8 @@ def _draw(
         "learning_rate": experiments.learning_rate,
         "diagnostics": experiments.diagnostics,
         "budget": experiments.budget,
-        "ffn": ffn.draw,
-        "maximum": thesis.draw_maximum,
+        "ffn": second.draw,
+        "maximum": second.draw_maximum,
     }
     for name in names:
         figure = drawers[name](results) if name in drawers else metrics(results, name)

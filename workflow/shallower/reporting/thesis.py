@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from shallower.analysis import thesis
 from shallower.analysis.thesis_tables import RUNS
 from shallower.names import PAIR_BASELINES, ModelName
-from shallower.reporting import style
 from shallower.reporting.ffn import LABELS, absent_table
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.results import Results, select
 from shallower.systems import ffn_of
 
 NAN = float("nan")
-SPREADS = ("Mini (Baseline)", "Base→Mini")  # rows whose spreads the figure takes
 CHANCE_NAMES = {"majority": "most frequent label", "bag_of_words": "bag of words"}
 
 
@@ -146,32 +142,6 @@ def _accuracies(results: Results, model: str) -> list[str]:
         interval(100 * row["ci_low"], 100 * row["ci_high"], 1),
         number(values.max(), 1),
     ]
-
-
-# --- what a maximum does --------------------------------------------------------------
-
-
-def draw_maximum(results: Results) -> Figure:
-    """How far the best of n runs lies above their mean, for two spreads of Table 4.6.
-
-    Lines by theory (order statistics of a normal), marks by 20,000 drawn experiments.
-    """
-    spreads = thesis.distillation_rows().set_index("row")["sd"]
-    figure = Figure(figsize=(style.COLUMN, 2.3))
-    axes = figure.subplots()
-    runs = np.arange(1, 11)
-    draws = np.random.default_rng(0).standard_normal((20_000, runs[-1]))
-    bests = np.maximum.accumulate(draws, axis=1).mean(axis=0)
-    expected = np.array([thesis.expected_maximum(int(n)) for n in runs])
-    for row, colour in zip(SPREADS, style.COLOURS.values(), strict=True):
-        sd = float(spreads[row])
-        axes.plot(runs, sd * expected, color=colour, label=f"{row}: sd {sd:.2f}")
-        axes.plot(runs, sd * bests, "o", ms=3, color=colour, mfc="white")
-    axes.axvline(RUNS, color="0.6", lw=0.6, ls=":")
-    axes.set(xlabel="runs of which the best is shown", xticks=runs)
-    axes.set_ylabel("best − mean (points)")
-    axes.legend(loc="upper left", fontsize=6.5)
-    return figure
 
 
 # --- numbers --------------------------------------------------------------------------
