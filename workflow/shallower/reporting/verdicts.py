@@ -18,6 +18,7 @@ from shallower.reporting.latex import (
 from shallower.reporting.results import Results
 
 DIGITS = {"nats": 3, "ratio": 2, "percent": 2}  # by unit; others are counts
+SOURCES = {"verdicts": "claim of the original", "second": "claim of the thesis"}
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 
 
@@ -57,7 +58,10 @@ def notes_table(results: Results) -> str:
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
-    """`verdict.C5`, `claim.C5`, `claim.C5.low`, `.high`, `.threshold`; counts."""
+    """`verdict.C5`, `claim.C5`, `claim.C5.low`, `.high`, `.threshold`; counts.
+
+    `verdicts.*` counts those of the original, `second.*` those of the thesis.
+    """
     table = results.claims
     for _, row in table.iterrows():
         key = f"claim.{row['id']}"
@@ -66,13 +70,14 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
         for part, column in (("low", "ci_low"), ("high", "ci_high")):
             yield f"{key}.{part}", shown(row, column)
         yield f"{key}.threshold", shown(row, "threshold")
-    originals = table[table["status"] == "claim of the original"]
-    yield "verdicts.claims", str(len(originals))
-    for verdict in VERDICTS:
-        count = (originals["verdict"] == verdict).sum()
-        yield f"verdicts.{verdict.replace(' ', '_')}", str(count)
-        names = list(originals.loc[originals["verdict"] == verdict, "id"])
-        yield f"verdicts.{verdict.replace(' ', '_')}.ids", ", ".join(names) or "none"
+    for key, status in SOURCES.items():
+        chosen = table[table["status"] == status]
+        yield f"{key}.claims", str(len(chosen))
+        for verdict in VERDICTS:
+            names = list(chosen.loc[chosen["verdict"] == verdict, "id"])
+            yield f"{key}.{verdict.replace(' ', '_')}", str(len(names))
+            listed = ", ".join(names) or "none"
+            yield f"{key}.{verdict.replace(' ', '_')}.ids", listed
 
 
 def shown(row: pd.Series, column: str) -> str:
