@@ -12,6 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from shallower.models.counting import count_flops, count_parameters
+from shallower.models.hugging_face_t5 import (
+    counterpart,
+    name_map,
+    to_hugging_face_t5,
+)
 from shallower.models.initial_t5 import initialise_t5
 from shallower.models.t5 import IGNORED, T5LM, PositionBias, T5Config
 from t5_models import (
@@ -36,68 +41,6 @@ SHAPES = {  # what differs from `tiny`
 # --- Hugging Face --------------------------------------------------------------------
 
 
-def their_names(model: T5LM) -> dict[str, list[str]]:
-    """Our parameter name -> Hugging Face's; several where ours is one matrix."""
-    names = {"embedding.weight": ["shared.weight"]}
-    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
-        names[f"{side}.norm.weight"] = [f"{side}.final_layer_norm.weight"]
-        names[f"{side}.positions.weight"] = [
-            f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        ]
-        parts = [("attention", "SelfAttention"), ("cross", "EncDecAttention")]
-        for i in range(len(stack.blocks)):
-            for layer, (ours, theirs) in enumerate(parts[: 1 + (side == "decoder")]):
-                us, them = f"{side}.blocks.{i}", f"{side}.block.{i}.layer.{layer}"
-                names[f"{us}.{ours}_norm.weight"] = [f"{them}.layer_norm.weight"]
-                for matrix, letters in (("query", "q"), ("output", "o")):
-                    names[f"{us}.{ours}.{matrix}.weight"] = [
-                        f"{them}.{theirs}.{letters}.weight"
-                    ]
-                names[f"{us}.{ours}.key_value.weight"] = [
-                    f"{them}.{theirs}.{letter}.weight" for letter in "kv"
-                ]
-            them = f"{side}.block.{i}.layer.{layer + 1}"
-            names[f"{us}.ffn_norm.weight"] = [f"{them}.layer_norm.weight"]
-            names[f"{us}.ffn.up.weight"] = [f"{them}.DenseReluDense.wi.weight"]
-            names[f"{us}.ffn.down.weight"] = [f"{them}.DenseReluDense.wo.weight"]
-    return names
-
-
-def hugging_face(config: T5Config) -> Any:
-    from transformers import T5Config as TheirConfig
-    from transformers import T5ForConditionalGeneration
-
-    theirs: Any = T5ForConditionalGeneration(
-        TheirConfig(
-            vocab_size=config.vocabulary,
-            d_model=config.width,
-            d_kv=config.head_size,
-            d_ff=config.ffn_hidden,
-            num_layers=config.encoder_depth,
-            num_decoder_layers=config.decoder_depth,
-            num_heads=config.heads,
-            relative_attention_num_buckets=config.buckets,
-            relative_attention_max_distance=config.max_distance,
-            decoder_start_token_id=0,
-            attn_implementation="eager",
-        )
-    )
-    return theirs.eval()
-
-
-def same_weights(model: T5LM) -> Any:
-    """Hugging Face's T5 with our weights."""
-    theirs = hugging_face(model.config).double()
-    state, converted = model.state_dict(), {}
-    for ours, names in their_names(model).items():
-        converted |= dict(zip(names, state.pop(ours).chunk(len(names)), strict=True))
-    assert not state  # every parameter of ours has a counterpart
-    missing, unexpected = theirs.load_state_dict(converted, strict=False)
-    assert not unexpected
-    assert all("embed_tokens" in name or "lm_head" in name for name in missing)  # tied
-    return theirs
-
-
 def exact_norms(theirs: Any) -> None:
     """Their norm squares in fp32 whatever the weights are: let it be fp64."""
     from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -113,7 +56,7 @@ def exact_norms(theirs: Any) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_logits_equal_hugging_face(shape: str) -> None:
     ours = build(**SHAPES[shape])
-    theirs = same_weights(ours)
+    theirs = to_hugging_face_t5(ours)
     given = {"input_ids": INPUTS, "attention_mask": INPUTS != 0, "labels": LABELS}
     with torch.no_grad():
         logits, as_they_are = ours(INPUTS, LABELS), theirs(**given).logits
@@ -143,14 +86,14 @@ def test_start_values_are_those_of_hugging_face() -> None:
     sizes = {"vocabulary": 900, "width": 64, "head_size": 24, "ffn_hidden": 160}
     ours = initialise_t5(T5LM(tiny(**sizes, buckets=512)), 0)
     torch.manual_seed(0)
-    theirs = dict(hugging_face(ours.config).named_parameters())
-    for name, parts in their_names(ours).items():
+    theirs = dict(counterpart(ours.config).named_parameters())
+    for name, parts in name_map(ours).items():
         matrix = ours.get_parameter(name)
         if matrix.ndim == 1:
             assert (matrix == 1).all()
             continue
-        for part, counterpart in zip(matrix.chunk(len(parts)), parts, strict=True):
-            due = theirs[counterpart].std().item()
+        for part, other in zip(matrix.chunk(len(parts)), parts, strict=True):
+            due = theirs[other].std().item()
             assert part.std().item() == pytest.approx(due, 0.1)
 
 
@@ -178,7 +121,7 @@ def test_parameters_of_the_sizes(
 
 def test_parameters_equal_hugging_face() -> None:
     ours = build(**SHAPES["wide heads"])
-    assert count_parameters(ours) == same_weights(ours).num_parameters()
+    assert count_parameters(ours) == to_hugging_face_t5(ours).num_parameters()
 
 
 def test_flops_are_two_per_multiplication() -> None:

@@ -14,9 +14,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from shallower.errors import UserError
+from shallower.options import MACHINE, OPTIONS
 
 Arguments = argparse.Namespace
 
@@ -76,6 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
         *("--output", "--samples", *MACHINE),
     )
     command(
+        run_export,
+        *("--folder", "--tokenizer", "--form", "--licence?", "--output"),
+    )
+    command(
         run_latency,
         *("--settings", "--runs", "--corpus", "--tokenizer"),
         *("--output", "--step-time", "--bandwidth", *MACHINE),
@@ -94,92 +98,6 @@ def build_parser() -> argparse.ArgumentParser:
         *("--runtime?", "--json"),
     )
     return parser
-
-
-# --- options ----------------------------------------------------------------------
-
-Adder = Callable[[argparse.ArgumentParser, str], None]
-MACHINE = ("--threads", "--device")
-
-
-def _option(**settings: Any) -> Adder:
-    def add(parser: argparse.ArgumentParser, option: str) -> None:
-        required = not option.endswith("?") and "default" not in settings
-        parser.add_argument(option.rstrip("?"), required=required, **settings)
-
-    return add
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-
-
-PATHS = (
-    *(
-        "--output",
-        "--text",
-        "--tokenizer",
-        "--tokens",
-        "--corpus",
-        "--folder",
-        "--runs",
-    ),
-    *(
-        "--samples",
-        "--checkpoints",
-        "--step-time",
-        "--bandwidth",
-        "--results",
-        "--readme",
-        "--baselines",
-        "--lock",
-    ),
-    "--output?",
-)
-JSONS = ("--settings", "--settings?", "--spec")
-OPTIONS: dict[str, Adder] = {
-    **{name: _option(type=Path) for name in PATHS},
-    **{name: _option(type=_json, metavar="JSON") for name in JSONS},
-    "--kind": _option(choices=["documents", "conversations", "answers", "pairs"]),
-    "--key": _option(default="source", help="where the settings stand, for messages"),
-    "--part": _option(type=int, help="counted from 0"),
-    "--parts": _option(type=int),
-    "--shards": _option(type=Path, nargs="+"),
-    "--given": _option(type=Path, nargs="*", default=[], help="tokenizer to adopt"),
-    "--config": _option(type=Path, default=Path("config.yaml")),
-    "--configfile": _option(type=Path, nargs="+", default=[], help="as of snakemake"),
-    "--mfu": _option(type=float, default=0.4, help="share of the peak; 0.4"),
-    "--device?": _option(default="NVIDIA A100-SXM4-80GB", help="a GPU's name"),
-    "--peak-tflops?": _option(type=float, help="instead of the device's own"),
-    "--runtime?": _option(type=float, help="minutes a job may take"),
-    "--json": _option(action="store_true", default=False, help="for programs"),
-    "--parent": _option(
-        type=Path, default=None, help="folder of the run to go on from"
-    ),
-    "--teacher": _option(
-        type=Path, default=None, help="folder of the run whose logits are learnt"
-    ),
-    "--pairs": _option(type=Path, default=None, help="training pairs, for that task"),
-    "--tokenizer?": _option(type=Path, help="of the pairs"),
-    "--sets": _option(nargs="+"),
-    "--threads": _option(type=int, default=1),
-    "--device": _option(default="auto", help="auto, cpu, cuda"),
-    "--processes": _option(type=int, default=1, help="of this run, on this machine"),
-    "--parallel": _option(
-        default="data",
-        choices=["data", "tensor"],
-        help="what several processes share out: batches, or heads and FFN units",
-    ),
-    "--time-limit": _option(
-        type=float,
-        default=0.0,
-        metavar="MINUTES",
-        help="save and stop, with status 75, before so many have passed; 0: never",
-    ),
-}
 
 
 # --- commands ---------------------------------------------------------------------
@@ -287,6 +205,13 @@ def run_evaluate(a: Arguments) -> None:
         threads=a.threads,
         device=a.device,
     )
+
+
+def run_export(a: Arguments) -> None:
+    """Write a run's model as a folder that Hugging Face's transformers reads."""
+    from shallower.exporting.folder import Export, export
+
+    export(Export(a.folder, a.tokenizer, a.form, a.output, a.licence))
 
 
 def run_latency(a: Arguments) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,6 +41,20 @@ def name_map(depth: int) -> dict[str, list[str]]:
     return NAMES | blocks
 
 
+def difference(config: LlamaConfig) -> str | None:
+    """What Hugging Face's Llama cannot be; None if it can be this model."""
+    # A wider FFN is a size of its own, not a kind of head.
+    if replace(config.head, ffn_matched=False) != BASELINE:
+        return f"has no such heads: {config.head}"
+    if config.skip != NOTHING:
+        return f"leaves nothing out: {config.skip}"
+    if config.ffn != OWN_FFN:
+        return f"has no such FFN: {config.ffn}"
+    if config.width % config.heads:
+        return f"is a multiple of its {config.heads} heads wide: not {config.width}"
+    return None
+
+
 def to_hugging_face(model: LlamaLM) -> Any:
     """A transformers LlamaForCausalLM with the same weights.
 
@@ -49,17 +64,14 @@ def to_hugging_face(model: LlamaLM) -> Any:
     from transformers import LlamaForCausalLM
 
     config = model.config
-    if config.head != BASELINE:
-        raise UserError(f"Hugging Face's Llama has no such heads: {config.head}")
-    if config.skip != NOTHING:
-        raise UserError(f"Hugging Face's Llama leaves nothing out: {config.skip}")
-    if config.ffn != OWN_FFN:
-        raise UserError(f"Hugging Face's Llama has no such FFN: {config.ffn}")
+    unlike = difference(config)
+    if unlike:
+        raise UserError(f"Hugging Face's Llama {unlike}")
     theirs: Any = LlamaForCausalLM(
         TheirConfig(
             vocab_size=config.vocabulary,
             hidden_size=config.width,
-            intermediate_size=config.ffn_hidden,
+            intermediate_size=config.ffn_width,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
             head_dim=config.head_dim,
