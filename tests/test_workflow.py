@@ -268,3 +268,21 @@ def test_lint(project: Project) -> None:
 
 def test_the_snakefile_fits_on_a_screen() -> None:
     assert len((ROOT / "Snakefile").read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["baseline-1__teacher=baseline-2", "t5_mini-1__ffn=three_matrices__task=pairs"],
+)
+def test_a_clusters_job_trains_no_run_that_its_own_depends_on(
+    project: Project, model: str
+) -> None:
+    """Within a job Snakemake looks at all runs of the rule, a teacher's among them."""
+    run = project.snakemake(
+        *("-n", "--force", "--nolock", "--cores", "1", "--mode", "remote"),
+        *("--allowed-rules", "train", "--target-jobs"),
+        f"train:model={model},seed=0",
+    )
+    assert run.returncode == 0, run.stderr
+    counts = re.findall(r"^(train|total) +(\d+)$", run.stdout + run.stderr, re.M)
+    assert dict(counts) == {"train": "1", "total": "1"}

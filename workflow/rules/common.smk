@@ -141,6 +141,16 @@ def run_spec(wildcards):
     return as_json(study.run(*named(wildcards)))
 
 
+def ended_at_runtime(wildcards, output):
+    """1 within a cluster's job, which ends at its runtime; on one's own machine 0.
+
+    Made with the help of `output`, so that it is not compared: to Snakemake within a job
+    the runs that the job's own depends on would seem to have been trained otherwise,
+    and it would train them again.
+    """
+    return int(workflow.remote_exec)
+
+
 def runs_needed(wildcards):
     """Folders of the runs that a run depends on, by the option that names them."""
     model, seed = named(wildcards)

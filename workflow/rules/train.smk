@@ -28,8 +28,7 @@ rule train:
         directory=subpath(output.weights, parent=True),
         checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
         more=training_options,
-        # A cluster ends a job at its runtime; on one's own machine nobody does.
-        limited=int(workflow.remote_exec),
+        limited=ended_at_runtime,
         code=code_digest("training.loop"),
     shell:
         "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
