@@ -168,7 +168,7 @@ def training_files(wildcards):
     for option, folder in runs_needed(wildcards).items():
         files |= {option: f"{folder}/model.safetensors"}
         files |= {f"{option}_spec": f"{folder}/spec.yaml"}
-    if study.run(*named(wildcards)).get("task") == "pairs":
+    if study.models[wildcards.model].options.get("task") == "pairs":
         files["pairs"] = "<results>/corpus/pairs/train.parquet"
         files["tokenizer"] = "<results>/tokens/tokenizer.model"
     return files

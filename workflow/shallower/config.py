@@ -7,7 +7,6 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -152,6 +151,18 @@ class Study(Strict):
         """Every model that is trained, by name, in the order of the experiments."""
         return {str(name): name for _, name, _ in self._grids}
 
+    def usual(self, variant: str, depth: int) -> dict[str, Any]:
+        """The settings of a variant without options: what a name's are held against."""
+        key = (variant, depth)
+        if key not in self._usual:
+            self._usual[key] = specify(self, ModelName(variant, depth))
+        return self._usual[key]
+
+    @cached_property
+    def _usual(self) -> dict[tuple[str, int], dict[str, Any]]:
+        """What `specify` gave for `usual`: a grid asks for every model."""
+        return {}
+
     @cached_property
     def _grids(self) -> list[tuple[str, ModelName, list[int]]]:
         """(experiment, model, seeds) of every model of every grid, in order."""
@@ -270,7 +281,8 @@ class Study(Strict):
         if model not in self._resolved:
             self._resolved[model] = resolve(self, self.models[model])
         # Copies: whoever changes one run's specification changes no other's.
-        copies = copy.deepcopy(self._resolved[model])
+        parts = self._resolved[model].items()
+        copies = {k: dict(v) if isinstance(v, dict) else v for k, v in parts}
         return {"name": model, "seed": seed} | copies
 
     @cached_property

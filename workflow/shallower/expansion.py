@@ -71,7 +71,7 @@ def named(
 
 def shortest(study: Study, name: ModelName) -> ModelName:
     """The name without the options that change nothing."""
-    usual = specify(study, ModelName(name.variant, name.depth))
+    usual = study.usual(name.variant, name.depth)
     idle = set() if "teacher" in name.options else {"alpha", "temperature"}
     ffn = FFNS.get(ffn_of(name), FFNVariant())
     if not ffn.collapses:

@@ -34,26 +34,22 @@ def parameter_column(evidence: Evidence) -> Finding:
 
 def without_ffn(evidence: Evidence) -> Finding:
     """S2-10: T5 without FFNs answers fewer pairs right (the thesis: 2.7 points)."""
-    return _against_own(evidence, "none", lower_is_worse=True)
+    return _judge(evidence, _pairs(evidence, "none", FAMILY_OWN), higher=False)
 
 
 def three_over_one(evidence: Evidence) -> Finding:
     """S2-11: three matrices reach a higher accuracy than one, deployed alike."""
-    pairs = [
-        (model, one)
-        for model, name in _tuned(evidence, "three_matrices").items()
-        if (one := _with_ffn(evidence, name, "one_matrix")) is not None
-    ]
+    pairs = _pairs(evidence, "three_matrices", "one_matrix")
     return _judge(evidence, pairs, higher=True)
 
 
-def _against_own(evidence: Evidence, ffn: str, lower_is_worse: bool) -> Finding:
-    pairs = [
-        (model, own)
+def _pairs(evidence: Evidence, ffn: str, against: str) -> list[tuple[str, str]]:
+    """The models with an FFN, each with the same model that has the other one."""
+    return [
+        (model, other)
         for model, name in _tuned(evidence, ffn).items()
-        if (own := _with_ffn(evidence, name, FAMILY_OWN)) is not None
+        if (other := _with_ffn(evidence, name, against)) is not None
     ]
-    return _judge(evidence, pairs, higher=not lower_is_worse)
 
 
 def _judge(evidence: Evidence, pairs: list[tuple[str, str]], higher: bool) -> Finding:

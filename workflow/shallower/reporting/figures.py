@@ -65,7 +65,7 @@ def _draw(
         "perplexity_latency": perplexity_latency,
         "training_time": training_time,
         "latency_scales": latency_scales,
-        "roofline": lambda results: roofline.draw(results.roofline),
+        "roofline": lambda results: roofline.draw(depth_rows(results)),
         "head_ablation": experiments.head_ablation,
         "learning_rate": experiments.learning_rate,
         "diagnostics": experiments.diagnostics,
@@ -76,6 +76,13 @@ def _draw(
     for name in names:
         figure = drawers[name](results) if name in drawers else metrics(results, name)
         style.save(figure, folder, name, kinds)
+
+
+def depth_rows(results: Results) -> pd.DataFrame:
+    """Rows of roofline.csv that are of the depth experiment's variants."""
+    table = results.roofline
+    named = table["model"].str.contains("__")
+    return table[table["variant"].isin(results.variants) & ~named]
 
 
 def training_loss(results: Results) -> Figure:

@@ -67,11 +67,8 @@ def train(
     torch.set_num_threads(threads)
     if not isinstance(sources, Sources):
         sources = Sources(Path(sources))
-    place, output, settings = (
-        machine.choose_device(device),
-        Path(output),
-        spec["training"],
-    )
+    place, output = machine.choose_device(device), Path(output)
+    settings = spec["training"]
     machine.set_matmul_precision(place, settings["precision"])
     digest = code_digest("training.loop")
     data = open_data(spec, sources, group.part)
