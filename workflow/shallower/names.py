@@ -23,6 +23,12 @@ OPTIONS = {  # key in a name -> section and field of a run's specification
     "teacher": ("distillation", "teacher"),
     "alpha": ("distillation", "alpha"),
     "temperature": ("distillation", "temperature"),
+    # In the order in which they are done to a trained model.
+    "tuned": ("tuning", "fraction"),
+    "skip": ("skip", "rule"),
+    "healed": ("healing", "fraction"),
+    "by": ("healing", "by"),
+    "eliminate": ("elimination", "rule"),
 }
 
 
@@ -55,6 +61,17 @@ class ModelName:
         """The name without some of its options."""
         kept = {k: v for k, v in self.options.items() if k not in keys}
         return ModelName(self.variant, self.depth, kept)
+
+    @property
+    def run(self) -> ModelName:
+        """What is trained: all but what is done to the weights at inference alone."""
+        unhealed = () if "healed" in self.options else ("skip",)
+        return self.without("eliminate", *unhealed)
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether the name stands for what is done to a run, without training."""
+        return self.run.options != self.options
 
 
 def short(value: Value) -> str:
