@@ -8,6 +8,8 @@ rule summary:
         facts=of_every_run(rules.train.output.facts),
         scores=of_every_run(rules.evaluate.output.scores),
         samples=of_every_run(rules.evaluate.output.samples),
+        arms=of_runs(ARMS, study.arm_runs),
+        arm_scores=of_runs(rules.evaluate.output.scores, study.arm_cells),
         latency=rules.latency.output.latency,
         step_time=rules.latency.output.step_time,
         baselines=rules.pairs.output.baselines if study.experiments.t5 else [],
@@ -46,6 +48,33 @@ rule summary:
         " 2> >(tee {log} >&2)"
 
 
+# all methods by quality and latency: the front, gains over depth, what combines
+rule front:
+    input:
+        by_seed=rules.summary.output.by_seed,
+        parameters=rules.parameters.output.table,
+        runs=rules.summary.output.runs,
+    output:
+        pareto=report(
+            "<results>/pareto.csv",
+            category="Tables",
+            labels={"table": "quality against latency"},
+            caption="../../report/captions/pareto.rst",
+        ),
+        tables=expand("<results>/{table}.csv", table=FRONT_TABLES),
+    log:
+        "<logs>/front.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.pareto, parent=True),
+        settings=STUDY,
+        code=code_digest("analysis.front"),
+    shell:
+        "python -m shallower front --results {params.results}"
+        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+
+
 # every claim of the original with its verdict; search, budgets and roofline
 rule claims:
     input:
@@ -54,6 +83,7 @@ rule claims:
         runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
         bandwidth=rules.latency.output.bandwidth,
+        front=rules.front.output.pareto,
     output:
         claims=report(
             "<results>/claims.csv",

@@ -29,10 +29,16 @@ except UserError as error:
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
-HELD_OUT = {"text": "test", "validation": "validation", "spans": "test"}  # -> split
+HELD_OUT = {
+    "text": "test",
+    "continuation": "test",
+    "validation": "validation",
+    "spans": "test",
+}  # -> split
 SUMMARISED_SETS = [
     "train",
     "text",
+    "continuation",
     "validation",
     "spans",
     "pairs",
@@ -40,6 +46,13 @@ SUMMARISED_SETS = [
     "fixed",
     "decode",
     "step",
+]
+
+
+# What the front is written to, beside pareto.csv.
+FRONT_TABLES = [
+    *("gains", "dominance", "additivity", "hypervolume"),
+    *("methods", "profiles", "arms"),
 ]
 
 
@@ -56,6 +69,7 @@ localrules:
     shards,
     parameters,
     summary,
+    front,
     claims,
     figures,
     tables,
@@ -69,7 +83,8 @@ localrules:
 
 wildcard_constraints:
     # Not the models' names themselves: tried one by one, for every file of every job.
-    model=r"[^/]+",
+    # Of runs alone: an arm has no rule of its own, it is evaluated with its run's others.
+    model=r"(?![^/]*__eliminate=)(?![^/]*__skip=(?![^/]*__healed=))[^/]+",
     seed=r"\d+",
     split="train|validation|test",
     part=r"\d+",
@@ -183,12 +198,35 @@ def training_options(wildcards, input):
     return "".join(f" --{option} {path}" for option, path in chosen.items())
 
 
-EVALUATION = study.evaluation.model_dump()
+EVALUATION = study.evaluation.model_dump() | {"prompt_tokens": study.prompt_tokens}
 
 
 def evaluation_of(wildcards):
     """What one run is scored on, and how."""
     return as_json(EVALUATION | {"scored_on": study.scored_on(*named(wildcards))})
+
+
+def arms_over(run):
+    """What is done to a run at inference alone: of each arm, the options that say it."""
+    return {
+        arm: {k: study.arms[arm].options[k] for k in ("skip", "eliminate")
+              if k in study.arms[arm].options and k not in study.models[run].options}
+        for arm in study.arms_of[run]
+    }
+
+
+def arm_settings(run):
+    """As the command gets it: how arms are scored, and which there are."""
+
+    def settings(wildcards):
+        wanted = {"arms": arms_over(run), "seed": int(wildcards.seed)}
+        return as_json(EVALUATION | wanted)
+
+    return settings
+
+
+ARMS = "<results>/evaluations/{model}/seed{seed}.arms.json"  # of a run that has any
+ARM_SETS = [f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets]
 
 
 def all_cores(wildcards):
@@ -200,6 +238,7 @@ def scored_files(wildcards):
     """The data that one run is scored on, and no other: see `scored_on`."""
     scored_on = study.scored_on(*named(wildcards))
     splits = [HELD_OUT[name] for name in scored_on if name in HELD_OUT]
+    splits = list(dict.fromkeys(splits))
     return {
         "text": [f"<results>/corpus/text/{split}.parquet" for split in splits],
         "tokens": [f"<results>/tokens/text/{split}/manifest.json" for split in splits],

@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command(
         run_latency,
-        *("--settings", "--runs", "--corpus", "--tokenizer"),
+        *("--settings", "--runs", "--corpus", "--tokenizer", "--evaluations"),
         *("--output", "--step-time", "--bandwidth", *MACHINE),
     )
     command(run_parameters, "--settings?", "--output?")
@@ -222,6 +222,7 @@ def run_latency(a: Arguments) -> None:
     job = Job(
         **Study.model_validate(a.settings).timed,
         runs=str(a.runs),
+        evaluations=str(a.evaluations),
         corpus=str(a.corpus),
         tokenizer=str(a.tokenizer),
         threads=a.threads,
@@ -255,10 +256,10 @@ def run_summary(a: Arguments) -> None:
     from shallower.config import Study
 
     wanted = Study.model_validate(a.settings).summarised
-    rows, sessions = raw_rows(a.results, wanted["runs"])
+    rows, sessions = raw_rows(a.results, wanted["runs"], wanted["arms"])
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows, wanted["contrasts"], wanted["families"])
-    write_inventory(a.results, wanted["runs"])
+    write_inventory(a.results, wanted["runs"], wanted["arms"], wanted["arm_runs"])
 
 
 def run_claims(a: Arguments) -> None:

@@ -22,7 +22,7 @@ from shallower.expansion import (
     parent_name,
     resolve,
     specify,
-    teacher_name,
+    taught_by,
 )
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.variants import entry
@@ -41,12 +41,17 @@ from shallower.sections import (
     Tokenizer,
     Training,
     TrainingDefaults,
+    Tuning,
     suggestion,
 )
 from shallower.strict import Strict
 from shallower.systems import head_of, system_of
 
 FAIR = ("equal_tokens", "equal_flops")  # what a student shares with its controls
+# Experiments whose runs are scored on the test text, and those that stand on the front.
+QUALITY = ("depth", "head", "budget", "ffn", "distillation")
+FRONT = ("depth", "head", "ffn", "distillation", "skip", "elimination", "combined")
+BUDGETS = ("lr", "steps", "warmup", "width", "init_std", "output_init")
 
 
 class Study(Strict):
@@ -62,6 +67,8 @@ class Study(Strict):
     training: TrainingDefaults
     distillation: Distillation = Distillation()
     t5: T5 = T5()
+    healing: dict[str, Any] = {}  # training settings of runs that go on with a part less
+    tuning: Tuning = Tuning()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
     evaluation: Evaluation
@@ -149,7 +156,42 @@ class Study(Strict):
     @cached_property
     def models(self) -> dict[str, ModelName]:
         """Every model that is trained, by name, in the order of the experiments."""
-        return {str(name): name for _, name, _ in self._grids}
+        return {str(name): name for _, name, _ in self._grids if not name.is_arm}
+
+    @cached_property
+    def arms(self) -> dict[str, ModelName]:
+        """What is done to trained models at inference alone, by name."""
+        return {str(name): name for _, name, _ in self._grids if name.is_arm}
+
+    @cached_property
+    def arms_of(self) -> dict[str, list[str]]:
+        """The arms over each run that has any, by its name.
+
+        They are evaluated together, so with every seed that one of them has.
+        """
+        found: dict[str, list[str]] = {}
+        for arm, name in self.arms.items():
+            found.setdefault(str(name.run), []).append(arm)
+        return found
+
+    @cached_property
+    def arm_runs(self) -> list[tuple[str, int]]:
+        """The (model, seed) of every run that has arms."""
+        seeds: dict[tuple[str, int], None] = {}
+        for _, name, chosen in self._grids:
+            if name.is_arm:
+                seeds |= {(str(name.run), seed): None for seed in chosen}
+        return list(seeds)
+
+    @cached_property
+    def arm_cells(self) -> list[tuple[str, int]]:
+        """Every (arm, seed) that is evaluated."""
+        return [(arm, seed) for m, seed in self.arm_runs for arm in self.arms_of[m]]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a whole context, what stands in front of the tokens that are scored."""
+        return 3 * self.model.context // 4
 
     def usual(self, variant: str, depth: int) -> dict[str, Any]:
         """The settings of a variant without options: what a name's are held against."""
@@ -170,8 +212,8 @@ class Study(Strict):
 
     def teacher_of(self, model: str) -> str | None:
         """The model whose logits a model is trained on, if there is one."""
-        name = self.models[model]
-        return str(teacher_name(name)) if "teacher" in name.options else None
+        teacher = taught_by(self.models[model])
+        return None if teacher is None else str(teacher)
 
     def parent_of(self, model: str) -> str | None:
         """The model whose weights a model begins with, if there is one."""
@@ -183,6 +225,8 @@ class Study(Strict):
         """The experiments of every (model, seed), in order."""
         found: dict[tuple[str, int], list[str]] = {}
         for experiment, name, seeds in self._grids:
+            if name.is_arm:
+                continue
             model = str(name)
             for seed in seeds:
                 found.setdefault((model, seed), []).append(experiment)
@@ -234,8 +278,23 @@ class Study(Strict):
     @property
     def timed_runs(self) -> list[tuple[str, int]]:
         """The (model, seed) of every model that is timed."""
-        timed = [*self.depth_models, *self.others_timed]
+        runs = [str(self.arms[m].run) if m in self.arms else m for m in self.front]
+        timed = dict.fromkeys([*self.depth_models, *self.others_timed, *runs])
         return [(model, seed) for model in timed for seed in self.seeds_of(model)]
+
+    @cached_property
+    def front(self) -> list[str]:
+        """Runs and arms that are set side by side by quality and latency.
+
+        All at the study's own budget: what a schedule of another length or rate gives
+        is as fast as what the study's own gives.
+        """
+        names = dict.fromkeys(
+            str(name)
+            for experiment, name, _ in self._grids
+            if experiment in FRONT and not {*BUDGETS} & {*name.options}
+        )
+        return list(names)
 
     def seeds_of(self, model: str) -> list[int]:
         """The seeds a model is trained with, in order."""
@@ -251,7 +310,7 @@ class Study(Strict):
         chosen = [
             (str(name), seed)
             for part, name, seeds in self._grids
-            if part == experiment
+            if part == experiment and not name.is_arm
             for seed in seeds
         ]
         return list(dict.fromkeys(chosen))
@@ -266,8 +325,10 @@ class Study(Strict):
         if "t5" in parts:
             return ["pairs" if self.models[model].options.get("task") else "spans"]
         sets = ["validation"] if "learning_rate" in parts else []
-        if parts & {"depth", "head", "budget", "ffn", "distillation"}:
+        if parts & {*QUALITY}:
             sets.append("text")
+        if parts & {*QUALITY, *FRONT}:
+            sets.append("continuation")
         if parts & {"depth", "budget"}:
             sets += EVALUATION_SETS
         return sets
@@ -279,7 +340,8 @@ class Study(Strict):
     def run(self, model: str, seed: int) -> dict[str, Any]:
         """The complete specification of one run: what `spec.yaml` will hold."""
         if model not in self._resolved:
-            self._resolved[model] = resolve(self, self.models[model])
+            named = self.models.get(model) or self.arms[model]
+            self._resolved[model] = resolve(self, named)
         # Copies: whoever changes one run's specification changes no other's.
         parts = self._resolved[model].items()
         copies = {k: dict(v) if isinstance(v, dict) else v for k, v in parts}
@@ -296,7 +358,7 @@ class Study(Strict):
     def counted(self) -> dict[str, Any]:
         """For `parameters`: the architecture of every model, and the paper's sizes."""
         specs: dict[str, dict[str, Any]] = {}
-        for model in self.models:
+        for model in [*self.models, *self.arms]:
             spec = self.run(model, 0)
             specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
             specs[model]["system"] = system_of(model)
@@ -307,12 +369,16 @@ class Study(Strict):
         """For `latency`: who is timed, with what, and how.
 
         `models` are the depth experiment's, timed in every way; `others` are timed
-        with fixed lengths alone, beside them.
+        with fixed lengths alone, beside them; `front` with the lengths that the front
+        is of, and `arms` says which run each arm stands over.
         """
-        timed = [*self.depth_models, *self.others_timed]
+        timed = list(dict.fromkeys(model for model, _ in self.timed_runs))
         return {
             "models": self.depth_models,
             "others": self.others_timed,
+            "front": self.front,
+            "arms": {arm: str(name.run) for arm, name in self.arms.items()},
+            "prompt_tokens": self.prompt_tokens,
             "specs": {m: self.run(m, self.seeds_of(m)[0]) for m in timed},
             "seeds": {m: self.seeds_of(m) for m in timed},
             "settings": self.latency.model_dump(mode="json"),
@@ -324,17 +390,24 @@ class Study(Strict):
     def summarised(self) -> dict[str, Any]:
         """For `summary`: every run, and which models are compared."""
         pairs = [(contrast.left, contrast.right) for contrast in self.contrasts]
-        return {"runs": self.runs, "contrasts": pairs, "families": self.families}
+        return {
+            "runs": self.runs,
+            "arms": self.arm_cells,
+            "arm_runs": self.arm_runs,
+            "contrasts": pairs,
+            "families": self.families,
+        }
 
     @property
     def families(self) -> dict[str, list[tuple[str, str]]]:
         """Pairs of models that belong together, beside those of the depth experiment.
 
         ffn: every model with another FFN or other heads against the plain one of its
-        depth; equal_tokens, equal_flops: a student against its two controls.
+        depth; equal_tokens, equal_flops: a student against its two controls; arm: what
+        is done to a trained run, healing and tuning too, against that run.
         """
         found: dict[str, list[tuple[str, str]]] = {
-            name: [] for name in ("ffn", "equal_tokens", "equal_flops")
+            name: [] for name in ("ffn", "equal_tokens", "equal_flops", "arm")
         }
         for model in dict.fromkeys(model for model, _ in self.runs_of("ffn")):
             name = self.models[model]
@@ -342,9 +415,14 @@ class Study(Strict):
             if model != plain and plain in self.models:
                 found["ffn"].append((model, plain))
         for model, name in self.models.items():
-            if "teacher" in name.options:
+            if taught_by(name) is not None and "healed" not in name.options:
                 for family, control in zip(FAIR, controls(self, name), strict=False):
-                    found[family].append((model, str(control)))
+                    if str(control) in self.models:
+                        found[family].append((model, str(control)))
+        for model, name in [*self.models.items(), *self.arms.items()]:
+            source = name.run if name.is_arm else parent_name(name)
+            if source is not None and not name.t5_size:
+                found["arm"].append((model, str(source)))
         return found
 
 

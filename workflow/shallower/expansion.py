@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from shallower.errors import UserError
 from shallower.models.arithmetic import training_flops
+from shallower.models.choices import parse_skip
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.variants import SENTINELS, FFNVariant, entry
 from shallower.names import OPTIONS, T5_PREFIX, ModelName, Value
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from shallower.config import Study
 
 TAUGHT = ("teacher", "alpha", "temperature")  # options of a student
+TAUGHT_IN = ("distillation", "t5")  # experiments whose students get their controls
+HEALED = ("skip", "healed", "by")  # options of a run that goes on without a part
 
 
 def expand(study: Study) -> list[tuple[str, ModelName, list[int]]]:
@@ -34,9 +37,43 @@ def expand(study: Study) -> list[tuple[str, ModelName, list[int]]]:
         for name in of_grid(study, grid)
     ]
     for experiment, name, seeds in list(found):
-        if "teacher" in name.options:
+        check_arm(name)
+        # A newcomer need not know what an arm stands on: its runs come with it.
+        found += [(experiment, each, seeds) for each in ancestors(name)]
+        if experiment in TAUGHT_IN and taught_by(name) is not None:
             found += [(experiment, each, seeds) for each in controls(study, name)]
     return found
+
+
+def ancestors(name: ModelName) -> list[ModelName]:
+    """The run that an arm stands over, and the runs that it goes on from."""
+    found = [name.run] if name.is_arm else []
+    parent = parent_name(name.run)
+    while parent is not None:
+        found.append(parent)
+        parent = parent_name(parent)
+    return found
+
+
+def check_arm(name: ModelName) -> None:
+    """Raises UserError where a model has not the blocks to skip, or none are named."""
+    options = name.options
+    if "healed" in options and "skip" not in options:
+        raise UserError(f"experiments: {name} has nothing to heal: `skip` is missing")
+    if "by" in options and "healed" not in options:
+        raise UserError(f"experiments: {name}: `by` belongs to `healed`, missing")
+    if "skip" not in options:
+        return
+    choice = parse_skip(str(options["skip"]))
+    if "healed" in options and not choice.free:
+        raise UserError(
+            f"experiments: {name}: which blocks {choice.rule} skips is known after "
+            "training alone, so it cannot be healed"
+        )
+    try:
+        choice.blocks(name.depth, [0.0] * name.depth, list(range(name.depth)))
+    except ValueError as error:
+        raise UserError(f"experiments: {name}: {error}") from None
 
 
 def of_grid(study: Study, grid: Grid | T5Grid) -> Iterator[ModelName]:
@@ -114,7 +151,23 @@ def parent_name(name: ModelName) -> ModelName | None:
     """The run that a run goes on from: fine-tuning's is the pretrained model."""
     if name.t5_size and name.options.get("task") == "pairs":
         return name.without("task", *TAUGHT)
+    if "healed" in name.options:
+        return name.without(*HEALED, "eliminate")
+    if "tuned" in name.options:
+        return name.without("tuned", *HEALED, "eliminate")
     return None
+
+
+def taught_by(name: ModelName) -> ModelName | None:
+    """Whose logits a run learns; of healing, those of the model that is whole.
+
+    A run that goes on has its parent's teacher behind it.
+    """
+    if "healed" in name.options:
+        return parent_name(name) if name.options.get("by") == "self" else None
+    if "tuned" in name.options or "teacher" not in name.options:
+        return None
+    return teacher_name(name)
 
 
 def specify(study: Study, name: ModelName) -> dict[str, Any]:
@@ -126,6 +179,8 @@ def specify(study: Study, name: ModelName) -> dict[str, Any]:
         "training": training_settings(study, name),
         "distillation": study.distillation.model_dump(),
         "task": {"task": "spans" if name.t5_size else "text"},
+        "healing": {"by": "data"},
+        **{section: {} for section in ("tuning", "skip", "elimination")},
     }
     if name.t5_size:
         sizes = study.t5.sizes[name.t5_size].model_dump(exclude={"depth"})
@@ -150,12 +205,17 @@ def training_settings(study: Study, name: ModelName) -> dict[str, Any]:
     if name.t5_size:
         pairs = name.options.get("task") == "pairs"
         settings |= study.t5.finetuning if pairs else study.t5.pretraining
+    for key, section in (("tuned", study.tuning.training), ("healed", study.healing)):
+        if key in name.options:
+            settings |= section
     return settings
 
 
 def resolve(study: Study, name: ModelName) -> dict[str, Any]:
     """The complete specification of a model, but for its name and seed."""
     sections = specify(study, name)
+    for section in ("skip", "healing", "tuning", "elimination"):
+        del sections[section]
     chosen = sections.pop("ffn")
     ffn = FFNS.get(chosen.pop("variant"), FFNVariant())
     if name.t5_size:
@@ -178,13 +238,45 @@ def resolve(study: Study, name: ModelName) -> dict[str, Any]:
         sections["task"] = task
     if parent is not None:
         sections["parent"] = str(parent)
+    if not name.t5_size:
+        sections |= going_on(study, name, sections)
     # Only where there is a teacher, so that no other run depends on this section.
-    distillation = sections.pop("distillation")
-    if "teacher" in distillation:
-        del distillation["teacher"]
+    distillation, teacher = sections.pop("distillation"), taught_by(name.run)
+    distillation.pop("teacher", None)
+    if teacher is not None:
         checked = Distillation(**distillation).model_dump()
-        sections["distillation"] = {"teacher": str(teacher_name(name))} | checked
+        sections["distillation"] = {"teacher": str(teacher)} | checked
     return sections
+
+
+def going_on(study: Study, name: ModelName, sections: dict[str, Any]) -> dict[str, Any]:
+    """What differs in a run that goes on from another, and in an arm what is skipped.
+
+    Where a search chooses the blocks, the last ones stand in for them: an arm's
+    specification says what it costs, which depends on their number alone.
+    """
+    found: dict[str, Any] = {}
+    if "skip" in name.options:
+        choice = parse_skip(str(name.options["skip"]))
+        stand_in = list(range(name.depth - choice.k, name.depth))
+        blocks = choice.blocks(name.depth) if choice.free else tuple(stand_in)
+        skipped = {k: list(v) for k, v in entry(choice.skip(blocks)).items()}
+        found["model"] = sections["model"] | {"skip": skipped}
+    parent = parent_name(name)
+    if parent is None or name.is_arm:
+        return found
+    before = resolve(study, parent)
+    behind = before["training"]["steps"]
+    key = "healed" if "healed" in name.options else "tuned"
+    steps = max(2, round(float(name.options[key]) * behind))
+    found["training"] = sections["training"] | {"steps": steps}
+    # New data, not those that the parent began with.
+    found["first_step"] = before.get("first_step", 0) + behind
+    if key == "tuned":
+        found["elimination"] = study.tuning.model_dump(exclude={"training"}) | {
+            "prompt_tokens": study.prompt_tokens
+        }
+    return found
 
 
 def t5_sizes(study: Study, name: ModelName, sizes: dict[str, Any]) -> dict[str, Any]:

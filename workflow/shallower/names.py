@@ -74,6 +74,12 @@ class ModelName:
         return self.run.options != self.options
 
 
+def parse_name(model: str) -> ModelName:
+    """The name of a model taken apart; its options' values are text."""
+    variant, depth, options = split_name(model)
+    return ModelName(variant, depth, dict(options))
+
+
 def short(value: Value) -> str:
     """A number as people write it: 1e-3, 4.5e-3, 0.2, 480."""
     if isinstance(value, str) or value == 0 or abs(value) >= 0.01:

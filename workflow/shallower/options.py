@@ -39,6 +39,7 @@ PATHS = (
         "--corpus",
         "--folder",
         "--runs",
+        "--evaluations",
     ),
     *(
         "--samples",

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import PackageFile
+from shallower.models.choices import parse_elimination, parse_skip
 from shallower.models.registry import FFNS, HEADS
 from shallower.names import OPTIONS
 from shallower.strict import Strict
@@ -145,6 +148,18 @@ class Distillation(Strict):
     temperature: float = Field(2.0, gt=0)
 
 
+class Tuning(Strict):
+    """Training on with elimination active, so that a model learns to do without.
+
+    One calibration pass of the parent gives the profile (see `models.retention`).
+    """
+
+    speedup: float = Field(2.0, gt=1)  # predicted, of the prompt's prefill
+    calibration_windows: int = Field(16, ge=1)  # of the training text
+    window: int = Field(32, ge=1)  # last queries that tokens are ranked by
+    training: dict[str, Any] = {}  # stands over the study's own
+
+
 class TrainingDefaults(Training):
     """The study's training settings, with exceptions by model name."""
 
@@ -188,7 +203,17 @@ def _known_variant(name: str) -> str:
 
 # Options whose values are words.
 WHERE = ["all", "first_half", "second_half", "encoder", "decoder"]
-WORDS = {"ffn": ["own", *FFNS], "where": WHERE, "task": ["spans", "pairs"]}
+WORDS = {
+    "ffn": ["own", *FFNS],
+    "where": WHERE,
+    "task": ["spans", "pairs"],
+    "by": ["data", "self"],
+}
+# Options whose values have a grammar, and what takes them apart.
+GRAMMARS: dict[str, Callable[[str], object]] = {
+    "skip": parse_skip,
+    "eliminate": parse_elimination,
+}
 
 
 Variant = Annotated[str, AfterValidator(_known_variant)]
@@ -236,6 +261,12 @@ def _check_values(key: str, values: list[float | int | str]) -> None:
     for value in values:
         if key in WORDS and value not in WORDS[key]:
             raise ValueError(f"{key}: found {value!r}, expected one of {WORDS[key]}")
+        if key in GRAMMARS:
+            try:
+                GRAMMARS[key](str(value))
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}") from None
+            continue
         if key not in (*WORDS, "teacher") and isinstance(value, str):
             raise ValueError(f"{key}: found {value!r}, expected a number")
         if key == "teacher" and not re.fullmatch(r"[a-z0-9_]+-\d+", str(value)):
@@ -256,6 +287,9 @@ class Experiments(Strict):
     # that are worked out, with as many training FLOPs.
     distillation: list[Grid] = []
     t5: list[T5Grid] = []  # encoder-decoders, pretrained and fine-tuned
+    skip: list[Grid] = []  # sublayers left out of trained models, or healed again
+    elimination: list[Grid] = []  # tokens of the prompt that are dropped on the way
+    combined: list[Grid] = []  # further depths for the null, and what combines
 
 
 class Contrast(Strict):
@@ -277,6 +311,21 @@ class Evaluation(Strict):
     new_tokens: int = Field(24, ge=1)
     batch_size: int = Field(50, ge=1)
     samples_kept: int = Field(5, ge=0)  # generated texts kept per set and run
+    # Test windows of a whole context: three quarters are a prompt, the rest is scored.
+    windows: int = Field(48, ge=1)
+    calibration_windows: int = Field(16, ge=1)  # of the validation split, for choices
+    arm_sets: list[str] = []  # evaluation sets that arms generate text on
+
+    @field_validator("arm_sets")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if name not in EVALUATION_SETS:
+                raise ValueError(
+                    f"no such set{suggestion(name, list(EVALUATION_SETS))}; there are "
+                    f"{', '.join(EVALUATION_SETS)} (found {name!r})"
+                )
+        return value
 
 
 class FixedWorkload(Strict):
@@ -301,6 +350,30 @@ class Compiled(Strict):
     paper: Repeats | None = None
 
 
+class ScaleLengths(Strict):
+    """Prompt lengths in tokens, and how often each is timed."""
+
+    lengths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
+    repeats: int = Field(ge=1)
+
+
+class Arms(Strict):
+    """Time to the first token against the prompt's length; untrained arms."""
+
+    study: ScaleLengths
+    paper: ScaleLengths
+    skips: list[str] = []  # of the deepest baseline of the paper's size
+    speedups: list[Annotated[float, Field(ge=1)]] = []  # with a linear profile
+
+    @field_validator("skips")
+    @classmethod
+    def _free(cls, value: list[str]) -> list[str]:
+        for text in value:
+            if not parse_skip(text).free:
+                raise ValueError(f"untrained models have nothing to choose by: {text}")
+        return value
+
+
 class Bandwidth(Strict):
     """Reads by which the floor under decoding is measured."""
 
@@ -320,4 +393,5 @@ class Latency(Strict):
     prompts: int = Field(20, ge=1)  # per evaluation set, per model and session
     step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
     compiled: Compiled | None = None  # off where null
+    arms: Arms | None = None  # off where null
     bandwidth: Bandwidth = Bandwidth()

@@ -53,8 +53,14 @@ COLUMNS = [
     "form",
     "family",
 ]
-QUALITY = [("text", "cross_entropy"), ("train", "training_loss")]
+QUALITY = [
+    ("text", "cross_entropy"),
+    ("continuation", "cross_entropy"),
+    ("train", "training_loss"),
+]
 TIMES = [
+    ("continuation", "time_per_output_token"),
+    ("continuation", "time_to_first_token"),
     ("fixed", "time_per_output_token"),
     ("fixed", "time_to_first_token"),
     ("step", "step_time"),

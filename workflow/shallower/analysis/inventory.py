@@ -18,7 +18,16 @@ FILES = (
 )
 
 
-def write_inventory(results: Path, runs: Runs) -> None:
-    """Write the SHA-256 of every run's small files, by path below `results`."""
-    names = [name.format(model, seed) for model, seed in runs for name in FILES]
+SCORED = FILES[-2:]  # those of an arm
+ARMS = ("evaluations/{}/seed{}.arms.json",)  # of a run that has arms
+
+
+def write_inventory(results: Path, runs: Runs, arms: Runs, arm_runs: Runs) -> None:
+    """Write the SHA-256 of every run's and arm's small files, by path in `results`."""
+    names = [
+        name.format(model, seed)
+        for cells, kinds in ((runs, FILES), (arms, SCORED), (arm_runs, ARMS))
+        for model, seed in cells
+        for name in kinds
+    ]
     write_json(results / "runs.json", {name: sha256(results / name) for name in names})

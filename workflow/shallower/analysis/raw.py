@@ -8,6 +8,7 @@ weight`; `unit_id` is what is independent: the seed of a run for quality, the se
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ TAIL = 0.1  # share of the logged losses, at the end, that make the final loss
 
 
 BASELINES = "pairs.parquet"  # what rules answer to the test pairs
-Runs = list[tuple[str, int]]  # model and seed
+Runs = Sequence[tuple[str, int]]  # model and seed
 
 
 def quality_rows(evaluations: Path, runs: Runs) -> pd.DataFrame:

@@ -43,10 +43,12 @@ COLUMNS = [
 ]
 
 
-def raw_rows(results: Path, runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame]:
+def raw_rows(
+    results: Path, runs: Runs, arms: Runs = ()
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Every sample of a study as the rows of `raw`, and its judged sessions.
 
-    Times of disturbed sessions are left out.
+    `arms` are scored and not trained. Times of disturbed sessions are left out.
     """
     latency = pd.read_parquet(results / "latency.parquet")
     steps = pd.read_parquet(results / "step_time.parquet")
@@ -54,7 +56,7 @@ def raw_rows(results: Path, runs: Runs) -> tuple[pd.DataFrame, pd.DataFrame]:
     kept = used(sessions)
     parts = [
         training_rows(results / "runs", runs),
-        quality_rows(results / "evaluations", runs),
+        quality_rows(results / "evaluations", [*runs, *arms]),
         latency_rows(latency[latency["session"].isin(kept)]),
         step_rows(steps[steps["session"].isin(kept)]),
     ]

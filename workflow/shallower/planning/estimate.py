@@ -7,6 +7,7 @@ from two stated assumptions, the device's peak and the share of it that is reach
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -175,13 +176,13 @@ def _memory(config: Config, training: Training, task: str) -> TrainingMemory:
 
 def jobs(study: Study) -> dict[str, int]:
     """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
-    once = "latency summary claims figures tables typeset provenance paper"
+    once = "latency summary front claims figures tables typeset provenance paper"
     downloads = {
         "download": len(hub_sources(study.corpus)),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
-    # The test split, and what a search over learning rates is scored on.
-    held_out = 2 if study.experiments.learning_rate else 1
+    # The test split, and what searches and choices are made by.
+    held_out = 2 if study.experiments.learning_rate or study.arms else 1
     return {
         **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
@@ -192,11 +193,20 @@ def jobs(study: Study) -> dict[str, int]:
         **({"pairs": 1} if study.experiments.t5 else {}),
         "train": len(study.runs),
         "evaluate": len(study.runs),
+        **{
+            arms_rule(run): len([each for each, _ in study.arm_runs if each == run])
+            for run in study.arms_of
+        },
         **dict.fromkeys(once.split(), 1),
         "notebook_training": 1,
         "notebook_comparison": 1,
         "all": 1,
     }
+
+
+def arms_rule(run: str) -> str:
+    """The rule that evaluates the arms over a run."""
+    return "arms_" + re.sub(r"\W", "_", run)
 
 
 def disk_use(

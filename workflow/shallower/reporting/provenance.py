@@ -17,6 +17,7 @@ from typing import Any
 from shallower.analysis.budgets import write_budgets
 from shallower.analysis.claims import write_claims
 from shallower.analysis.comparisons import write_comparisons
+from shallower.analysis.front import write_front
 from shallower.analysis.roofline import write_roofline
 from shallower.analysis.search import write_search
 from shallower.analysis.summary import raw_rows, write_summaries
@@ -33,6 +34,8 @@ MADE = (
     *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
     *("claims.csv", "learning_rate.csv", "learning_rate_envelope.csv"),
     *("budget.csv", "budget_pairs.csv"),
+    *("pareto.csv", "gains.csv", "dominance.csv", "additivity.csv"),
+    *("hypervolume.csv", "methods.csv", "profiles.csv", "arms.csv"),
     *("roofline.csv", "roofline_pairs.csv"),
     *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
 )
@@ -74,6 +77,9 @@ def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
     )
 
 
+SCORED = (".parquet", ".samples.jsonl")  # of a run or an arm
+
+
 def given(study: Study) -> list[str]:
     """Patterns of the files that a study's results are made from."""
     patterns = list(GIVEN)
@@ -81,8 +87,12 @@ def given(study: Study) -> list[str]:
         patterns += [f"runs/{model}/seed{seed}/{name}" for name in OF_A_RUN]
         patterns += [
             f"evaluations/{model}/seed{seed}{end}"
-            for end in (".parquet", ".samples.jsonl")
+            for end in SCORED
         ]
+    for model, seed in study.arm_cells:
+        patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
+    for model, seed in study.arm_runs:
+        patterns.append(f"evaluations/{model}/seed{seed}.arms.json")
     return patterns
 
 
@@ -100,10 +110,11 @@ def verify(
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        rows, sessions = raw_rows(directory, study.runs)
+        rows, sessions = raw_rows(directory, study.runs, study.arm_cells)
         write_summaries(fresh, rows, sessions, sets)
         wanted = study.summarised
         write_comparisons(fresh, rows, wanted["contrasts"], wanted["families"])
+        write_front(directory, study, fresh)
         write_claims(directory, study, fresh)
         write_search(directory, study, fresh)
         write_budgets(directory, study, fresh)
