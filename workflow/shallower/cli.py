@@ -233,9 +233,10 @@ def run_latency(a: Arguments) -> None:
 
 def run_parameters(a: Arguments) -> None:
     """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import Study, paper_scale
+    from shallower.config import Study
     from shallower.evaluation.parameters import count, table_1
     from shallower.sections import PaperScale
+    from shallower.wanted import paper_scale
 
     if a.settings:
         table = count(**Study.model_validate(a.settings).counted)
