@@ -106,6 +106,19 @@ class Study(Strict):
                     f"latency.{scale}: {fixed.prompt_tokens} + {fixed.new_tokens} "
                     f"tokens exceed the context of {sizes.context}"
                 )
+        if self.prompt_tokens + self.latency.study.new_tokens > self.model.context:
+            raise ValueError(
+                f"latency.study.new_tokens: {self.latency.study.new_tokens} behind "
+                f"three quarters of a context of {self.model.context} exceed it"
+            )
+        arms = self.latency.arms
+        for scale, sizes in (("study", self.model), ("paper", self.paper_scale)):
+            longest = max(getattr(arms, scale).lengths) if arms else 0
+            if longest > sizes.context:
+                raise ValueError(
+                    f"latency.arms.{scale}.lengths: {longest} exceed the context of "
+                    f"{sizes.context}"
+                )
         return self
 
     @model_validator(mode="after")
