@@ -352,14 +352,9 @@ def test_greedy_paths_are_searched_only_where_asked(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"eliminate": "acc.99"}, r"speed-up 99.0: with 24 tokens the profile reaches"),
         ({"skip": "ffn.latter.5"}, "5 blocks to skip: expected 0 to 4"),
         ({"skip": "ffn.best.1"}, "found 'ffn.best.1', expected <part>.<rule>"),
         ({"eliminate": "acc"}, "found 'acc', expected <rule>.<speed-up>"),
-        (
-            {"skip": "attention.latter.4", "eliminate": "acc.2"},
-            r"speed-up 2.0: with 24 tokens the profile reaches 1$",
-        ),
     ],
 )
 def test_an_arm_that_cannot_be_is_named(
@@ -369,6 +364,18 @@ def test_an_arm_that_cannot_be_is_named(
     with pytest.raises(UserError, match=f"^wrong: {message}"):
         score(place, {"late": ARMS["late"], "wrong": options}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_reached_gives_the_most(place: Path, tmp_path: Path) -> None:
+    """Without attention nothing is eliminated, and a profile has its limit."""
+    none = {"skip": "attention.latter.4", "eliminate": "acc.2"}
+    arms = {"none": none, "most": {"eliminate": "acc.99"}}
+    score(place, arms, tmp_path, arm_sets=[])
+    found = entries(tmp_path)["arms"]
+    assert found["none"]["counts"] == [24] * 4
+    assert found["none"]["predicted_prefill"] > 1  # what skipping gives
+    assert found["most"]["counts"][-1] == 2
+    assert 1 < found["most"]["predicted_prefill"] < 99
 
 
 def test_greedy_has_no_more_blocks_than_the_model(place: Path, tmp_path: Path) -> None:
