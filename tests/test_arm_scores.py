@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,23 @@ from torch.nn import functional as F
 from conftest import run_spec, sentences
 from shallower.cli import main
 from shallower.errors import UserError
-from shallower.evaluation.arms import score_arms
+from shallower.evaluation.arms import score_arms, tuned
+from shallower.evaluation.calibration import Calibration
 from shallower.evaluation.continuation import continuation_losses, read_windows
 from shallower.evaluation.evaluate import evaluate
+from shallower.evaluation.generation import generate, generate_eliminating
 from shallower.files import read_json, write_json
 from shallower.models.arms import Workload, arm_costs, arm_network
+from shallower.models.choices import EliminationChoice
 from shallower.models.elimination import contribution
 from shallower.models.llama import LlamaLM
-from shallower.models.retention import acc_profile, prefill_speedup
-from shallower.models.skipping import importance, skip
+from shallower.models.retention import (
+    Elimination,
+    acc_profile,
+    prefill_speedup,
+    tune,
+)
+from shallower.models.skipping import Importance, importance, skip
 from shallower.tokens.shards import write_manifest, write_shard
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import train
@@ -42,6 +51,15 @@ SETTINGS: dict[str, Any] = {
     "samples_kept": 2,
     "arm_sets": ["completion"],
     "seed": 3,
+}
+DEPLOYED = {
+    "vocabulary": 300,
+    "width": 32,
+    "depth": DEPTH,
+    "heads": 4,
+    "ffn_hidden": 64,
+    "context": CONTEXT,
+    "head": {},
 }
 NULLS = {
     "skip=attention.latter.0": {"skip": "attention.latter.0"},
@@ -166,6 +184,40 @@ def test_an_entry_gives_the_network_that_was_scored(
     assert (rows["weight"] == CONTEXT - PROMPT + 1).all()
 
 
+@pytest.mark.parametrize("name", ["late", "acc"])
+def test_texts_are_those_of_the_arm(place: Path, tmp_path: Path, name: str) -> None:
+    score(place, {"arm": ARMS[name], "own": {}}, tmp_path, samples_kept=9)
+    entry = entries(tmp_path)["arms"]["arm"]
+    network, how = arm_network(load_run(place / "run"), entry)
+    found = {}
+    for arm in ("arm", "own"):
+        lines = (tmp_path / arm / "seed1.samples.jsonl").read_text().splitlines()
+        found[arm] = [json.loads(line) for line in lines]
+    pieces = Tokenizer(place / "tokenizer.model")
+    prompts = [[pieces.bos, *pieces.encode(item["prompt"])] for item in found["arm"]]
+    if how is None:
+        answers = [generate(network, [p], 6, pieces.eos)[0] for p in prompts]
+    else:
+        answers = generate_eliminating(network, prompts, 6, pieces.eos, 1, how)
+    predictions = [item["prediction"] for item in found["arm"]]
+    assert predictions == [pieces.decode(ids) for ids in answers]
+    assert predictions != [item["prediction"] for item in found["own"]]
+
+
+def test_what_eliminates_nothing_takes_the_plain_path(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are padded there and not here, which rounds otherwise."""
+    for module, name in (
+        ("evaluate", "generate_eliminating"),
+        ("continuation", "continuation_features"),
+    ):
+        monkeypatch.setattr(f"shallower.evaluation.{module}.{name}", None)
+    score(place, {"acc": {"eliminate": "acc.1"}}, tmp_path)
+    with pytest.raises(TypeError):
+        score(place, {"acc": ARMS["acc"]}, tmp_path)
+
+
 def test_arms_without_sets_are_scored_on_continuations(
     place: Path, tmp_path: Path
 ) -> None:
@@ -239,6 +291,20 @@ def test_eliminations_reach_their_speedup(place: Path, scored: Path) -> None:
     assert found["arms"]["late"]["counts"] is None
 
 
+def test_alpha_is_for_the_deployed_model(place: Path) -> None:
+    """Of which the speed is measured: folded, its attention is the cheaper."""
+    model, acc = load_run(place / "run"), (1.0, 0.7, 0.6, 0.2)
+    found = Calibration(Importance((), (), ()), [], acc, {})
+    trained, differ = asdict(model.config), 0
+    for percent in range(110, 200, 5):
+        speedup = percent / 100
+        how = tuned(model, EliminationChoice("acc", speedup), found, SETTINGS)
+        plain = Elimination(acc, seed=SETTINGS["seed"])
+        assert how == tune(DEPLOYED, plain, PROMPT, speedup)
+        differ += how != tune(trained, plain, PROMPT, speedup)
+    assert differ > 0
+
+
 def test_elimination_comes_after_skipping(
     place: Path, scored: Path, tmp_path: Path
 ) -> None:
@@ -250,16 +316,7 @@ def test_elimination_comes_after_skipping(
     late = {"skip": "attention.early.2", "eliminate": "uniform.1.2"}
     found = entries(score(place, {"late": late}, tmp_path, arm_sets=[]))
     assert found["arms"]["late"]["elimination"]["profile"] == [1, 1, 0.5, 0.5]
-    skipped = {
-        "vocabulary": 300,
-        "width": 32,
-        "depth": DEPTH,
-        "heads": 4,
-        "ffn_hidden": 64,
-        "context": CONTEXT,
-        "head": {},
-        "skip": {"attention": (1, 2)},
-    }  # as deployed: folded
+    skipped = DEPLOYED | {"skip": {"attention": (1, 2)}}
     reached = prefill_speedup(skipped, entry["counts"], PROMPT)
     assert 1.5 <= reached < 1.6
     assert entry["predicted_prefill"] > 1.2 * reached

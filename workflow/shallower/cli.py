@@ -91,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command(run_parameters, "--settings?", "--output?")
     command(run_summary, "--results", "--settings", "--sets")
+    command(run_front, "--results", "--settings")
     command(run_claims, "--results", "--settings")
     command(run_figures, "--results", "--settings", "--threads")
     command(run_report, "--results", "--settings")
@@ -277,6 +278,14 @@ def run_summary(a: Arguments) -> None:
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows, wanted["contrasts"], wanted["families"])
     write_inventory(a.results, wanted["runs"], wanted["arms"], wanted["arm_runs"])
+
+
+def run_front(a: Arguments) -> None:
+    """Set all methods side by side by quality and latency, and against depth."""
+    from shallower.analysis.front import write_front
+    from shallower.config import Study
+
+    write_front(a.results, Study.model_validate(a.settings))
 
 
 def run_claims(a: Arguments) -> None:

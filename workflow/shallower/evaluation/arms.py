@@ -30,7 +30,7 @@ from shallower.models.choices import (
     parse_skip,
 )
 from shallower.models.llama import LlamaLM
-from shallower.models.retention import Elimination, hold, tune
+from shallower.models.retention import Elimination, hold, reach
 from shallower.models.skipping import skip
 from shallower.models.variants import Skip
 from shallower.tokens.tokenizer import Tokenizer
@@ -148,13 +148,15 @@ def tuned(
 ) -> Elimination:
     """The elimination, as strong as its speed-up asks of the deployed `network`.
 
-    `network` is skipped already: blocks without attention leave what they get.
+    `network` is skipped already: blocks without attention leave what they get. A
+    profile that is flat, as that of a model which has hardly learnt to attend, gives
+    less than is asked; how much, its predicted speed-up says.
     """
     config = network.config
     plain = choice.elimination(found.profile, config.depth, settings["seed"])
     held = replace(plain, profile=hold(plain.profile, config.skip.attention))
     spec, prompt = deployed_spec(config), settings["prompt_tokens"]
-    return tune(spec, held, prompt, choice.speedup)
+    return reach(spec, held, prompt, choice.speedup)
 
 
 # --- scoring --------------------------------------------------------------------------
