@@ -19,7 +19,7 @@ from conftest import build, tiny
 from shallower.analysis import sessions
 from shallower.analysis.prefill import predicted_prefill, prefill_table
 from shallower.analysis.raw import latency_rows
-from shallower.analysis.roofline import attending
+from shallower.analysis.roofline import attending, bytes_per_token
 from shallower.config import load_study
 from shallower.errors import UserError
 from shallower.evaluation import latency, subjects
@@ -424,9 +424,9 @@ def test_predicted_prefill_by_hand(entry: dict[str, Any], due: float) -> None:
 
 
 def test_predictions_add_to_what_a_run_skips_and_follow_the_length() -> None:
-    healed = MODEL | {"skip": {"ffn": [0]}}
+    healed = MODEL | {"skip": {"attention": [0], "ffn": [0]}}
     entry = arm_entry(Skip(attention=(2,)), None)
-    whole = WHOLE - 10 * 960
+    whole = WHOLE * 2 / 3
     due = whole / (whole - 10 * 1024 - 1600)
     assert predicted_prefill(healed, entry, 10) == pytest.approx(due)
     table = prefill_table(MODEL, {"a": entry, "b": arm_entry(Skip(), HOW)}, [10, 100])
@@ -441,6 +441,12 @@ def test_keys_and_values_are_of_blocks_that_attend() -> None:
     assert attending("baseline-8__skip=attention.latter.2") == 6
     assert attending("baseline-8__skip=ffn.latter.2") == 8
     assert attending("proposed-8__tuned=0.1__skip=block.early.3__healed=0.1") == 5
+    row = {"form": "trained", "parameters_trained": 1200, "workload": "decode"}
+    row |= {"prompt_tokens": 6, "generated_tokens": 4, "dtype": "float32"}
+    row |= {"model": "baseline-8__skip=attention.latter.2", "depth": 8}
+    # Width 10, 20 words: the cache of 10 tokens is 2 * 6 * 10 numbers for each.
+    found = bytes_per_token(row, {"width": 10, "vocabulary": 20})
+    assert found == 4 * (1000 + 2 * 6 * 10 * 10)
 
 
 def test_parameters_of_arms() -> None:
