@@ -181,9 +181,12 @@ def study_job(study: dict) -> Job:
     return Job(
         models=["baseline-2", "proposed-2"],
         others=["three_matrices-2"],
+        front=[],
+        arms={},
         seeds={name: [0] for name in study["specs"]},
         specs=study["specs"],
         runs=str(study["folder"] / "runs"),
+        evaluations=str(study["folder"] / "evaluations"),
         corpus=str(study["folder"] / "corpus"),
         tokenizer=str(study["tokenizer"]),
         settings={
@@ -196,6 +199,7 @@ def study_job(study: dict) -> Job:
             "bandwidth": {"megabytes": [1, 2], "repeats": 3},
         },
         new_tokens=5,
+        prompt_tokens=24,
         paper=paper,
         threads=1,
         device="cpu",
@@ -243,7 +247,7 @@ def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
 def test_the_order_of_models_is_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
 
-    def note(network: object, request: Request) -> list[int]:
+    def note(network: object, request: Request, _: object) -> list[int]:
         seen.append(network)
         return [1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import resource
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import SimpleNamespace
 
 import pytest
@@ -119,7 +119,8 @@ def subjects() -> list[Subject]:
 def job(compiled: dict | None) -> Job:
     fixed = {"prompt_tokens": 5, "new_tokens": 4, "repeats": 9, "warmups": 1}
     settings = {"study": fixed, "compiled": compiled}
-    return Job([], [], {}, {}, "", "", "", settings, 4, {}, 1, "cpu")
+    nothing = {field.name: None for field in fields(Job)}
+    return Job(**nothing | {"settings": settings, "models": [], "device": "cpu"})
 
 
 def test_only_the_ends_of_both_variants_are_compiled() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from shallower.errors import UserError
 from shallower.expansion import controls, parent_name, taught_by
+from shallower.models.choices import EliminationChoice, parse_skip
 from shallower.models.registry import FFNS, HEADS
+from shallower.models.retention import tune
 from shallower.models.variants import entry
 from shallower.names import ModelName
-from shallower.sections import PaperScale
+from shallower.sections import Arms, PaperScale
 from shallower.systems import head_of, system_of
 
 if TYPE_CHECKING:
@@ -25,7 +29,7 @@ def counted(study: Study) -> dict[str, Any]:
         spec = study.run(model, 0)
         specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
         specs[model]["system"] = system_of(model)
-    return {"specs": specs, "paper": paper_scale(study.paper_scale, study.ffns)}
+    return {"specs": specs, "paper": whole_paper_scale(study)}
 
 
 def timed(study: Study) -> dict[str, Any]:
@@ -43,11 +47,19 @@ def timed(study: Study) -> dict[str, Any]:
         "arms": {arm: str(name.run) for arm, name in study.arms.items()},
         "prompt_tokens": study.prompt_tokens,
         "specs": {m: study.run(m, study.seeds_of(m)[0]) for m in timed},
-        "seeds": {m: study.seeds_of(m) for m in timed},
+        "seeds": {m: study.seeds_of(m) for m in timed} | arm_seeds(study),
         "settings": study.latency.model_dump(mode="json"),
         "new_tokens": study.evaluation.new_tokens,
-        "paper": paper_scale(study.paper_scale, study.ffns),
+        "paper": whole_paper_scale(study),
     }
+
+
+def arm_seeds(study: Study) -> dict[str, list[int]]:
+    """The seeds that each arm is evaluated with: not always all that its run has."""
+    seeds: dict[str, list[int]] = {}
+    for arm, seed in study.arm_cells:
+        seeds.setdefault(arm, []).append(seed)
+    return seeds
 
 
 def summarised(study: Study) -> dict[str, Any]:
@@ -89,12 +101,58 @@ def families(study: Study) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def paper_scale(sizes: PaperScale, ffns: Sequence[str] = ()) -> dict[str, Any]:
+def whole_paper_scale(study: Study) -> dict[str, Any]:
+    """The paper's sizes with all that the study counts and times at them."""
+    return paper_scale(study.paper_scale, study.ffns, study.latency.arms)
+
+
+def paper_scale(
+    sizes: PaperScale, ffns: Sequence[str] = (), arms: Arms | None = None
+) -> dict[str, Any]:
     """The paper's sizes with the two variants of its Table 1, as plain values.
 
-    `ffns` are FFN variants that are counted and timed at the largest of its depths.
+    `ffns` are FFN variants that are counted and timed at the largest of its depths,
+    `arms` what is done to the baseline of that depth.
     """
     variants = {name: entry(HEADS[name]) for name in ("baseline", "proposed")}
     chosen = {name: entry(FFNS[name]) for name in ffns}
     plain = sizes.model_dump(mode="json", exclude_none=True)
-    return plain | {"variants": variants, "ffns": chosen}
+    added = paper_arms(sizes, arms) if arms else {}
+    return plain | {"variants": variants, "ffns": chosen, "arms": added}
+
+
+def paper_arms(sizes: PaperScale, arms: Arms) -> dict[str, dict[str, Any]]:
+    """Arms over the deepest baseline of the paper's size, as `arms.json` has them.
+
+    Skips that leave no block to skip are left out. A linear profile needs no data; one
+    alpha serves all lengths of a prompt, and is tuned for the longest. Raises UserError
+    for a speed-up that it does not reach.
+    """
+    depth, found = sizes.depths[-1], {}
+    for text in arms.skips:
+        choice = parse_skip(text)
+        try:
+            skipped = entry(choice.skip(choice.blocks(depth)))
+        except ValueError:
+            continue
+        name = str(ModelName("baseline", depth, {"skip": text}))
+        parts = {k: list(v) for k, v in skipped.items()}
+        found[name] = {"skip": parts, "elimination": None}
+    model = paper_model(sizes, depth)
+    for speedup in arms.speedups:
+        rule = f"linear.{speedup:g}"
+        plain = EliminationChoice("linear", speedup).elimination((), depth)
+        try:
+            tuned = tune(model, plain, max(arms.paper.lengths), speedup)
+        except ValueError as error:
+            raise UserError(f"latency.arms.speedups: {error}") from None
+        how = asdict(tuned) | {"profile": list(tuned.profile)}
+        name = str(ModelName("baseline", depth, {"eliminate": rule}))
+        found[name] = {"skip": {}, "elimination": how}
+    return found
+
+
+def paper_model(sizes: PaperScale, depth: int) -> dict[str, Any]:
+    """A baseline of the paper's size, as a run's specification has it."""
+    plain = sizes.model_dump(mode="json", exclude_none=True, exclude={"depths"})
+    return plain | {"depth": depth, "head": {}}

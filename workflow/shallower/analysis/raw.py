@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from shallower.evaluation import metrics
+from shallower.models.variants import PROMPTS
 
 UNITS = {
     "fold_error_float64": "logits",
@@ -94,7 +95,8 @@ def latency_rows(latency: pd.DataFrame) -> pd.DataFrame:
     `time_to_first_token`; `time_per_output_token`: mean over the tokens after the
     first; `generation_loop`: all tokens, prefill included, which is nearest to what
     the original averages; `time_per_generated_token`: that divided by the tokens,
-    so that a model that stops earlier does not look faster.
+    so that a model that stops earlier does not look faster. Of workloads that are the
+    first token alone, the first.
     """
     keys = ["model", "seed", "form", "mode", "scale", "workload", "session", "repeat"]
     table = latency.assign(us=latency["nanoseconds"] / 1000)
@@ -120,6 +122,9 @@ def latency_rows(latency: pd.DataFrame) -> pd.DataFrame:
     tidy = tidy.rename(columns={"workload": "dataset", "session": "unit_id"})
     # The evaluation already has the length of the texts it scored.
     repeated = (tidy["metric"] == "generated_tokens") & (tidy["dataset"] != "fixed")
+    # Of a single token all times are the same.
+    single = tidy["dataset"].str.startswith(PROMPTS)
+    repeated |= single & (tidy["metric"] != "time_to_first_token")
     return _label(tidy[~repeated])
 
 

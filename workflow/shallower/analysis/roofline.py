@@ -18,6 +18,8 @@ from shallower.analysis.raw import latency_rows
 from shallower.analysis.sessions import judge, used
 from shallower.analysis.statistics import ratio_interval, t_interval
 from shallower.files import write_text
+from shallower.models.choices import parse_skip
+from shallower.names import split_name
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 WORKLOADS = ["fixed", "decode"]  # those whose length does not depend on the answer
@@ -91,8 +93,17 @@ def bytes_per_token(row: Any, sizes: dict[str, int]) -> float:
     # Steps 1 to n - 1 see prompt + 1 to prompt + n - 1 tokens.
     static = row["workload"] == "decode"
     held = prompt + (generated if static else generated / 2)
-    cached = 2 * row["depth"] * sizes["width"] * held
+    cached = 2 * attending(row["model"]) * sizes["width"] * held
     return float((weights + cached) * BYTES[row["dtype"]])
+
+
+def attending(model: str) -> int:
+    """Blocks with keys and values: all whose attention is not skipped."""
+    _, depth, options = split_name(model)
+    if "skip" not in options:
+        return depth
+    choice = parse_skip(options["skip"])
+    return depth if choice.part == "ffn" else depth - choice.k
 
 
 def bandwidth_curve(reads: pd.DataFrame) -> pd.Series:

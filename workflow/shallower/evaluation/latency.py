@@ -10,6 +10,10 @@ of the first token. Batch 1, greedy.
 
 Workload `decode` compares an eager step with a compiled one (or a CUDA graph), both
 with a static cache of one length and interleaved with each other (`static_decode.py`).
+
+Workload `continuation` is what the front of quality and latency is of: every run and
+every arm, as it is deployed, behind a prompt as long as those that quality is scored
+behind. Workloads `prompt_<n>` are TTFT alone, for prompts of n tokens.
 """
 
 from __future__ import annotations
@@ -36,12 +40,18 @@ from shallower.evaluation.step_time import time_training_steps
 from shallower.evaluation.subjects import (
     Job,
     Subject,
+    deepest_baseline,
     extremes,
+    front_subjects,
+    paper_arms,
     paper_subjects,
     study_subjects,
 )
 from shallower.files import replacing
+from shallower.models.elimination import prefill
 from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.models.retention import Elimination
+from shallower.models.variants import PROMPTS
 from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
 
@@ -97,6 +107,7 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     what = (order, device, bool(job.settings.get("compiled")))
     reads = bandwidth.time_reads(settings, repeats[:middle], *what)
     rows = time_study_scale(job, session, order, device)
+    rows += time_front(job, session, order, device)
     rows += time_paper_scale(job, order, device)
     reads += bandwidth.time_reads(settings, repeats[middle:], *what)
     trained = {name: job.specs[name] for name in job.models}
@@ -114,27 +125,64 @@ def time_study_scale(
     """Trained models as trained and deployed: fixed lengths and the evaluation sets."""
     subjects, others = study_subjects(job, session, device)
     fixed = job.settings["study"]
-    requests = fixed_requests(job, fixed, "eager")
+    requests = fixed_requests(fixed, "eager")
     rows = interleave(subjects + others, requests, fixed, order)
     uncached = fixed | {"repeats": job.settings["uncached_repeats"], "warmups": 1}
     trained = [subject for subject in subjects if subject.form == "trained"]
-    requests = fixed_requests(job, uncached, "uncached")
+    requests = fixed_requests(uncached, "uncached")
     rows += interleave(trained, requests, uncached, order)
     for name in EVALUATION_SETS:
         rows += interleave(trained, set_requests(job, name), fixed, order)
     return rows + time_static(job, "study", subjects, order, device)
 
 
+def time_front(
+    job: Job, session: int, order: random.Random, device: torch.device
+) -> list[dict[str, Any]]:
+    """Every run and arm of the front as deployed, and what shortens the prefill."""
+    subjects = front_subjects(job, session, device)
+    # All are warm from one request: they are many, and the prompt is long.
+    behind = {"prompt_tokens": job.prompt_tokens, "warmups": 1}
+    fixed = job.settings["study"] | behind
+    requests = fixed_requests(fixed, "eager", "continuation")
+    rows = interleave(subjects, requests, fixed, order)
+    deepest = deepest_baseline(job)
+    over = [s for s in subjects if job.arms.get(s.model, s.model) == deepest]
+    return rows + time_prompts(job, "study", over, order)
+
+
 def time_paper_scale(
     job: Job, order: random.Random, device: torch.device
 ) -> list[dict[str, Any]]:
-    """Untrained models of Table 1's size, with fixed lengths alone."""
+    """Untrained models of Table 1's size: fixed lengths, and arms by prompt length."""
     subjects, others = paper_subjects(job.paper, device)
+    whole, arms = paper_arms(job.paper, subjects)
+    # Elimination changes nothing behind the prefill, which has lengths of its own.
+    skips = [arm for arm in arms if arm.elimination is None]
     fixed = job.settings["paper"]
-    rows = interleave(
-        subjects + others, fixed_requests(job, fixed, "eager"), fixed, order
-    )
+    requests = fixed_requests(fixed, "eager")
+    rows = interleave(subjects + others + skips, requests, fixed, order)
+    rows += time_prompts(job, "paper", [whole, *arms], order)
     return rows + time_static(job, "paper", subjects, order, device)
+
+
+def time_prompts(
+    job: Job, scale: str, subjects: list[Subject], order: random.Random
+) -> list[dict[str, Any]]:
+    """Time to the first token at each of the scale's prompt lengths; nothing behind it.
+
+    Each length is a workload with a warm-up of its own.
+    """
+    rows: list[dict[str, Any]] = []
+    arms = job.settings.get("arms")
+    if not arms:
+        return rows
+    for tokens in arms[scale]["lengths"]:
+        fixed = {"prompt_tokens": tokens, "new_tokens": 1, "warmups": 1}
+        fixed["repeats"] = arms[scale]["repeats"]
+        requests = fixed_requests(fixed, "eager", f"{PROMPTS}{tokens}")
+        rows += interleave(subjects, requests, fixed, order)
+    return rows
 
 
 def time_static(
@@ -162,14 +210,13 @@ def time_static(
         for subject in extremes(subjects)
         for decoder in decoders(device, capacity)
     ]
-    requests = [
-        replace(request, workload="decode")
-        for request in fixed_requests(job, fixed, "eager")
-    ]
+    requests = fixed_requests(fixed, "eager", "decode")
     return interleave(members, requests, fixed, order)
 
 
-def fixed_requests(job: Job, fixed: dict[str, Any], mode: str) -> list[Request]:
+def fixed_requests(
+    fixed: dict[str, Any], mode: str, workload: str = "fixed"
+) -> list[Request]:
     """Fixed prompt and output lengths; EOS does not stop the loop.
 
     The prompt's ids are drawn below the smallest vocabulary, the same for all models.
@@ -177,7 +224,7 @@ def fixed_requests(job: Job, fixed: dict[str, Any], mode: str) -> list[Request]:
     draw = random.Random(derive(0, "latency prompt"))
     prompt = [draw.randrange(3, 256) for _ in range(fixed["prompt_tokens"])]
     return [
-        Request("fixed", mode, prompt, fixed["new_tokens"], None, repeat)
+        Request(workload, mode, prompt, fixed["new_tokens"], None, repeat)
         for repeat in range(fixed["repeats"])
     ]
 
@@ -215,8 +262,8 @@ def interleave(
     if not requests:
         return rows
     for subject in subjects:
-        # Two tokens run every path: prefill, and a step behind it.
-        warmup = replace(requests[0], new_tokens=2)
+        # Two tokens run every path: prefill, and a step behind it, if there is one.
+        warmup = replace(requests[0], new_tokens=min(2, requests[0].new_tokens))
         for _ in range(settings["warmups"]):
             time_subject(subject, warmup)
     gc.collect()
@@ -234,24 +281,35 @@ def interleave(
 def time_subject(subject: Subject, request: Request) -> list[int]:
     """Nanoseconds of each token, by the path that the subject is there for."""
     if subject.decoder is None:
-        return time_request(subject.network, request)
+        return time_request(subject.network, request, subject.elimination)
     what = (request.prompt, request.new_tokens)
     return time_steps(subject.network, subject.decoder, *what)
 
 
 @torch.inference_mode()
-def time_request(network: LlamaLM, request: Request) -> list[int]:
-    """Nanoseconds of each generated token, the first including the prefill."""
+def time_request(
+    network: LlamaLM, request: Request, elimination: Elimination | None = None
+) -> list[int]:
+    """Nanoseconds of each generated token, the first including the prefill.
+
+    With an elimination, which needs the cache, the first token pays for all of it:
+    ranking the prompt's tokens, gathering those that stay, and their cache.
+    """
     tokens = torch.tensor([request.prompt], device=network.embedding.weight.device)
     synchronise = torch.cuda.synchronize if tokens.is_cuda else _nothing
-    capacity = len(request.prompt) + request.new_tokens
+    room = request.new_tokens - 1  # the last token is never read again
     cached = request.mode != "uncached"
-    cache = KeyValueCache(network, 1, capacity) if cached else None
+    cache = None
+    if cached and elimination is None:
+        cache = KeyValueCache(network, 1, len(request.prompt) + room)
     times = []
     synchronise()
     before = time.perf_counter_ns()
-    for _ in range(request.new_tokens):
-        logits = network(tokens, cache, last_only=True)
+    for index in range(request.new_tokens):
+        if index == 0 and elimination is not None:
+            logits, cache = prefill(network, tokens, elimination, room)
+        else:
+            logits = network(tokens, cache, last_only=True)
         chosen = logits[:, -1].argmax(-1, keepdim=True)
         tokens = chosen if cached else torch.cat((tokens, chosen), dim=1)
         finished = request.stop is not None and int(chosen) == request.stop
@@ -265,7 +323,7 @@ def time_request(network: LlamaLM, request: Request) -> list[int]:
 
 
 def _rows(subject: Subject, request: Request, times: list[int]) -> list[dict[str, Any]]:
-    objects = ("network", "decoder")
+    objects = ("network", "decoder", "elimination")
     labels = {k: v for k, v in vars(subject).items() if k not in objects}
     mode = subject.decoder.mode if subject.decoder else request.mode
     return [

@@ -15,10 +15,12 @@ from shallower.training.tasks import count_forward
 def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFrame:
     """One row per model at the study's scale, and at the paper's (Table 1).
 
-    `specs` are run specifications by model, `paper` what `Study.paper` gives.
+    `specs` are run specifications by model, `paper` what `wanted.paper_scale` gives.
+    Arms that leave something out are models too; elimination changes none of it.
     """
     models = [("study", name, spec) for name, spec in specs.items()]
-    sizes = {k: v for k, v in paper.items() if k not in ("depths", "variants", "ffns")}
+    apart = ("depths", "variants", "ffns", "arms")
+    sizes = {k: v for k, v in paper.items() if k not in apart}
     deep = max(paper["depths"])
     models += [
         (
@@ -32,6 +34,12 @@ def count(specs: dict[str, dict[str, Any]], paper: dict[str, Any]) -> pd.DataFra
         ("paper", f"{name}-{depth}", {"model": sizes | {"depth": depth, "head": head}})
         for name, head in paper["variants"].items()
         for depth in paper["depths"]
+    ]
+    plain = sizes | {"depth": deep, "head": {}}
+    models += [
+        ("paper", arm, {"system": "S3", "model": plain | {"skip": entry["skip"]}})
+        for arm, entry in paper.get("arms", {}).items()
+        if entry["elimination"] is None
     ]
     return pd.DataFrame([_row(*model) for model in models])
 
@@ -55,7 +63,8 @@ def _row(scale: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
 
 def table_1(table: pd.DataFrame) -> str:
     """The paper's Table 1 as text: baseline, proposed and the difference by depth."""
-    rows = table[table["scale"] == "paper"]
+    named = table["model"].str.contains("__")  # arms, which are not in it
+    rows = table[(table["scale"] == "paper") & ~named]
     wide = rows.pivot(index="variant", columns="depth", values="parameters_trained")
     wide.loc["added"] = wide.loc["proposed"] - wide.loc["baseline"]
     lines = [" " * 10 + "".join(f"{depth:>7} blocks" for depth in wide.columns)]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from shallower.evaluation.static_decode import Decoder
+from shallower.files import read_json
+from shallower.models.arms import arm_network
 from shallower.models.counting import on_meta
 from shallower.models.initial import STD, initialise
 from shallower.models.llama import BASELINE, LlamaConfig, LlamaLM, rotary_table
+from shallower.models.retention import Elimination
 from shallower.models.transforms import (
     adopt,
     deploy,
@@ -24,6 +29,7 @@ from shallower.names import split_name
 from shallower.training.runs import load_run
 
 Subjects = list["Subject"]
+BEYOND_CACHES = 2**28  # bytes of a model that leaves nothing of itself in any cache
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Subject:
     scale: str  # study | paper
     network: LlamaLM
     decoder: Decoder | None = None  # without, the model's own cached path
+    elimination: Elimination | None = None  # of the prompt's tokens, in the prefill
 
 
 @dataclass(frozen=True)
@@ -44,14 +51,18 @@ class Job:
 
     models: list[str]  # timed in every way
     others: list[str]  # timed with fixed lengths alone
+    front: list[str]  # runs and arms, timed behind a prompt of `prompt_tokens`
+    arms: dict[str, str]  # arm -> the run that it stands over
     seeds: dict[str, list[int]]  # of every model
     specs: dict[str, dict[str, Any]]  # model -> specification of a run
     runs: str
+    evaluations: str  # here arms are described, by run and seed
     corpus: str
     tokenizer: str
     settings: dict[str, Any]  # the configuration's `latency` section
     new_tokens: int  # of the evaluation sets
-    paper: dict[str, Any]  # sizes and variants, from `config.paper_scale`
+    prompt_tokens: int  # of the front
+    paper: dict[str, Any]  # sizes, variants and arms, from `wanted.paper_scale`
     threads: int
     device: str
 
@@ -64,7 +75,7 @@ def study_subjects(
     # size shared weights would be in the cache already for whoever comes second.
     subjects = [s for name in job.models for s in forms(job, name, session, device)]
     others = [s for name in job.others for s in forms(job, name, session, device)]
-    deepest = max(job.models, key=_depth_of_baseline)
+    deepest = deepest_baseline(job)
     twin = forms(job, deepest, session, device)[0]
     subjects.append(replace(twin, model=deepest + TWIN))
     return subjects, others
@@ -75,7 +86,7 @@ def forms(job: Job, name: str, session: int, device: torch.device) -> list[Subje
 
     A session takes the run of one of its seeds, in turn.
     """
-    seed = job.seeds[name][session % len(job.seeds[name])]
+    seed = seed_of(job, name, session)
 
     def load() -> LlamaLM:
         return load_run(f"{job.runs}/{name}/seed{seed}").to(device)
@@ -88,6 +99,64 @@ def forms(job: Job, name: str, session: int, device: torch.device) -> list[Subje
     return found
 
 
+def front_subjects(job: Job, session: int, device: torch.device) -> Subjects:
+    """Runs and arms of the front as deployed, with an A/A twin of the deepest baseline.
+
+    An arm is made of the run of one of its seeds: in each session of another, in turn.
+    """
+    names = list(job.front)
+    if job.front:
+        names.append(deepest_baseline(job) + TWIN)
+    # Runs are read once, with all that is made of them.
+    sources: dict[tuple[str, int], list[str]] = {}
+    for name in names:
+        single = name.removesuffix(TWIN)
+        source = (job.arms.get(single, single), seed_of(job, single, session))
+        sources.setdefault(source, []).append(name)
+    found = {}
+    for (run, seed), members in sources.items():
+        network = load_run(f"{job.runs}/{run}/seed{seed}").to(device)
+        entries = read_arms(job, run, seed) if {*members} & {*job.arms} else {}
+        for name in members:
+            entry = entries[name] if name in job.arms else NO_ARM
+            found[name] = deployed_arm(name, seed, network, entry)
+    return [found[name] for name in names]
+
+
+NO_ARM: dict[str, Any] = {"skip": {}, "elimination": None}  # the run itself
+
+
+def read_arms(job: Job, run: str, seed: int) -> dict[str, dict[str, Any]]:
+    """The entries of all arms over a run, by name."""
+    path = Path(job.evaluations) / run / f"seed{seed}.arms.json"
+    return dict(read_json(path)["arms"])
+
+
+def deployed_arm(
+    name: str, seed: int, network: LlamaLM, entry: dict[str, Any]
+) -> Subject:
+    """What `entry` makes of a run's model, deployed, with weights of its own.
+
+    A model that no cache holds shares its run's: a study of that size has dozens.
+    """
+    reduced, elimination = arm_network(network, entry)
+    form, reduced = deployed_form(reduced.config), deploy(reduced)
+    if sum(parameter.nbytes for parameter in reduced.parameters()) < BEYOND_CACHES:
+        reduced = copy.deepcopy(reduced)
+    return Subject(name, seed, form, "study", reduced, elimination=elimination)
+
+
+def seed_of(job: Job, name: str, session: int) -> int:
+    """The seed whose run a session takes: of those there are, in turn."""
+    seeds = job.seeds.get(name) or job.seeds[job.arms[name]]
+    return seeds[session % len(seeds)]
+
+
+def deepest_baseline(job: Job) -> str:
+    """The deepest baseline of the depth experiment: one half of the A/A pair."""
+    return max(job.models, key=_depth_of_baseline)
+
+
 def paper_subjects(
     paper: dict[str, Any], device: torch.device
 ) -> tuple[Subjects, Subjects]:
@@ -96,7 +165,7 @@ def paper_subjects(
     They share blocks, those of the deepest: speed does not depend on what the weights
     are, and models of 500 MB and more leave nothing in a cache for the next one.
     """
-    apart = ("depths", "variants", "ffns")
+    apart = ("depths", "variants", "ffns", "arms")
     sizes = {k: v for k, v in paper.items() if k not in apart}
     deepest = max(paper["depths"])
     sizes |= {"depth": deepest, "head": paper["variants"]["proposed"]}
@@ -122,6 +191,18 @@ def paper_subjects(
         for subject in other_ffns(whole, name, FFNVariant(**ffn))
     ]
     return subjects, others
+
+
+def paper_arms(paper: dict[str, Any], subjects: Subjects) -> tuple[Subject, Subjects]:
+    """The deepest baseline among `subjects`, and the arms over it, of its blocks."""
+    name = f"baseline-{max(paper['depths'])}"
+    whole = next(subject for subject in subjects if subject.model == name)
+    arms = []
+    for arm, entry in paper["arms"].items():
+        network, elimination = arm_network(whole.network, entry)
+        changes = {"model": arm, "network": network, "elimination": elimination}
+        arms.append(replace(whole, **changes))
+    return whole, arms
 
 
 def other_ffns(whole: LlamaLM, name: str, ffn: FFNVariant) -> Iterator[Subject]:
