@@ -137,7 +137,7 @@ def _training(data: FrontData) -> Iterator[dict[str, Any]]:
     known = [model for model in data.quality if model in data.flops]
     controls = [model for model in known if _is_budget(model, data.deepest)]
     for model in data.models:
-        if model not in controls and model not in data.diverged:
+        if model not in controls:
             found = _none("no control, or no training FLOPs")
             if controls and model in known:
                 found = gains.equal_flops_gain(
