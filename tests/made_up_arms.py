@@ -68,6 +68,28 @@ def configured(configuration: dict) -> Study:
     return load_study(configuration)
 
 
+def facts_of(study: Study, run: str, seed: int) -> dict[str, Any]:
+    """As `seed<k>.arms.json` has them: what is asked for is given."""
+    arms = {
+        arm: {
+            "predicted_decode": 1.0,
+            "predicted_prefill": float(arm.rpartition("=")[2].partition(".")[2]),
+            "cache_bytes": 1,
+            "counts": None,
+        }
+        for arm in study.arms_of[run]
+        if "eliminate" in arm
+    }
+    moved = [*CONTRIBUTION[1:], CONTRIBUTION[0]] if run != BASE else CONTRIBUTION
+    return {
+        "model": run,
+        "seed": seed,
+        "contribution": moved,
+        "run_cache_bytes": 1,
+        "arms": arms,
+    }
+
+
 def grid(variants: list[str] | None = None, **options: Any) -> dict[str, Any]:
     chosen = variants or ["baseline"]
     return {"variants": chosen, "depths": [8], "seeds": SEEDS, "options": options}

@@ -19,6 +19,7 @@ from made_up_arms import (
     SKIP,
     TUNED,
     configured,
+    facts_of,
     grid,
     world,
 )
@@ -48,9 +49,7 @@ def evidence(configuration: dict, tmp_path: Path) -> Evidence:
     for run, seed in study.arm_runs:
         path = tmp_path / "evaluations" / run / f"seed{seed}.arms.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        moved = [*CONTRIBUTION[1:], CONTRIBUTION[0]] if run != BASE else CONTRIBUTION
-        facts = {"model": run, "seed": seed, "contribution": moved}
-        path.write_text(json.dumps(facts))
+        path.write_text(json.dumps(facts_of(study, run, seed)))
     return Evidence(study, world(), pd.DataFrame(), tmp_path / "runs")
 
 
@@ -208,8 +207,8 @@ def test_where_depth_needs_as_many_tokens(evidence: Evidence) -> None:
     def with_contributions(of_seed: Any) -> Evidence:
         for seed in SEEDS:
             path = evidence.runs.parent / "evaluations" / BASE / f"seed{seed}.arms.json"
-            facts = {"model": BASE, "seed": seed, "contribution": of_seed(seed)}
-            path.write_text(json.dumps(facts))
+            facts = facts_of(evidence.study, BASE, seed)
+            path.write_text(json.dumps(facts | {"contribution": of_seed(seed)}))
         return Evidence(evidence.study, evidence.units, pd.DataFrame(), evidence.runs)
 
     assert judged(evidence, "S4-1").effect == pytest.approx(-0.976, abs=0.001)
@@ -219,6 +218,30 @@ def test_where_depth_needs_as_many_tokens(evidence: Evidence) -> None:
     assert judged(mixed, "S4-1").verdict == "inconclusive"
     flat = with_contributions(lambda seed: [0.5] * 8)
     assert judged(flat, "S4-1").verdict == "not tested"
+
+
+@pytest.mark.parametrize(
+    ("arm", "given", "lost"),
+    [
+        (f"{TUNED}__eliminate=acc.2", 1.2, {"S4-4"}),
+        (f"{TUNED}__eliminate=acc.2", 1.95, set()),
+        (f"{TUNED}__eliminate=acc.3", 2.0, {"S4-7"}),  # nothing above 2 was tried
+        (f"{DROP}recent.2", 1.2, {"S4-6"}),
+    ],
+)
+def test_what_hardly_eliminates_is_no_elimination(
+    evidence: Evidence, arm: str, given: float, lost: set[str]
+) -> None:
+    run = TUNED if arm.startswith(TUNED) else BASE
+    for seed in SEEDS:
+        facts = facts_of(evidence.study, run, seed)
+        facts["arms"][arm]["predicted_prefill"] = given
+        path = evidence.runs.parent / "evaluations" / run / f"seed{seed}.arms.json"
+        path.write_text(json.dumps(facts))
+    other = Evidence(evidence.study, evidence.units, pd.DataFrame(), evidence.runs)
+    found = verdicts(other)
+    assert {claim for claim, v in found.items() if v != "supported"} == lost
+    assert {found[claim] for claim in lost} <= {"not tested"}
 
 
 @pytest.mark.filterwarnings("error")
