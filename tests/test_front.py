@@ -56,6 +56,7 @@ def test_the_deployed_form_is_what_was_timed_last(data: FrontData) -> None:
 def test_what_is_no_point_is_left_out(data: FrontData) -> None:
     """Twins, other sizes and modes, models without a time, a run that diverged."""
     extra = times("baseline-4__twin=1", 400, 0)
+    extra += rows_of("baseline-4__twin=1", "cross_entropy", [5.0, 5.0, 5.0])
     extra += times("baseline-4", 9999, 0, scale="paper")
     extra += times("baseline-3", 9999, 0, mode="uncached")
     data.units = pd.concat([data.units, pd.DataFrame(extra)], ignore_index=True)
@@ -68,6 +69,11 @@ def test_what_is_no_point_is_left_out(data: FrontData) -> None:
     assert data.diverged == ["proposed-4"]
     assert "baseline-4__steps=5" in data.quality
     assert set(table.loc[table["family"] == "depth", "model"]) == set(plain(TRUTH))
+
+
+def test_the_null_is_depth_alone() -> None:
+    names = ["baseline-10", "baseline-2__steps=5", "proposed-2", "baseline-9", "none-2"]
+    assert plain(names) == ["baseline-9", "baseline-10"]
 
 
 # --- gains ----------------------------------------------------------------------------
@@ -116,7 +122,8 @@ def test_outside_the_depths_nothing_is_tested() -> None:
 def test_verdicts_of_gains(
     low: float, high: float, favour: float, verdict: str
 ) -> None:
-    gain = Gain((low + high) / 2, low / 2, high / 2, low, high)
+    middle = (low + high) / 2  # sessions that leave open what the seeds do not
+    gain = Gain(middle, middle, middle, low, high)
     assert gain_verdict(gain, favour) == verdict
 
 
@@ -240,6 +247,12 @@ def test_additivity_in_other_worlds() -> None:
     rows = (vague.units["model"] == STUDENT) & (vague.units["unit"] == "nats")
     vague.units.loc[rows, "value"] += [0.1, -0.1, 0.0]
     table = additivity_table(vague).set_index("both")
+    assert table.loc[STUDENT, "verdict"] == "inconclusive"
+    # Beyond .03 with 90 %, not beyond 0 with 95 %.
+    apart = changed(**{STUDENT: (0.272, 205.0)})
+    apart.units.loc[rows, "value"] += [0.1, -0.1, 0.0]
+    table = additivity_table(apart).set_index("both")
+    assert table.loc[STUDENT, "effect"] > 0.03
     assert table.loc[STUDENT, "verdict"] == "inconclusive"
     vague.units = vague.units[~(rows & (vague.units["unit_id"] > 0))]
     fewer = FrontData(vague.units, vague.order, "baseline-4", FLOPS)

@@ -148,6 +148,7 @@ def test_methods_hold_everything(study: Study, results: Path) -> None:
     assert row["verdict"] == first.loc[TUNED, "verdict"] == "supported"
     assert table.loc[f"{SKIP}2", "verdict"] == "not supported"
     assert table.loc[["baseline-2", "baseline-4"], "verdict"].isna().all()
+    assert table.loc[f"{SKIP}1", "cache_bytes"] == 1001
     assert purpose("baseline-4__tuned=0.1") == "per_token"
     # Keys and values of 4 blocks, 128 wide, in fp32, of three quarters and 24 tokens.
     tokens = 3 * study.model.context // 4 + study.evaluation.new_tokens
@@ -176,6 +177,15 @@ def test_arms_and_profiles(study: Study, results: Path) -> None:
     assert profiles[("baseline-4", 2, 3, "importance_ffn")] == 0.1
     assert profiles[("baseline-4", 0, 1, "contribution")] == 0.8
     assert len(profiles) == 2 * 3 * 4 * 5
+
+
+def test_the_cache_of_an_arm_is_what_was_evaluated(study: Study, results: Path) -> None:
+    for seed in (0, 1, 2):
+        (results / "evaluations" / "baseline-4" / f"seed{seed}.arms.json").unlink()
+    write_front(results, study)
+    table = tables_of(results)["methods"].set_index("model")
+    assert np.isnan(table.loc[f"{SKIP}1", "cache_bytes"])
+    assert table.loc[TUNED, "cache_bytes"] == 1001
 
 
 def test_a_run_that_diverged_is_named(study: Study, results: Path) -> None:
