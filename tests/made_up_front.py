@@ -1,339 +1,125 @@
-"""A study of all four systems with results made by hand, as files.
+"""A combined study made by hand, for tests of its tables.
 
-Every model has a cross-entropy and two times that follow from its name by a few plain
-rules and a little noise; the tables of the front are made of them in the simplest way.
+Depth pays .1 nats a block and costs 100 us a token and 1 ms of prefill; seeds and
+sessions scatter in common by much, and in differences by little.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from shallower.config import Study, load_study
-from shallower.models.choices import parse_elimination, parse_skip
-from shallower.names import ModelName
-from shallower.systems import ffn_of, head_of
+from made_up import grid, study_of
+from shallower.analysis.front_data import FrontData
+from shallower.analysis.front_tables import gain_table
+from shallower.config import Study
 
-AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
-SEEDS, SESSIONS = (0, 1, 2), (0, 1, 2)
-LENGTHS = {"study": (32, 128, 512), "paper": (128, 512)}
-PAPER = ["eliminate=linear.1.5", "eliminate=linear.2", "eliminate=linear.2.9"]
-PAPER_SKIPS = ["skip=attention.latter.2", "skip=attention.latter.4"]
+SKIP, BLOCK = "baseline-4__skip=attention.latter.", "baseline-4__skip=block.latter."
+HEALED = f"{SKIP}1__healed=0.1__by=self"
+TUNED = "baseline-4__tuned=0.1__eliminate=acc.2"
+STUDENT = "proposed-2__teacher=baseline-4"
+SHARED = np.array([0.3, -0.2, 0.05])  # of seeds, nats
+MOOD = np.array([1.1, 0.95, 1.0])  # of sessions
+SMALL = np.array([0.001, -0.002, 0.001])
+
+# Nats above 5, and us a token: blocks skipped are as bad as depth and worse.
+TRUTH: dict[str, tuple[float, float]] = {
+    "baseline-2": (0.2, 200),
+    "baseline-3": (0.1, 300),
+    "baseline-4": (0.0, 400),
+    "proposed-2": (0.1, 205),  # .095 better than depth
+    "proposed-4": (-0.1, 395),
+    "three_matrices-4": (0.07, 300),
+    "proposed-4__ffn=three_matrices": (-0.05, 310),  # together .02 worse than the sum
+    f"{SKIP}1": (0.05, 350),  # what depth gives at 350 us: no gain
+    f"{SKIP}2": (0.2, 320),
+    f"{BLOCK}1": (0.4, 310),
+    f"{BLOCK}2": (0.9, 220),
+    HEALED: (0.0, 350),
+    "baseline-4__tuned=0.1": (0.0, 400),
+    TUNED: (0.02, 404),  # slower a token: the first is what it is for
+    STUDENT: (0.05, 205),
+    "baseline-2__teacher=baseline-4": (0.15, 200),
+}
 
 
-def four_systems(configuration: dict) -> Study:
-    """The default study with some arms more, so that there are about fifty models."""
-    parts = configuration["experiments"]
-    three = {"depths": [8], "seeds": list(SEEDS)}
-    more = ["attention.latter.3", "attention.latter.6", "attention.early.4"]
-    more += ["attention.random1.2", "block.latter.3"]
-    skip = [*parts["skip"], {"variants": ["baseline"], **three, "options": {"skip": more}}]
-    students = {"teacher": ["baseline-8"], "skip": ["attention.latter.1"]}
-    combined = [*parts["combined"], {"variants": ["proposed"], **three, "depths": [6]}]
-    combined[-1]["options"] = students | {"eliminate": ["acc.2"]}
-    changed = parts | {"skip": skip, "combined": combined}
-    return load_study(configuration | {"experiments": changed})
-
-
-def bare(configuration: dict) -> Study:
-    """The default study without the third and fourth system and what combines."""
-    empty = {"skip": [], "elimination": [], "combined": []}
-    return load_study(
-        configuration | {"experiments": configuration["experiments"] | empty}
+def combined(configuration: dict) -> Study:
+    depth = grid("baseline proposed", 2, [0, 1, 2])
+    depth["depths"] = [2, 3, 4]
+    return study_of(
+        configuration,
+        depth=[depth],
+        budget=[grid("baseline", 4, [0, 1, 2], steps=[5, 20])],
+        ffn=[
+            grid("three_matrices", 4, [0, 1, 2]),
+            grid("proposed", 4, [0, 1, 2], ffn=["three_matrices"]),
+        ],
+        distillation=[grid("baseline", 2, [0, 1, 2], teacher=["baseline-4"])],
+        skip=[
+            grid(
+                "baseline",
+                4,
+                [0, 1, 2],
+                skip=[
+                    f"{p}.latter.{k}" for p in ("attention", "block") for k in (1, 2)
+                ],
+            ),
+            grid(
+                "baseline",
+                4,
+                [0, 1, 2],
+                skip=["attention.latter.1"],
+                healed=[0.1],
+                by=["self"],
+            ),
+        ],
+        elimination=[grid("baseline", 4, [0, 1, 2], tuned=[0.1], eliminate=["acc.2"])],
+        combined=[grid("proposed", 2, [0, 1, 2], teacher=["baseline-4"])],
     )
 
 
-def system(name: ModelName) -> str:
-    """Of which a model takes something; plain depth is the first one's."""
-    keys = set(name.options)
-    there = {
-        "S1": head_of(name) != "baseline",
-        "S2": ffn_of(name) != "own" or bool(keys & {"teacher", "heads", "head_size"}),
-        "S3": bool(keys & {"skip", "healed"}),
-        "S4": bool(keys & {"tuned", "eliminate"}),
-    }
-    found = [key for key, value in there.items() if value] or ["S1"]
-    return found[0] if len(found) == 1 else "combined"
+def rows_of(model: str, metric: str, values: Any, **more: str) -> list[dict[str, Any]]:
+    unit = "nats" if metric == "cross_entropy" else "us"
+    labels = {"scale": "study", "form": "trained", "mode": "eager", "unit": unit}
+    labels |= {"model": model, "dataset": "continuation", "metric": metric} | more
+    return [labels | {"unit_id": i, "value": v} for i, v in enumerate(values)]
 
 
-def truth(name: ModelName) -> tuple[float, float, float]:
-    """Cross-entropy (nats), time per token and to the first token (us)."""
-    options, depth = name.options, name.depth
-    nats, token, first = 5.6 + 0.9 / depth, 90 + 42.0 * depth, 900 + 2500.0 * depth
-    if head_of(name) != "baseline":
-        nats -= 0.05 if head_of(name) == "proposed" else 0.02
-        token *= 1.03
-    if ffn_of(name) != "own":
-        less = {"none": 0.35, "one_matrix": 0.2}.get(ffn_of(name), 0.12)
-        nats += less + 0.02 * (options.get("ratio") == 1.2)
-        token, first = 0.72 * token, 0.6 * first
-    if "teacher" in options:
-        nats -= 0.03
-    if "tuned" in options:
-        nats -= 0.015
-    if "skip" in options:
-        choice = parse_skip(str(options["skip"]))
-        each = {"attention": (0.02, 0.03, 0.035), "ffn": (0.05, 0.06, 0.06)}
-        cost, fast, faster = each.get(choice.part, (0.09, 0.1, 0.1))
-        worse = {"early": 2.5, "greedy": 0.6}.get(choice.rule, 1.0)
-        kept = 0.4 if "healed" in options else 1.0
-        nats += cost * worse * kept * choice.k**1.4
-        token, first = token * (1 - fast * choice.k), first * (1 - faster * choice.k)
-    if "eliminate" in options:
-        arm = parse_elimination(str(options["eliminate"]))
-        bad = {"acc": 0.04, "random": 0.2, "recent": 0.09}.get(arm.rule, 0.06)
-        kept = 0.5 if "tuned" in options else 1.0
-        nats += bad * kept * (arm.speedup - 1) ** 1.3
-        token, first = 0.99 * token, 450 + (first - 450) / arm.speedup**0.93
-    return nats, token, first
+def times(model: str, us: float, index: int, **more: str) -> list[dict[str, Any]]:
+    moved = us * MOOD * (1 + np.roll(SMALL, index))
+    eliminated = 0.5 if "eliminate" in model else 1.0
+    first = rows_of(model, "time_to_first_token", 10 * eliminated * moved, **more)
+    return [*rows_of(model, "time_per_output_token", moved, **more), *first]
 
 
-def write(study: Study, folder: Path, seed: int = 0) -> Path:
-    """by_seed.csv and the tables of the front, of a study of any experiments."""
-    random = np.random.default_rng(seed)
-    names = {m: (study.models | study.arms)[m] for m in study.front}
-    rows = quality_rows(names, random) + time_rows(names, random)
-    rows += prompt_rows(study, random)
-    units = pd.DataFrame(rows).assign(mode="eager")
-    units.to_csv(folder / "by_seed.csv", index=False)
-    pareto = pareto_table(units, names, random)
-    tables = {
-        "pareto": pareto,
-        "gains": gain_table(pareto, names),
-        "dominance": pd.DataFrame(columns=["axis", "model", "over", "verdict"]),
-        "additivity": additivity_table(study, units),
-        "hypervolume": hypervolume_table(names),
-        "methods": method_table(pareto, names),
-        "profiles": profile_table(study, random),
-        "arms": arm_table(study),
-        "claims": claim_table(),
-    }
-    for name, table in tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
-    return folder
-
-
-def _row(model: str, unit: Any, dataset: str, metric: str, value: float) -> dict:
-    nats = metric == "cross_entropy"
-    return {
-        "model": model,
-        "scale": "study",
-        "form": "trained",
-        "dataset": dataset,
-        "metric": metric,
-        "unit": "nats" if nats else "us",
-        "unit_id": unit,
-        "value": value,
-    }
-
-
-def quality_rows(names: dict[str, ModelName], random: Any) -> list[dict]:
-    """Seeds have something in common, so that pairing by seed helps."""
-    common = {s: random.normal(0, 0.03) for s in SEEDS}
-    return [
-        _row(
-            model,
-            s,
-            "continuation",
-            "cross_entropy",
-            truth(name)[0] + common[s] + random.normal(0, 0.006),
-        )
-        for model, name in names.items()
-        for s in SEEDS
-    ]
-
-
-def time_rows(names: dict[str, ModelName], random: Any) -> list[dict]:
-    """A deployed form each, as the study times them."""
-    rows = []
-    for model, name in names.items():
-        form = "trained" if head_of(name) == "baseline" else "folded"
-        form = "collapsed" if ffn_of(name) not in ("own", "none") else form
-        for session in SESSIONS:
-            mood = 1 + 0.01 * session
-            for metric, value in zip(AXES.values(), truth(name)[1:], strict=True):
-                noisy = value * mood * random.normal(1, 0.006)
-                rows.append(_row(model, session, "continuation", metric, noisy))
-                rows[-1]["form"] = form
-    return rows
-
-
-def prompt_rows(study: Study, random: Any) -> list[dict]:
-    """First tokens after prompts of several lengths, at both scales."""
-    base = f"baseline-{study.depths[-1]}"
-    arms = {
-        "study": [m for m in study.arms if m.startswith(f"{base}__eliminate=")],
-        "paper": [f"{base}__{rest}" for rest in PAPER] if study.arms else [],
-    }
-    rows = []
-    for scale, lengths in LENGTHS.items():
-        for n in lengths:
-            for model in [base, *arms[scale]]:
-                asked = model.rpartition("=")[2].partition(".")[2]
-                fast = float(asked) if model in arms[scale] else 1.0
-                for session in SESSIONS:
-                    us = 400 + 30 * n / fast * random.normal(1, 0.02)
-                    rows.append(_row(model, session, f"prompt_{n}", AXES["first_token"], us))
-                    rows[-1]["scale"] = scale
-    for model, us in zip([base, *(f"{base}__{s}" for s in PAPER_SKIPS)], (900, 850, 780), strict=True):
-        for session in SESSIONS if study.arms else []:
-            value = us * random.normal(1, 0.01)
-            rows.append(_row(model, session, "fixed", AXES["per_token"], value))
-            rows[-1]["scale"] = "paper"
-    return rows
-
-
-def pareto_table(units: pd.DataFrame, names: dict[str, ModelName], random: Any) -> pd.DataFrame:
-    rows = []
-    for axis, metric in AXES.items():
-        points = {}
-        for model in names:
-            mine = units[(units["model"] == model) & (units["dataset"] == "continuation")]
-            q = mine[mine["metric"] == "cross_entropy"]["value"]
-            t = mine[mine["metric"] == metric]["value"]
-            points[model] = (q, t)
-        for model, (q, t) in points.items():
-            better = [
-                m for m, (a, b) in points.items()
-                if m != model and a.mean() <= q.mean() and b.mean() <= t.mean()
-            ]
-            half = 2.48 * q.std(), 2.48 * t.std()
-            rows.append({
-                "model": model, "system": system(names[model]), "axis": axis, "scale": "study",
-                "quality": q.mean(), "quality_ci_low": q.mean() - half[0],
-                "quality_ci_high": q.mean() + half[0], "latency": t.mean(),
-                "latency_ci_low": t.mean() - half[1], "latency_ci_high": t.mean() + half[1],
-                "on_front_probability": random.uniform(0.5, 1) if not better else random.uniform(0, 0.3),
-                "on_front_bootstrap": float(not better), "on_front": not better,
-                "family": system(names[model]), "seeds": "0 1 2", "sessions": "0 1 2",
-            })
-    return pd.DataFrame(rows).sort_values(["axis", "latency"], ignore_index=True)
-
-
-def gain_table(pareto: pd.DataFrame, names: dict[str, ModelName]) -> pd.DataFrame:
-    columns = ["axis", "model", "null", "effect", "ci_low", "ci_high", "total_low", "total_high",
-               "speedup", "speedup_low", "speedup_high", "values", "nulls", "verdict", "note"]
-    rows = []
-    for axis, part in pareto.groupby("axis"):
-        null = part[[m.startswith("baseline") and "__" not in m for m in part["model"]]]
-        for row in part.to_dict("records"):
-            if row["model"] in set(null["model"]):
-                continue
-            due = np.interp(row["latency"], null["latency"], null["quality"], left=np.nan, right=np.nan)
-            rows.append(_gain(axis, row["model"], "depth", row["quality"] - due))
-            if "skip=attention" in row["model"]:
-                rows.append(_gain(axis, row["model"], "block", row["quality"] - due - 0.05))
-    for model, name in names.items():
-        if "teacher" in name.options and len(name.options) == 1:
-            rows.append(_gain("training", model, "flops", -0.02) | {"speedup": np.nan, "speedup_low": np.nan, "speedup_high": np.nan})
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _gain(axis: str, model: str, null: str, effect: float) -> dict[str, Any]:
-    """With an interval of .03 nats, and a speed-up in proportion."""
-    low, high = effect - 0.03, effect + 0.03
-    verdict = "supported" if high < 0 else "not supported" if low > 0 else "inconclusive"
-    known = bool(np.isfinite(effect))
-    return {
-        "axis": axis, "model": model, "null": null, "effect": effect, "ci_low": low,
-        "ci_high": high, "total_low": low - 0.002, "total_high": high + 0.002,
-        "speedup": 1 - 2 * effect, "speedup_low": 1 - 2 * high,
-        "speedup_high": np.inf if effect < -0.2 else 1 - 2 * low, "values": "", "nulls": "baseline-5 baseline-8",
-        "verdict": verdict if known else "not tested",
-        "note": "" if known else "at 12 us, outside the depths'",
-    }
-
-
-def additivity_table(study: Study, units: pd.DataFrame) -> pd.DataFrame:
-    columns = ["both", "a", "b", "base", "seeds", "n", "effect", "ci_low", "ci_high", "verdict"]
-    values = {"proposed-8__skip=attention.latter.2": -0.03, "proposed-8__eliminate=acc.2": 0.001,
-              "proposed-8__ffn=three_matrices": 0.05,
-              "baseline-8__skip=attention.latter.2__eliminate=acc.2": 0.004}
-    parts = {"proposed-8__skip=attention.latter.2": ("proposed-8", "baseline-8__skip=attention.latter.2"),
-             "proposed-8__eliminate=acc.2": ("proposed-8", "baseline-8__eliminate=acc.2"),
-             "proposed-8__ffn=three_matrices": ("proposed-8", "three_matrices-8"),
-             "baseline-8__skip=attention.latter.2__eliminate=acc.2":
-                 ("baseline-8__skip=attention.latter.2", "baseline-8__eliminate=acc.2")}
-    rows = [
-        {"both": both, "a": a, "b": b, "base": "baseline-8", "seeds": "0 1 2", "n": 3,
-         "effect": values[both], "ci_low": values[both] - 0.015, "ci_high": values[both] + 0.015,
-         "verdict": "inconclusive"}
-        for both, (a, b) in parts.items() if both in study.front
-    ]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def hypervolume_table(names: dict[str, ModelName]) -> pd.DataFrame:
-    systems = pd.Series([system(name) for name in names.values()]).value_counts()
-    rows = [
-        {"axis": axis, "system": s, "models": n, "hypervolume": 10.0 * n, "share": 0.5 + n / 100}
-        for axis in AXES for s, n in systems.items()
-    ]
+def units_of(truth: dict[str, tuple[float, float]]) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for index, (model, (nats, us)) in enumerate(truth.items()):
+        values = 5 + nats + SHARED + np.roll(SMALL, index)
+        rows += rows_of(model, "cross_entropy", values)
+        rows += times(model, us, index)
+    for steps, nats in ((5, 0.3), (20, -0.2)):  # log-linear: 5, 10, 20 -> .3, 0, -.2
+        values = 5 + nats + SHARED
+        rows += rows_of(f"baseline-4__steps={steps}", "cross_entropy", values)
     return pd.DataFrame(rows)
 
 
-def method_table(pareto: pd.DataFrame, names: dict[str, ModelName]) -> pd.DataFrame:
-    wide = {axis: part.set_index("model") for axis, part in pareto.groupby("axis")}
-    rows = []
-    for model, name in names.items():
-        token, first = wide["per_token"].loc[model], wide["first_token"].loc[model]
-        row = {
-            "model": model, "system": system(name), "changes": "what it changes, 10 % & more",
-            "parameters": 1_000_000 + 200_000 * name.depth, "cache_bytes": 500_000 * name.depth,
-            "training_flops": 1e12 * name.depth, "training_share": name.depth / 8,
-            "quality": token["quality"], "quality_ci_low": token["quality_ci_low"],
-            "quality_ci_high": token["quality_ci_high"],
-        }
-        for axis, point in (("per_token", token), ("first_token", first)):
-            for end in ("", "_ci_low", "_ci_high"):
-                row[axis + end] = point["latency" + end]
-            row[f"on_front_{axis}"] = point["on_front_probability"]
-        rows.append(row | {"verdict": "inconclusive"})
-    return pd.DataFrame(rows)
+# Training FLOPs: 40 for baseline-4 with 10 steps.
+FLOPS = {m: 10.0 * int(m.partition("__")[0][-1]) for m in TRUTH}
+FLOPS |= {"baseline-4__steps=5": 20.0, "baseline-4__steps=20": 80.0}
 
 
-def profile_table(study: Study, random: Any) -> pd.DataFrame:
-    columns = ["model", "seed", "block", "metric", "value"]
-    rows = []
-    for model, s in study.arm_runs:
-        depth = study.models[model].depth
-        lowest = 1.0
-        for block in range(depth):
-            share = block / max(1, depth - 1)
-            acc = 0.8 - 0.5 * share + random.normal(0, 0.02)
-            lowest = min(lowest, acc / 0.8)
-            values = {"importance_attention": 0.3 - 0.2 * share, "importance_ffn": 0.25,
-                      "importance_block": 0.45 - 0.1 * share, "contribution": acc, "profile": lowest}
-            rows += [(model, s, block, metric, v + 0.01 * s) for metric, v in values.items()]
-    return pd.DataFrame(rows, columns=columns)
+def made(truth: dict[str, tuple[float, float]]) -> FrontData:
+    return FrontData(units_of(truth), list(TRUTH | FLOPS), "baseline-4", FLOPS)
 
 
-def arm_table(study: Study) -> pd.DataFrame:
-    columns = ["model", "run", "seed", "predicted_decode", "predicted_prefill", "cache_bytes",
-               "run_cache_bytes", "counts"]
-    rows = []
-    for arm, s in study.arm_cells:
-        name = study.arms[arm]
-        decode, prefill, counts = 1.0, 1.0, ""
-        if "skip" in name.options:
-            decode = prefill = 1 + 0.05 * parse_skip(str(name.options["skip"])).k
-        if "eliminate" in name.options:
-            prefill *= parse_elimination(str(name.options["eliminate"])).speedup
-            ends = np.linspace(1, 2 / prefill - 1 + 0.02, name.depth)
-            counts = " ".join(str(max(2, round(384 * e))) for e in ends)
-        rows.append((arm, str(name.run), s, decode, prefill, 3_000_000 / prefill, 4_000_000, counts))
-    return pd.DataFrame(rows, columns=columns)
+def changed(**truth: Any) -> FrontData:
+    return made(TRUTH | truth)
 
 
-def claim_table() -> pd.DataFrame:
-    rows = [
-        ("S3-1", "S3", "claim of the third", "supported"),
-        ("S3-2", "S3", "claim of the third", "not supported"),
-        ("S4-1", "S4", "claim of the fourth", "not tested"),
-        ("S4-2", "S4", "claim of the fourth", "supported"),
-    ]
-    table = pd.DataFrame(rows, columns=["id", "source", "status", "verdict"])
-    return table.assign(claim="a claim", effect=0.1, unit="nats", ci_low=0.0, ci_high=0.2, threshold=0.0, note="")
+def gains_of(data: FrontData, null: str, axis: str = "per_token") -> pd.DataFrame:
+    table = gain_table(data)
+    chosen = table[(table["null"] == null) & (table["axis"] == axis)]
+    return chosen.set_index("model")

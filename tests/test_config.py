@@ -39,7 +39,7 @@ def change(configuration: dict, path: str, value: Any) -> dict:
 def test_default_study(configuration: dict) -> None:
     study = load_study(configuration)
     assert len(study.runs_of("depth")) == 24
-    assert len(set(study.runs)) == len(study.runs) == 70
+    assert len(set(study.runs)) == len(study.runs) == 88
     assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
     run = study.run("proposed-7", 2)
     config = LlamaConfig.parse(run["model"])  # the model takes every key, and no other
@@ -80,7 +80,7 @@ def test_overlays_at_the_papers_scale_share_runs(configuration: dict) -> None:
         ("training.steps", "many", r"training\.steps: .*'many'"),
         ("training.learning_rate", -1, r"training\.learning_rate: .*greater than 0"),
         ("training.batch_size", 0, r"training\.batch_size"),
-        ("training.accumulation", 3, r"batch_size 8 must be a multiple"),
+        ("training.accumulation", 3, r"batch_size 2 must be a multiple"),
         ("training.precision", "float8", r"training\.precision: .*float8"),
         ("model.heads", 7, r"model: width 128 must be a multiple of 2 x heads"),
         ("corpus.text.source", "web", r"corpus\.text: .*web"),
@@ -90,8 +90,8 @@ def test_overlays_at_the_papers_scale_share_runs(configuration: dict) -> None:
             "x",
             r"corpus\.text\.package\.fiel: unknown key, did you mean 'file'",
         ),
-        ("evaluation.new_tokens", 127, r"evaluation\.new_tokens: 127 leave no room"),
-        ("latency.study.prompt_tokens", 120, r"latency\.study: 120 \+ 24"),
+        ("evaluation.new_tokens", 511, r"evaluation\.new_tokens: 511 leave no room"),
+        ("latency.study.prompt_tokens", 490, r"latency\.study: 490 \+ 24"),
         ("paper_scale.depths", [8, 5], r"paper_scale\.depths: expected ascending"),
         (
             "experiments.depth",

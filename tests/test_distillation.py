@@ -219,7 +219,7 @@ def test_a_student_has_two_controls(configuration: dict) -> None:
         wanted = spec["training"]["steps"] * training_flops(spec["model"], teacher)
         spent = longer["training"]["steps"] * training_flops(longer["model"])
         assert abs(spent - wanted) <= training_flops(spec["model"]) / 2
-    assert study.scored_on(taught[0], 1) == ["text"]
+    assert study.scored_on(taught[0], 1) == ["text", "continuation"]
     assert study.teacher_of(taught[0]) == "baseline-8"
     assert "distillation" not in study.run("baseline-5", 0)
 

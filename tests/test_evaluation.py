@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from conftest import build, run_spec, sentences
-from shallower.config import paper_scale
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation import latency, neighbours, perplexity
 from shallower.evaluation.evaluate import evaluate
@@ -32,6 +31,7 @@ from shallower.sections import PaperScale
 from shallower.tokens.shards import write_manifest, write_shard
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.loop import train
+from shallower.wanted import paper_scale
 
 # --- perplexity ---------------------------------------------------------------------
 

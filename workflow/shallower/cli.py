@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     command(run_parameters, "--settings?", "--output?")
     command(run_summary, "--results", "--settings", "--sets")
+    command(run_front, "--results", "--settings")
     command(run_claims, "--results", "--settings")
     command(run_figures, "--results", "--settings", "--threads")
     command(run_report, "--results", "--settings")
@@ -233,9 +234,10 @@ def run_latency(a: Arguments) -> None:
 
 def run_parameters(a: Arguments) -> None:
     """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import Study, paper_scale
+    from shallower.config import Study
     from shallower.evaluation.parameters import count, table_1
     from shallower.sections import PaperScale
+    from shallower.wanted import paper_scale
 
     if a.settings:
         table = count(**Study.model_validate(a.settings).counted)
@@ -260,6 +262,14 @@ def run_summary(a: Arguments) -> None:
     write_summaries(a.results, rows, sessions, a.sets)
     write_comparisons(a.results, rows, wanted["contrasts"], wanted["families"])
     write_inventory(a.results, wanted["runs"], wanted["arms"], wanted["arm_runs"])
+
+
+def run_front(a: Arguments) -> None:
+    """Set all methods side by side by quality and latency, and against depth."""
+    from shallower.analysis.front import write_front
+    from shallower.config import Study
+
+    write_front(a.results, Study.model_validate(a.settings))
 
 
 def run_claims(a: Arguments) -> None:

@@ -7,25 +7,23 @@ Unknown keys are refused, and an error names the key.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from shallower import wanted
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import KINDS, Corpus
 from shallower.errors import UserError
 from shallower.expansion import (
-    controls,
     expand,
     parent_name,
     resolve,
     specify,
     taught_by,
 )
-from shallower.models.registry import FFNS, HEADS
-from shallower.models.variants import entry
+from shallower.models.registry import FFNS
 from shallower.names import ModelName
 from shallower.sections import (
     T5,
@@ -45,9 +43,7 @@ from shallower.sections import (
     suggestion,
 )
 from shallower.strict import Strict
-from shallower.systems import head_of, system_of
 
-FAIR = ("equal_tokens", "equal_flops")  # what a student shares with its controls
 # Experiments whose runs are scored on the test text, and those that stand on the front.
 QUALITY = ("depth", "head", "budget", "ffn", "distillation")
 FRONT = ("depth", "head", "ffn", "distillation", "skip", "elimination", "combined")
@@ -67,7 +63,9 @@ class Study(Strict):
     training: TrainingDefaults
     distillation: Distillation = Distillation()
     t5: T5 = T5()
-    healing: dict[str, Any] = {}  # training settings of runs that go on with a part less
+    healing: dict[
+        str, Any
+    ] = {}  # training settings of runs that go on with a part less
     tuning: Tuning = Tuning()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
@@ -107,6 +105,19 @@ class Study(Strict):
                 raise ValueError(
                     f"latency.{scale}: {fixed.prompt_tokens} + {fixed.new_tokens} "
                     f"tokens exceed the context of {sizes.context}"
+                )
+        if self.prompt_tokens + self.latency.study.new_tokens > self.model.context:
+            raise ValueError(
+                f"latency.study.new_tokens: {self.latency.study.new_tokens} behind "
+                f"three quarters of a context of {self.model.context} exceed it"
+            )
+        arms = self.latency.arms
+        for scale, sizes in (("study", self.model), ("paper", self.paper_scale)):
+            longest = max(getattr(arms, scale).lengths) if arms else 0
+            if longest > sizes.context:
+                raise ValueError(
+                    f"latency.arms.{scale}.lengths: {longest} exceed the context of "
+                    f"{sizes.context}"
                 )
         return self
 
@@ -352,89 +363,27 @@ class Study(Strict):
         """What `resolve` gave, by model: seeds share it."""
         return {}
 
-    # --- what the stages that look at many models are given, as plain values --------
+    # --- what the stages that look at many models are given: see `wanted` ------------
 
     @property
     def counted(self) -> dict[str, Any]:
         """For `parameters`: the architecture of every model, and the paper's sizes."""
-        specs: dict[str, dict[str, Any]] = {}
-        for model in [*self.models, *self.arms]:
-            spec = self.run(model, 0)
-            specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
-            specs[model]["system"] = system_of(model)
-        return {"specs": specs, "paper": paper_scale(self.paper_scale, self.ffns)}
+        return wanted.counted(self)
 
     @property
     def timed(self) -> dict[str, Any]:
-        """For `latency`: who is timed, with what, and how.
-
-        `models` are the depth experiment's, timed in every way; `others` are timed
-        with fixed lengths alone, beside them; `front` with the lengths that the front
-        is of, and `arms` says which run each arm stands over.
-        """
-        timed = list(dict.fromkeys(model for model, _ in self.timed_runs))
-        return {
-            "models": self.depth_models,
-            "others": self.others_timed,
-            "front": self.front,
-            "arms": {arm: str(name.run) for arm, name in self.arms.items()},
-            "prompt_tokens": self.prompt_tokens,
-            "specs": {m: self.run(m, self.seeds_of(m)[0]) for m in timed},
-            "seeds": {m: self.seeds_of(m) for m in timed},
-            "settings": self.latency.model_dump(mode="json"),
-            "new_tokens": self.evaluation.new_tokens,
-            "paper": paper_scale(self.paper_scale, self.ffns),
-        }
+        """For `latency`: who is timed, with what, and how."""
+        return wanted.timed(self)
 
     @property
     def summarised(self) -> dict[str, Any]:
-        """For `summary`: every run, and which models are compared."""
-        pairs = [(contrast.left, contrast.right) for contrast in self.contrasts]
-        return {
-            "runs": self.runs,
-            "arms": self.arm_cells,
-            "arm_runs": self.arm_runs,
-            "contrasts": pairs,
-            "families": self.families,
-        }
+        """For `summary`: every run and arm, and which models are compared."""
+        return wanted.summarised(self)
 
     @property
     def families(self) -> dict[str, list[tuple[str, str]]]:
-        """Pairs of models that belong together, beside those of the depth experiment.
-
-        ffn: every model with another FFN or other heads against the plain one of its
-        depth; equal_tokens, equal_flops: a student against its two controls; arm: what
-        is done to a trained run, healing and tuning too, against that run.
-        """
-        found: dict[str, list[tuple[str, str]]] = {
-            name: [] for name in ("ffn", "equal_tokens", "equal_flops", "arm")
-        }
-        for model in dict.fromkeys(model for model, _ in self.runs_of("ffn")):
-            name = self.models[model]
-            plain = str(ModelName(head_of(name), name.depth))
-            if model != plain and plain in self.models:
-                found["ffn"].append((model, plain))
-        for model, name in self.models.items():
-            if taught_by(name) is not None and "healed" not in name.options:
-                for family, control in zip(FAIR, controls(self, name), strict=False):
-                    if str(control) in self.models:
-                        found[family].append((model, str(control)))
-        for model, name in [*self.models.items(), *self.arms.items()]:
-            source = name.run if name.is_arm else parent_name(name)
-            if source is not None and not name.t5_size:
-                found["arm"].append((model, str(source)))
-        return found
-
-
-def paper_scale(sizes: PaperScale, ffns: Sequence[str] = ()) -> dict[str, Any]:
-    """The paper's sizes with the two variants of its Table 1, as plain values.
-
-    `ffns` are FFN variants that are counted and timed at the largest of its depths.
-    """
-    variants = {name: entry(HEADS[name]) for name in ("baseline", "proposed")}
-    chosen = {name: entry(FFNS[name]) for name in ffns}
-    plain = sizes.model_dump(mode="json", exclude_none=True)
-    return plain | {"variants": variants, "ffns": chosen}
+        """Pairs of models that belong together, beside the depth experiment's."""
+        return wanted.families(self)
 
 
 def load_study(config: dict[str, Any]) -> Study:

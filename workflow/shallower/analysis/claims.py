@@ -27,7 +27,7 @@ from shallower.analysis.statistics import trend
 from shallower.analysis.verdicts import (
     Finding,
     Verdict,
-    conjunction,
+    annotated,
     equivalence,
     non_inferiority,
     superiority,
@@ -172,7 +172,7 @@ def each_depth(dataset: str, metric: str) -> Callable[[Evidence], Finding]:
             for d in evidence.study.depths
         ]
         held = [d for d, p in zip(evidence.study.depths, parts, strict=True)]
-        return _annotated(parts, [f"{d} blocks" for d in held])
+        return annotated(parts, [f"{d} blocks" for d in held])
 
     return judge
 
@@ -187,7 +187,7 @@ def matches_deeper(evidence: Evidence) -> Finding:
         found = evidence.paired(f"proposed-{low}", f"baseline-{high}")
         part = non_inferiority(found, evidence.margin, [depth_pays])
         parts.append(part)
-    return _annotated(parts, [f"{low} against {high}" for low, high in pairs])
+    return annotated(parts, [f"{low} against {high}" for low, high in pairs])
 
 
 def converges(evidence: Evidence) -> Finding:
@@ -203,7 +203,7 @@ def converges(evidence: Evidence) -> Finding:
         }
         parts.append(replace(found, threshold=1.0, **moved))
         labels.append(f"{depth} blocks")
-    return _annotated(parts, labels)
+    return annotated(parts, labels)
 
 
 def tokens_to_target(evidence: Evidence, depth: int, seed: int) -> float:
@@ -267,17 +267,6 @@ def _wording(contrast: Contrast) -> str:
         "equivalence": f"is within {contrast.margin:g} nats of",
     }[contrast.test]
     return f"{contrast.left} {relation} {contrast.right}"
-
-
-def _annotated(parts: list[Finding], labels: list[str]) -> Finding:
-    """The conjunction, and in its note how each part came out."""
-    found = conjunction(parts)
-    kinds: dict[str, list[str]] = {}
-    for part, label in zip(parts, labels, strict=True):
-        reason = f" ({part.note})" if part.note else ""
-        kinds.setdefault(part.verdict + reason, []).append(label)
-    note = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
-    return replace(found, note=note)
 
 
 CLAIMS = [

@@ -7,7 +7,7 @@ is held at its best from there to the slowest depth, so it never rises; beyond t
 fastest and the slowest depth it is not drawn at all, and a gain there is NaN.
 
 Picking the better depths by their means favours the null by a little where depth does
-not pay (tests/test_pareto.py has by how much); it never flatters the arm.
+not pay (`FAVOUR`; tests/test_pareto.py has it); it never flatters the arm.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from shallower.analysis.statistics import LEVEL, t_interval
 
 STEPS = 2000  # of the search for the ends of a speed-up's interval
 SAME = 0.01  # relative difference up to which FLOPs count as equal
+# Nats by which a null of several models is favoured at most, as its best are picked.
+FAVOUR = 0.01
 NAN = float("nan")
 
 

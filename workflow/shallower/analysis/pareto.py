@@ -30,7 +30,10 @@ from shallower.systems import system_of
 
 Axis = Literal["per_token", "first_token"]
 Method = Literal["t", "bootstrap"]
-METRICS = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
+METRICS: dict[Axis, str] = {
+    "per_token": "time_per_output_token",
+    "first_token": "time_to_first_token",
+}
 DRAWS = 4000  # the Monte Carlo error of a probability is then .008 or less
 SEED = 5  # of the draws: the same data give the same probabilities
 MARGIN = 0.1  # of the range, from the worst point to the reference point

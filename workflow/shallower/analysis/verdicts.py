@@ -148,6 +148,17 @@ def conjunction(findings: Sequence[Finding]) -> Finding:
     return replace(shown, note=f"{place}: {shown.note}" if shown.note else place)
 
 
+def annotated(parts: Sequence[Finding], labels: Sequence[str]) -> Finding:
+    """The conjunction, and in its note how each part came out."""
+    found = conjunction(parts)
+    kinds: dict[str, list[str]] = {}
+    for part, label in zip(parts, labels, strict=True):
+        reason = f" ({part.note})" if part.note else ""
+        kinds.setdefault(part.verdict + reason, []).append(label)
+    note = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+    return replace(found, note=note)
+
+
 # --- the rule -----------------------------------------------------------------------
 
 

@@ -56,6 +56,15 @@ def cache_bytes(model: dict[str, Any], tokens: int, item: int) -> int:
     return 2 * attending * tokens * inner_width(model) * item
 
 
+def weights_read(model: dict[str, Any]) -> int:
+    """Weights that decoding reads for a token at batch 1: those of all matrices.
+
+    One row of the input embedding, gains and biases, a thousandth, are left out.
+    """
+    products = sum(attention + ffn for attention, ffn in block_products(model))
+    return int(products + model["width"] * model["vocabulary"])
+
+
 def training_flops(model: dict[str, Any], teacher: dict[str, Any] | None = None) -> int:
     """FLOPs of training a token: forward, backward, and the teacher's forward pass."""
     own = (1 + BACKWARD) * forward_flops(model)

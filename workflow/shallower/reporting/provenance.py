@@ -85,10 +85,7 @@ def given(study: Study) -> list[str]:
     patterns = list(GIVEN)
     for model, seed in study.runs:
         patterns += [f"runs/{model}/seed{seed}/{name}" for name in OF_A_RUN]
-        patterns += [
-            f"evaluations/{model}/seed{seed}{end}"
-            for end in SCORED
-        ]
+        patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
     for model, seed in study.arm_cells:
         patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
     for model, seed in study.arm_runs:

@@ -1,0 +1,100 @@
+"""What the stages that look at many models at once are given, as plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from shallower.expansion import controls, parent_name, taught_by
+from shallower.models.registry import FFNS, HEADS
+from shallower.models.variants import entry
+from shallower.names import ModelName
+from shallower.sections import PaperScale
+from shallower.systems import head_of, system_of
+
+if TYPE_CHECKING:
+    from shallower.config import Study
+
+FAIR = ("equal_tokens", "equal_flops")  # what a student shares with its controls
+
+
+def counted(study: Study) -> dict[str, Any]:
+    """For `parameters`: the architecture of every model, and the paper's sizes."""
+    specs: dict[str, dict[str, Any]] = {}
+    for model in [*study.models, *study.arms]:
+        spec = study.run(model, 0)
+        specs[model] = {k: spec[k] for k in ("model", "task") if k in spec}
+        specs[model]["system"] = system_of(model)
+    return {"specs": specs, "paper": paper_scale(study.paper_scale, study.ffns)}
+
+
+def timed(study: Study) -> dict[str, Any]:
+    """For `latency`: who is timed, with what, and how.
+
+    `models` are the depth experiment's, timed in every way; `others` are timed
+    with fixed lengths alone, beside them; `front` with the lengths that the front
+    is of, and `arms` says which run each arm stands over.
+    """
+    timed = list(dict.fromkeys(model for model, _ in study.timed_runs))
+    return {
+        "models": study.depth_models,
+        "others": study.others_timed,
+        "front": study.front,
+        "arms": {arm: str(name.run) for arm, name in study.arms.items()},
+        "prompt_tokens": study.prompt_tokens,
+        "specs": {m: study.run(m, study.seeds_of(m)[0]) for m in timed},
+        "seeds": {m: study.seeds_of(m) for m in timed},
+        "settings": study.latency.model_dump(mode="json"),
+        "new_tokens": study.evaluation.new_tokens,
+        "paper": paper_scale(study.paper_scale, study.ffns),
+    }
+
+
+def summarised(study: Study) -> dict[str, Any]:
+    """For `summary`: every run, and which models are compared."""
+    pairs = [(contrast.left, contrast.right) for contrast in study.contrasts]
+    return {
+        "runs": study.runs,
+        "arms": study.arm_cells,
+        "arm_runs": study.arm_runs,
+        "contrasts": pairs,
+        "families": study.families,
+    }
+
+
+def families(study: Study) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of models that belong together, beside those of the depth experiment.
+
+    ffn: every model with another FFN or other heads against the plain one of its
+    depth; equal_tokens, equal_flops: a student against its two controls; arm: what
+    is done to a trained run, healing and tuning too, against that run.
+    """
+    found: dict[str, list[tuple[str, str]]] = {
+        name: [] for name in ("ffn", "equal_tokens", "equal_flops", "arm")
+    }
+    for model in dict.fromkeys(model for model, _ in study.runs_of("ffn")):
+        name = study.models[model]
+        plain = str(ModelName(head_of(name), name.depth))
+        if model != plain and plain in study.models:
+            found["ffn"].append((model, plain))
+    for model, name in study.models.items():
+        if taught_by(name) is not None and "healed" not in name.options:
+            for family, control in zip(FAIR, controls(study, name), strict=False):
+                if str(control) in study.models:
+                    found[family].append((model, str(control)))
+    for model, name in [*study.models.items(), *study.arms.items()]:
+        source = name.run if name.is_arm else parent_name(name)
+        if source is not None and not name.t5_size:
+            found["arm"].append((model, str(source)))
+    return found
+
+
+def paper_scale(sizes: PaperScale, ffns: Sequence[str] = ()) -> dict[str, Any]:
+    """The paper's sizes with the two variants of its Table 1, as plain values.
+
+    `ffns` are FFN variants that are counted and timed at the largest of its depths.
+    """
+    variants = {name: entry(HEADS[name]) for name in ("baseline", "proposed")}
+    chosen = {name: entry(FFNS[name]) for name in ffns}
+    plain = sizes.model_dump(mode="json", exclude_none=True)
+    return plain | {"variants": variants, "ffns": chosen}
