@@ -25,7 +25,7 @@ from shallower.reporting.arms import (
     tuned_runs,
     untouched,
 )
-from shallower.reporting.experiments import above, absent, key
+from shallower.reporting.experiments import absent, key
 from shallower.reporting.labels import ELIMINATIONS
 from shallower.reporting.results import Results
 from shallower.reporting.skipping import seeds
@@ -71,9 +71,7 @@ def looks(arm: Eliminated) -> dict[str, Any]:
     return {"ms": 4.2, "mew": 0.9} | mark | fill
 
 
-def _quality(
-    axes: Axes, results: Results, base: str, arms: list[Eliminated]
-) -> None:
+def _quality(axes: Axes, results: Results, base: str, arms: list[Eliminated]) -> None:
     """Against the predicted speed-up; a line is what one model gives, untrained."""
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
     found = {arm.model: change(results, arm.model, base) for arm in arms}
@@ -120,9 +118,7 @@ def _rules(axes: Axes, arms: list[Eliminated]) -> None:
         for words, arm in entries.items()
     ]
     where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.22, 1.0)}
-    axes.legend(
-        handles=handles, ncols=3, fontsize=6.3, columnspacing=0.9, **where
-    )
+    axes.legend(handles=handles, ncols=3, fontsize=6.3, columnspacing=0.9, **where)
 
 
 def _contribution(axes: Axes, results: Results, base: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from shallower.analysis.changes import is_plain
 from shallower.names import parse_name
 
 
 def plain(model: str) -> bool:
     """Whether it is the baseline at some depth, and nothing was done to it."""
-    name = parse_name(model)
-    return name.variant == "baseline" and not name.options
+    return is_plain(parse_name(model))
 
 
 def null_curve(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
