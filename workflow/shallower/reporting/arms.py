@@ -6,8 +6,6 @@ tuned, or had parts and tokens taken away. Quality is cross-entropy on continuat
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +19,6 @@ from shallower.models.choices import (
     parse_elimination,
     parse_skip,
 )
-from shallower.models.retention import prefill_speedup
 from shallower.names import ModelName
 from shallower.reporting.results import Results
 
@@ -29,7 +26,6 @@ QUALITY = "continuation"  # data set and workload of everything on the front
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
 FORMS = ("collapsed", "folded", "trained")  # the first there is, is deployed
 DONE = ("tuned", "skip", "healed", "by", "eliminate")
-PROMPT = "prompt_"  # workloads of one prompt's length
 
 
 class Skipped(NamedTuple):
@@ -163,34 +159,3 @@ def gain(results: Results, axis: str, model: str, null: str = "depth") -> pd.Ser
     rows = table[(table["axis"] == axis) & (table["model"] == model)]
     rows = rows[rows["null"] == null]
     return rows.iloc[0] if len(rows) else pd.Series(np.nan, index=table.columns)
-
-
-def predicted_at(results: Results, arm: str, tokens: int) -> float:
-    """Prefill speed-up that the cost model gives for a prompt of this length.
-
-    From the counts that the arm keeps of the study's prompt, in proportion.
-    """
-    rows = results.arms[results.arms["model"] == arm]
-    counts = rows["counts"].dropna().astype(str)
-    counts = counts[counts != ""]
-    if counts.empty:
-        return float("nan")
-    model = results.study.run(str(results.study.arms[arm].run), 0)["model"]
-    found = [
-        prefill_speedup(model, scaled(results, text, tokens), tokens) for text in counts
-    ]
-    return float(np.mean(found))
-
-
-def scaled(results: Results, counts: str, tokens: int) -> list[int]:
-    """What would be kept of a prompt of another length."""
-    whole: Sequence[int] = [int(count) for count in counts.split()]
-    share = tokens / results.study.prompt_tokens
-    return [max(2, math.ceil(share * count - 1e-9)) for count in whole]
-
-
-def prompt_lengths(results: Results, scale: str) -> list[int]:
-    """Lengths of the prompts that a first token was timed with."""
-    rows = results.units[results.units["scale"] == scale]
-    found = rows.loc[rows["dataset"].astype(str).str.startswith(PROMPT), "dataset"]
-    return sorted({int(text.removeprefix(PROMPT)) for text in found})

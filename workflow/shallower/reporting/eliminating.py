@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from shallower.reporting import style
 from shallower.reporting.arms import (
-    AXES,
-    PROMPT,
     Eliminated,
-    Ratio,
     change,
     deepest,
     eliminations,
     fact,
-    predicted_at,
-    prompt_lengths,
-    speedup,
     tuned_runs,
     untouched,
 )
 from shallower.reporting.experiments import absent, key
 from shallower.reporting.labels import ELIMINATIONS
+from shallower.reporting.measured import prompt_lengths, timed
 from shallower.reporting.results import Results
 from shallower.reporting.skipping import seeds
 
@@ -139,27 +133,6 @@ def _contribution(axes: Axes, results: Results, base: str) -> None:
     axes.legend(handles=handles, ncols=2, fontsize=6.3, **where)
 
 
-def timed(
-    results: Results, base: str, scale: str
-) -> list[tuple[int, str, float, Ratio]]:
-    """(prompt's length, arm, predicted, measured) of every arm that was timed so."""
-    found = []
-    depth = results.study.paper_scale.depths[-1]
-    whole = base if scale == "study" else f"baseline-{depth}"
-    models = set(results.units.loc[results.units["scale"] == scale, "model"])
-    arms = sorted(m for m in models if m.startswith(f"{whole}__eliminate="))
-    for length in prompt_lengths(results, scale):
-        for arm in arms:
-            data = f"{PROMPT}{length}"
-            ratio = speedup(results, arm, whole, AXES["first_token"], data, scale)
-            known = scale == "study" and arm in results.study.arms
-            asked = float(arm.rpartition("=")[2].partition(".")[2])
-            predicted = predicted_at(results, arm, length) if known else asked
-            if not np.isnan(ratio.value) and not np.isnan(predicted):
-                found.append((length, arm, predicted, ratio))
-    return found
-
-
 def measured(axes: Axes, results: Results, base: str) -> None:
     """Speed-up of the first token as measured against that predicted."""
     lengths = sorted({n for s in SCALES for n in prompt_lengths(results, s)})
@@ -170,7 +143,7 @@ def measured(axes: Axes, results: Results, base: str) -> None:
             marker = MARKERS[lengths.index(length) % len(MARKERS)]
             bar = [ratio.low, ratio.high]
             axes.plot([predicted] * 2, bar, color=colour, lw=0.6, alpha=0.5, zorder=2)
-            fill = {} if scale == "study" else {"mfc": "white"}
+            fill: dict[str, Any] = {} if scale == "study" else {"mfc": "white"}
             axes.plot(
                 *(predicted, ratio.value),
                 marker=marker,

@@ -103,7 +103,7 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
         where = axes.get_xaxis_transform()
         axes.plot(x, y, "^", color=colour, ms=3, mew=0, alpha=0.8, transform=where)
         return
-    bars = {
+    bars: dict[str, Any] = {
         f"{side}err": [[_length(row, name, "low")], [_length(row, name, "high")]]
         for side, name in (("x", "latency"), ("y", "quality"))
     }
@@ -199,7 +199,7 @@ def _key(axes: Axes, best: pd.DataFrame) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines: list[tuple[str, list[str], str, str]] = []
     for letter, row in zip(letters(len(best)), best.to_dict("records"), strict=True):
-        text = textwrap.wrap(label(row["model"]), LINE)
+        text = wrapped(label(row["model"]))
         colour = BASELINE if plain(row["model"]) else LOOKS[row["system"]][0]
         lines.append((letter, text, chance(row["on_front_probability"]), colour))
     rows = sum(len(text) for _, text, *_ in lines) + 0.35 * len(lines) + 1.3
@@ -216,6 +216,12 @@ def _key(axes: Axes, best: pd.DataFrame) -> None:
             axes.text(0.085, y, line, color=_dark(colour), **looks)
             y -= height
         y -= 0.35 * height
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of the key, broken between the parts of a name."""
+    parts = (part.replace(" ", "\u00a0") for part in text.split(", "))
+    return textwrap.wrap(", ".join(parts), LINE, break_long_words=False)
 
 
 def _dark(colour: str) -> tuple[float, float, float]:

@@ -20,7 +20,7 @@ from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
 from shallower.files import write_text
 from shallower.models.variants import TWIN
-from shallower.reporting import benchmarks, ffn, thesis
+from shallower.reporting import benchmarks, ffn, front_numbers, thesis
 from shallower.reporting.contents import INFERENCE_TIME
 from shallower.reporting.findings import numbers as findings
 from shallower.reporting.latex import breakable, escape, number, significant
@@ -42,7 +42,7 @@ def write_numbers(
 def collect(results: Results) -> dict[str, str]:
     """Every key with its text, ready for LaTeX."""
     parts = (study, data, training, parameters, quality, speed, comparisons)
-    more = (verdicts, findings, ffn.numbers, thesis.numbers)
+    more = (verdicts, findings, ffn.numbers, thesis.numbers, front_numbers.numbers)
     found = {key: text for part in parts + more for key, text in part(results)}
     return found | dict(benchmarks.numbers())
 
