@@ -115,6 +115,7 @@ def test_a_world_in_which_most_is_true(evidence: Evidence) -> None:
     assert table.loc["C7", "effect"] == pytest.approx(9.2 / 6.5)
     assert list(table["status"].unique()) == [
         *("claim of the original", "identity", "claim of the thesis"),
+        *("claim on skipping", "claim on elimination"),
         "pre-registered",
     ]
 
