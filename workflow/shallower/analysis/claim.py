@@ -18,3 +18,9 @@ class Claim:
     unit: str
     judge: Callable[[Evidence], Finding]
     source: str = "S1"
+
+
+def absent(what: str) -> Finding:
+    """Nothing to judge by in this study."""
+    nan = float("nan")
+    return Finding(nan, nan, nan, nan, "not tested", f"{what}: not in this study")

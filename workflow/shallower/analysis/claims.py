@@ -15,8 +15,10 @@ import pandas as pd
 
 from shallower.analysis import published
 from shallower.analysis.claim import Claim
+from shallower.analysis.claims_elimination import ELIMINATION
 from shallower.analysis.claims_ffn import exact_forms
 from shallower.analysis.claims_second import SECOND
+from shallower.analysis.claims_skip import SKIPPING
 from shallower.analysis.claims_speed import (
     faster_than_deeper,
     step_times,
@@ -58,14 +60,14 @@ def write_claims(results: Path, study: Study, output: Path | None = None) -> Non
 
 
 def claims(evidence: Evidence) -> pd.DataFrame:
-    """The original's claims and the fold, the second system's, and the contrasts."""
+    """The original's claims and the fold, the other systems', and the contrasts."""
     rows = []
     for claim in CLAIMS:
         found = claim.judge(evidence)
         rows.append(_row(claim, found, "claim of the original"))
     rows.append(_row(FOLD, folds(evidence), "identity"))
-    for claim in SECOND:
-        rows.append(_row(claim, claim.judge(evidence), "claim of the thesis"))
+    for status, family in LATER.items():
+        rows += [_row(claim, claim.judge(evidence), status) for claim in family]
     for contrast in evidence.study.contrasts:
         claim = Claim(contrast.id, _wording(contrast), "nats", counts)
         rows.append(_row(claim, judge_contrast(evidence, contrast), "pre-registered"))
@@ -314,4 +316,9 @@ CLAIMS = [
     ),
     Claim("C11", "deeper is better", "nats", deeper_is_better),
 ]
+LATER = {  # status -> claims
+    "claim of the thesis": SECOND,
+    "claim on skipping": SKIPPING,
+    "claim on elimination": ELIMINATION,
+}
 FOLD = Claim("fold", "folding the added layer changes nothing", "logits", folds)

@@ -13,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 from scipy import stats
 
+from shallower.analysis.claim import absent
 from shallower.analysis.claims_speed import decode_ratio
 from shallower.analysis.evidence import Evidence
 from shallower.analysis.statistics import LEVEL
@@ -28,11 +29,6 @@ NAN = float("nan")
 COLLAPSE_TOLERANCE = {"collapse_error_float64": 1e-10, "collapse_error_float32": 1e-4}
 LEAST_SEEDS = 5  # for a statement about spread
 ENOUGH = 2.0  # the expansion that the thesis calls sufficient
-
-
-def absent(what: str) -> Finding:
-    """Nothing to judge by in this study."""
-    return Finding(NAN, NAN, NAN, NAN, "not tested", f"{what}: not in this study")
 
 
 def collapses(evidence: Evidence) -> Finding:

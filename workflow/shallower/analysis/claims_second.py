@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from shallower.analysis.claim import Claim
+from shallower.analysis.claim import Claim, absent
 from shallower.analysis.claims_ffn import (
-    absent,
     collapses,
     costs_quality,
     expansion_matters,

@@ -6,10 +6,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from shallower.analysis.arm_facts import read_arms
+from shallower.analysis.front_data import measure
+from shallower.analysis.pareto import METRICS, Axis, Measured
 from shallower.config import Study
 from shallower.names import ModelName, short
 
@@ -60,6 +64,17 @@ class Evidence:
         """left - right for every seed (or session) that both have."""
         a, b = (self.values(model, dataset, metric) for model in (left, right))
         return (a - b).dropna().to_numpy()
+
+    @cached_property
+    def axes(self) -> dict[Axis, Measured | None]:
+        """Quality and time of continuations: what the front is made of."""
+        order = [*self.study.models, *self.study.arms]
+        return {axis: measure(self.units, order, axis) for axis in METRICS}
+
+    @cached_property
+    def arm_facts(self) -> list[dict[str, Any]]:
+        """What the evaluation of arms chose and predicted, a run and seed each."""
+        return read_arms(self.runs.parent / "evaluations", self.study.arm_runs)
 
     @property
     def shallow(self) -> int:

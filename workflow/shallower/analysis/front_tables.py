@@ -110,18 +110,25 @@ def _skips(model: str) -> bool:
     return "skip" in _options(model)
 
 
+def compared(
+    axis: Measured, model: str, nulls: Sequence[str], null: str = DEPTH
+) -> tuple[Gain, Gain]:
+    """A model against a curve of others, at equal latency and at equal quality.
+
+    NaN, with a note, where there is no curve or nothing that all of them have.
+    """
+    if not nulls:
+        return (_none(f"no {null} was timed"),) * 2
+    if not all(map(len, axis.paired([model, *nulls]))):
+        return (_none("no seed, or no session, in common with all of the null's"),) * 2
+    at_latency = gains.iso_latency_gain(axis, model, nulls)
+    return at_latency, gains.iso_quality_speedup(axis, model, nulls)
+
+
 def _against(
     axis: Measured, model: str, null: str, nulls: Sequence[str]
 ) -> dict[str, Any]:
-    """A model's gain over a curve of others, at equal latency and at equal quality."""
-    reason = "" if nulls else f"no {null} was timed"
-    if nulls and not all(map(len, axis.paired([model, *nulls]))):
-        reason = "no seed, or no session, in common with all of the null's"
-    if reason:
-        empty = _none(reason)
-        return _gain_row(axis.axis, model, null, empty, empty)
-    found = gains.iso_latency_gain(axis, model, nulls)
-    speedup = gains.iso_quality_speedup(axis, model, nulls)
+    found, speedup = compared(axis, model, nulls, null)
     return _gain_row(axis.axis, model, null, found, speedup, FAVOUR)
 
 

@@ -17,8 +17,18 @@ from shallower.reporting.latex import (
 )
 from shallower.reporting.results import Results
 
-DIGITS = {"nats": 3, "ratio": 2, "percent": 2}  # by unit; others are counts
-SOURCES = {"verdicts": "claim of the original", "second": "claim of the thesis"}
+DIGITS = {
+    "nats": 3,
+    "ratio": 2,
+    "percent": 2,
+    "correlation": 2,
+}  # by unit; others are counts
+SOURCES = {
+    "verdicts": "claim of the original",
+    "second": "claim of the thesis",
+    "third": "claim on skipping",
+    "fourth": "claim on elimination",
+}
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 
 
@@ -60,7 +70,8 @@ def notes_table(results: Results) -> str:
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
     """`verdict.C5`, `claim.C5`, `claim.C5.low`, `.high`, `.threshold`; counts.
 
-    `verdicts.*` counts those of the original, `second.*` those of the thesis.
+    `verdicts.*` counts those of the original, `second.*` those of the thesis, `third.*`
+    and `fourth.*` those on skipping and on elimination.
     """
     table = results.claims
     for _, row in table.iterrows():
