@@ -236,10 +236,10 @@ def prompt_rows(study: Study, random: Any) -> list[dict]:
 def claim_table(study: Study) -> pd.DataFrame:
     """Rows of claims.csv; of a study without arms nothing is tested."""
     rows = [
-        ("S3-1", "S3", "claim of the third", "supported"),
-        ("S3-2", "S3", "claim of the third", "not supported"),
-        ("S4-1", "S4", "claim of the fourth", "not tested"),
-        ("S4-2", "S4", "claim of the fourth", "supported"),
+        ("S3-1", "S3", "claim on skipping", "supported"),
+        ("S3-2", "S3", "claim on skipping", "not supported"),
+        ("S4-1", "S4", "claim on elimination", "not tested"),
+        ("S4-2", "S4", "claim on elimination", "supported"),
     ]
     table = pd.DataFrame(rows, columns=["id", "source", "status", "verdict"])
     if not study.arms:

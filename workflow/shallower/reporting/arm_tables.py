@@ -21,11 +21,13 @@ from shallower.reporting.arms import (
     untouched,
 )
 from shallower.reporting.ffn import absent_table
-from shallower.reporting.labels import label
-from shallower.reporting.latex import MISSING, escape, interval, number, tabular
+from shallower.reporting.labels import printed
+from shallower.reporting.latex import MISSING, interval, number, tabular
 from shallower.reporting.measured import paper_speedup
 from shallower.reporting.results import Results
 
+# A column of models' names, which may take two lines.
+WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{4.7cm}"
 PARTS = ("attention", "ffn", "block")
 
 
@@ -44,7 +46,7 @@ def skipping_table(results: Results) -> str:
         base = untouched(arm.name)
         rows.append(
             [
-                escape(label(arm.name)),
+                printed(arm.name),
                 *_change(results, arm.model, base),
                 number(fact(results, arm.model, "predicted_decode"), 2),
                 *ratio_cells(speedup(results, arm.model, base, AXES["per_token"])),
@@ -56,11 +58,17 @@ def skipping_table(results: Results) -> str:
         )
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
     above += r"\multicolumn{4}{c}{a token is faster, times} & cache & "
-    above += r"\multicolumn{4}{c}{nats against, at equal time} \\"
-    header = ["model", "seeds", "change", r"95\,\%", "predicted", "measured"]
-    header += [r"95\,\%", "paper's size", r"(\%)", "fewer blocks", r"95\,\%"]
-    header += ["blocks skipped", r"95\,\%"]
-    return tabular("lrrlrrlrrrlrl", [above, header], rows)
+    above += r"\multicolumn{4}{c}{nats at equal time, against} \\"
+    header = ["model", "seeds", "change", r"95\,\%", "due", "measured", r"95\,\%"]
+    header += [
+        "large",
+        r"(\%)",
+        "fewer blocks",
+        r"95\,\%",
+        "skipping blocks",
+        r"95\,\%",
+    ]
+    return tabular(f"{WRAPPED}rrlrrlrrrlrl", [above, header], rows)
 
 
 def _order(choice: SkipChoice) -> tuple[int, str, int]:
@@ -92,7 +100,7 @@ def elimination_table(results: Results) -> str:
         perplexity = 100 * (math.exp(found["effect"]) - 1)
         rows.append(
             [
-                escape(label(name)),
+                printed(name),
                 *_change(results, model, base),
                 number(perplexity, 1),
                 number(fact(results, model, "predicted_prefill"), 2),
@@ -104,9 +112,9 @@ def elimination_table(results: Results) -> str:
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
     above += r"\multicolumn{3}{c}{the first token is faster, times} & cache & "
     above += r"\multicolumn{2}{c}{nats against fewer blocks} \\"
-    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "predicted", "measured"]
+    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "due", "measured"]
     header += [r"95\,\%", r"(\%)", "at equal time", r"95\,\%"]
-    return tabular("lrrlrrrlrrl", [above, header], rows)
+    return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], rows)
 
 
 def _at_paper(results: Results, model: str, base: str) -> Ratio:
@@ -125,14 +133,19 @@ def _change(results: Results, model: str, base: str) -> list[str]:
 
 def ratio_cells(ratio: Ratio) -> list[str]:
     """A ratio and its interval."""
-    return [number(ratio.value, 2), interval(ratio.low, ratio.high, 2)]
+    return pair(ratio.value, interval(ratio.low, ratio.high, 2), 2)
 
 
 def gain_cells(results: Results, axis: str, model: str, null: str) -> list[str]:
     """A gain and its interval over seeds and sessions."""
     row = gain(results, axis, model, null)
     shown = interval(row["total_low"], row["total_high"], 3)
-    return [number(row["effect"], 3), shown]
+    return pair(row["effect"], shown, 3)
+
+
+def pair(value: float, shown: str, digits: int) -> list[str]:
+    """A value and its interval as printed; one dash where there is neither."""
+    return [number(value, digits), "" if math.isnan(value) else shown]
 
 
 def _percent(share: float) -> str:

@@ -28,7 +28,7 @@ from shallower.reporting.arms import (
     tuned_runs,
     untouched,
 )
-from shallower.reporting.labels import SYSTEMS, label
+from shallower.reporting.labels import SYSTEMS, printed
 from shallower.reporting.latex import MISSING, escape, number
 from shallower.reporting.measured import paper_skips, timed
 from shallower.reporting.methods import front_rows, listed
@@ -39,7 +39,7 @@ from shallower.reporting.verdicts import VERDICTS
 Pairs = Iterator[tuple[str, str]]
 NAN = float("nan")
 LIKELY = 0.2  # probability from which a model may well be on the front
-SOURCES = ("S3", "S4", "combined")
+SOURCES = ("S3", "S4")
 
 
 def numbers(results: Results) -> Pairs:
@@ -167,7 +167,7 @@ def _healed(results: Results, arms: list[Skipped], base: str) -> Pairs:
     found, before, words = NOTHING, NOTHING, "none"
     if healed:
         last = healed[-1]
-        words = escape(label(last.name))
+        words = printed(last.name)
         found = change(results, last.model, base)
         model = str(last.name.without("healed", "by"))
         if model in results.study.arms:
@@ -305,12 +305,13 @@ def _who(results: Results, axis: str) -> Pairs:
     """Models on the front of an axis with their probabilities, fast to slow."""
     best = front_rows(results, axis)
     shown = [
-        f"{escape(label(row['model']))} ({number(row['on_front_probability'], 2)})"
+        f"{printed(row['model'])} ({number(row['on_front_probability'], 2)})"
         for row in best.to_dict("records")
     ]
     yield f"front.{axis}.size", str(len(best))
     yield f"front.{axis}.models", listed(shown, ";")
-    yield f"front.{axis}.depths", str(int(best["model"].map(plain).sum()))
+    depths = int(best["model"].map(plain).sum())
+    yield f"front.{axis}.depths", str(depths or "none")
     table = results.pareto[results.pareto["axis"] == axis]
     others = table[~table["on_front"].astype(bool)]
     near = int((others["on_front_probability"] >= LIKELY).sum())
@@ -342,7 +343,7 @@ def _gains(results: Results, axis: str) -> Pairs:
         best = known.loc[known["effect"].idxmin()]
         best = best.to_dict() | {"ci_low": best["total_low"]}
         best["ci_high"] = best["total_high"]
-    yield f"front.{axis}.best", escape(label(best["model"])) if len(known) else "none"
+    yield f"front.{axis}.best", printed(best["model"]) if len(known) else "none"
     yield from spread(f"front.{axis}.best.gain", best)
     yield f"front.{axis}.best.verdict", str(best["verdict"])
 
@@ -364,17 +365,13 @@ def sums(results: Results) -> Pairs:
 
 def _models(models: Iterable[str]) -> str:
     """Names of models, which may have commas, as a list."""
-    return listed((escape(label(model)) for model in models), ";")
+    return listed((printed(model) for model in models), ";")
 
 
 def verdicts(results: Results) -> Pairs:
-    """Of each source's claims: how many there are, and how they came out."""
+    """Of each source's claims, how they came out."""
     table = results.claims
     for source in SOURCES:
         rows = table[table["source"] == source]
         found = dict(zip(rows["id"].astype(str), rows["verdict"], strict=True))
-        yield f"{source}.claims", str(len(found))
         yield f"{source}.verdicts", tally(found)
-        for verdict in VERDICTS:
-            count = sum(value == verdict for value in found.values())
-            yield f"{source}.{verdict.replace(' ', '_')}", str(count)

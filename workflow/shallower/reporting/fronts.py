@@ -50,7 +50,7 @@ def draw(results: Results, axis: str) -> Figure:
         return absent("quality against latency")
     unit, words = AXES[axis]
     table = in_unit(table, unit)
-    figure = Figure(figsize=(style.PAGE, 3.7))
+    figure = Figure(figsize=(style.PAGE, 3.25))
     axes, side = figure.subplots(1, 2, width_ratios=[2.75, 1])
     ceiling = highest(table)
     _null(axes, table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from shallower.models.choices import CHANCE, parse_elimination, parse_skip
 from shallower.names import ModelName, Value, parse_name, short
 from shallower.reporting.ffn import LABELS
+from shallower.reporting.latex import escape
 from shallower.systems import ffn_of, head_of
 
 SYSTEMS = {  # system -> what it is about
@@ -41,6 +42,12 @@ def label(model: str | ModelName) -> str:
     """A model in words, as short as they can be."""
     name = parse_name(model) if isinstance(model, str) else model
     return ", ".join([f"{_kind(name)} {name.depth}", *_others(name), *done(name)])
+
+
+def printed(model: str | ModelName) -> str:
+    """The same for LaTeX; lines break between the parts alone."""
+    parts = (escape(part).replace(" ", "~") for part in label(model).split(", "))
+    return ", ".join(parts)
 
 
 def done(name: ModelName) -> list[str]:

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from shallower.names import ModelName, parse_name
-from shallower.reporting.arm_tables import gain_cells
+from shallower.reporting.arm_tables import WRAPPED, gain_cells, pair
 from shallower.reporting.arms import AXES, gain
 from shallower.reporting.ffn import absent_table
-from shallower.reporting.labels import SYSTEMS, label
+from shallower.reporting.labels import SYSTEMS, printed
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.nulls import plain
 from shallower.reporting.results import Results
@@ -122,7 +122,7 @@ def _method(row: dict[str, Any]) -> list[str]:
     verdict = row["verdict"] if isinstance(row["verdict"], str) else ""
     return [
         "",
-        escape(label(str(row["model"]))),
+        printed(str(row["model"])),
         escape(str(row["changes"])),
         number(numbers.get("parameters", nan) / 1e6, 2),
         number(numbers.get("cache_bytes", nan) / 1e3, 0),
@@ -157,7 +157,7 @@ def gains_table(results: Results) -> str:
         if before not in (None, systems[model]):
             rows.append(r"\addlinespace")
         before = systems[model]
-        cells = [escape(label(model))]
+        cells = [printed(model)]
         for axis in AXES:
             cells += gain_cells(results, axis, model, "depth")
             cells += faster_cells(gain(results, axis, model))
@@ -167,7 +167,7 @@ def gains_table(results: Results) -> str:
     above += r" & \multicolumn{2}{c}{equal training} \\"
     rules = r"\cmidrule(lr){2-5} \cmidrule(lr){6-9} \cmidrule(l){10-11}"
     header = ["model", *["nats", r"95\,\%", "faster", r"95\,\%"] * 2, "nats", r"95\,\%"]
-    return tabular("lrlrlrlrlrl", [above, rules, header], rows)
+    return tabular(f"{WRAPPED}rlrlrlrlrl", [above, rules, header], rows)
 
 
 def _has_gain(results: Results, model: str) -> bool:
@@ -179,9 +179,9 @@ def faster_cells(row: pd.Series) -> list[str]:
     """A speed-up with its interval, whose ends may be open."""
     ends = [row["speedup_low"], row["speedup_high"]]
     if any(math.isnan(end) for end in ends):
-        return [number(row["speedup"], 2), MISSING]
+        return pair(row["speedup"], MISSING, 2)
     shown = [r"$\infty$" if math.isinf(end) else number(end, 2) for end in ends]
-    return [number(row["speedup"], 2), f"[{shown[0]}, {shown[1]}]"]
+    return pair(row["speedup"], f"[{shown[0]}, {shown[1]}]", 2)
 
 
 # --- what to choose -------------------------------------------------------------------
@@ -212,7 +212,7 @@ def choice_table(results: Results, axis: str) -> str:
         rows.append(
             [
                 "--".join(ends),
-                escape(label(row["model"])),
+                printed(row["model"]),
                 number(row["quality"], 3),
                 number(row["on_front_probability"], 2),
                 number(found["effect"], 3),
@@ -254,7 +254,7 @@ def additivity_table(results: Results) -> str:
     for row in table.to_dict("records"):
         rows.append(
             [
-                *(escape(label(row[key])) for key in ("both", "a", "b")),
+                *(printed(row[key]) for key in ("both", "a", "b")),
                 str(row["n"]),
                 number(row["effect"], 3),
                 interval(row["ci_low"], row["ci_high"], 3),
