@@ -43,7 +43,7 @@ def draw(results: Results) -> Figure:
     base = deepest(results)
     arms = [arm for arm in eliminations(results) if untouched(arm.name) == base]
     if not arms:
-        return absent("elimination")
+        return absent("elimination", style.PAGE)
     figure = Figure(figsize=(style.PAGE, 2.85))
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.15, 0.9, 1])
     _quality(left, results, base, arms)

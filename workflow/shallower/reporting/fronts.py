@@ -29,6 +29,10 @@ LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "combined": ("#E69F00", "P", 4.4),
 }
 SHOWN = 0.75  # of the points that are slower and no better, how far up is drawn
+SIZE = (330.0, 165.0)  # of the axes, about, in points
+# Centres of letters relative to their models, in the order in which they are tried.
+OFFSETS = [(-8.0, -8.0), (-19.0, -8.0), (-8.0, -19.0), (-30.0, -8.0), (-19.0, -19.0)]
+APART = 9.5  # points between two letters' centres
 LINE = 27  # characters of a line of the key
 
 
@@ -47,7 +51,7 @@ def draw(results: Results, axis: str) -> Figure:
     table = results.pareto
     table = table[table["axis"] == axis].dropna(subset=["quality", "latency"])
     if table.empty:
-        return absent("quality against latency")
+        return absent("quality against latency", style.PAGE)
     unit, words = AXES[axis]
     table = in_unit(table, unit)
     figure = Figure(figsize=(style.PAGE, 3.25))
@@ -59,8 +63,7 @@ def draw(results: Results, axis: str) -> Figure:
     best = table[table["on_front"].astype(bool)].sort_values("latency")
     _step(axes, best, table["latency"].max())
     _limits(axes, table, ceiling)
-    for letter, row in zip(letters(len(best)), best.to_dict("records"), strict=True):
-        _mark(axes, row, letter)
+    _marks(axes, best)
     _key(side, best)
     axes.set(xlabel=words, ylabel="test cross-entropy (nats)")
     _legend(figure, table)
@@ -177,20 +180,45 @@ def letters(count: int) -> list[str]:
     return [*alphabet, *more][:count]
 
 
-def _mark(axes: Axes, row: dict[str, Any], letter: str) -> None:
-    """The letter of a model on the front, below and left of it: nothing else is."""
-    axes.annotate(
-        letter,
-        (row["latency"], row["quality"]),
-        xytext=(-4.2, -4.2),
-        textcoords="offset points",
-        fontsize=6.5,
-        fontweight="bold",
-        ha="right",
-        va="top",
-        zorder=6,
-        bbox={"boxstyle": "circle,pad=.12", "fc": "white", "ec": "0.35", "lw": 0.5},
-    )
+def places(points: np.ndarray) -> list[tuple[float, float]]:
+    """Where the letters of (models, 2) points stand, relative to them, in points.
+
+    Below and left of a model on the front there is no other: only their letters could
+    be in each other's way.
+    """
+    taken: list[np.ndarray] = []
+    for point in points:
+        tried = [point + offset for offset in OFFSETS]
+        free = [
+            place
+            for place in tried
+            if all(np.hypot(*(place - other)) > APART for other in taken)
+        ]
+        taken.append((free or tried)[0])
+    return [(float(x), float(y)) for x, y in np.array(taken) - points]
+
+
+def _marks(axes: Axes, best: pd.DataFrame) -> None:
+    """The letters of the models on the front."""
+    points = best[["latency", "quality"]].to_numpy(float)
+    ends = np.array([axes.get_xlim(), axes.get_ylim()])
+    offsets = places((points - ends[:, 0]) / np.ptp(ends, axis=1) * SIZE)
+    for letter, point, offset in zip(letters(len(best)), points, offsets, strict=True):
+        far = offset != OFFSETS[0]
+        line: dict[str, Any] = {"arrowstyle": "-", "lw": 0.4, "color": "0.35"}
+        axes.annotate(
+            letter,
+            point,
+            xytext=offset,
+            textcoords="offset points",
+            fontsize=6.5,
+            fontweight="bold",
+            ha="center",
+            va="center",
+            zorder=6,
+            arrowprops=line | {"shrinkA": 3, "shrinkB": 2} if far else None,
+            bbox={"boxstyle": "circle,pad=.12", "fc": "white", "ec": "0.35", "lw": 0.5},
+        )
 
 
 def _key(axes: Axes, best: pd.DataFrame) -> None:

@@ -57,7 +57,7 @@ def draw(results: Results) -> Figure:
     base = deepest(results)
     arms = [arm for arm in skips(results) if untouched(arm.name) == base]
     if not arms:
-        return absent("skipping")
+        return absent("skipping", style.PAGE)
     figure = Figure(figsize=(style.PAGE, 2.75))
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 1, 0.8])
     found = {arm.model: change(results, arm.model, base) for arm in arms}
