@@ -6,18 +6,23 @@ rules and a little noise; `shallower front` makes the tables of the front of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
+import yaml
 
+from project import ROOT
 from shallower.analysis.front import write_front
 from shallower.config import Study, load_study
 from shallower.files import write_json
 from shallower.models.choices import parse_elimination, parse_skip
 from shallower.models.retention import linear_profile, tune
 from shallower.names import ModelName
+from shallower.reporting.results import Results
 from shallower.systems import ffn_of, head_of
 
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
@@ -253,3 +258,26 @@ def claim_table(study: Study) -> pd.DataFrame:
         threshold=0.0,
         note="",
     )
+
+
+# --- as fixtures ----------------------------------------------------------------------
+
+
+def _results(
+    study_of: Callable[[dict], Study], folders: pytest.TempPathFactory
+) -> Results:
+    configuration = yaml.safe_load((ROOT / "config.yaml").read_text())
+    study = study_of(configuration)
+    return Results(write(study, folders.mktemp("systems")), study)
+
+
+@pytest.fixture(scope="session")
+def systems(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Results of all four systems."""
+    return _results(four_systems, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def without_arms(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Results of a study without skipping, elimination and combinations."""
+    return _results(bare, tmp_path_factory)
