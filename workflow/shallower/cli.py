@@ -76,6 +76,11 @@ def build_parser() -> argparse.ArgumentParser:
         *("--output", "--samples", *MACHINE),
     )
     command(
+        run_arms,
+        *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
+        *("--output", *MACHINE),
+    )
+    command(
         run_export,
         *("--folder", "--tokenizer", "--form", "--licence?", "--output"),
     )
@@ -203,6 +208,17 @@ def run_evaluate(a: Arguments) -> None:
 
     evaluate(
         *(a.folder, a.corpus, a.tokens, a.tokenizer, a.settings, a.output, a.samples),
+        threads=a.threads,
+        device=a.device,
+    )
+
+
+def run_arms(a: Arguments) -> None:
+    """Choose and score what is skipped and eliminated in one run at inference."""
+    from shallower.evaluation.arms import score_arms
+
+    score_arms(
+        *(a.folder, a.corpus, a.tokens, a.tokenizer, a.settings, a.output),
         threads=a.threads,
         device=a.device,
     )

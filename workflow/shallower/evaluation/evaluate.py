@@ -14,13 +14,19 @@ import torch
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
+from shallower.evaluation.continuation import Row, continuation_rows
 from shallower.evaluation.deploy_check import deploy_errors
-from shallower.evaluation.generation import encode_prompt, generate_all
+from shallower.evaluation.generation import (
+    encode_prompt,
+    generate_all,
+    generate_eliminating,
+)
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
 from shallower.evaluation.pairs import pair_rows, span_rows
 from shallower.evaluation.perplexity import document_losses
 from shallower.files import replacing, write_text
 from shallower.models.llama import LlamaLM
+from shallower.models.retention import Elimination
 from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy, deployed_form
 from shallower.tokens.shards import TokenStream
@@ -31,7 +37,6 @@ from shallower.training.spans import label_id
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
 MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
 COLUMNS = ["dataset", "group", "sample", "metric", "value", "weight"]
-Row = tuple[str, str, str, str, float, float]
 
 
 def evaluate(
@@ -49,7 +54,8 @@ def evaluate(
 
     Writes `output` (Parquet, one row a sample and metric) and `samples` (JSON lines:
     some generated texts). `settings` is the configuration's `evaluation` section with
-    `scored_on`, the data sets: `text` is the test split, `validation` the other.
+    `scored_on`, the data sets: `text` is the test split, `validation` the other,
+    `continuation` what follows prompts of `prompt_tokens` in the test split.
     """
     torch.set_num_threads(threads)
     pieces, corpus = Tokenizer(tokenizer), Path(corpus)
@@ -62,14 +68,9 @@ def evaluate(
             table.to_parquet(temporary, index=False)
         return
     rows, again = held_out_rows(model, corpus, Path(tokens), settings)
-    kept: list[dict[str, Any]] = []
-    for name in [name for name in EVALUATION_SETS if name in settings["scored_on"]]:
-        table = pd.read_parquet(corpus / name / "test.parquet")
-        answers = continuations(model, pieces, list(table["prompt"]), settings)
-        texts = [pieces.decode(ids) for ids in answers]
-        rows += generation_rows(name, table, texts, [len(ids) for ids in answers])
-        for item, text in zip(table.to_dict("records"), texts, strict=True):
-            kept.append(item | {"dataset": name, "prediction": text})
+    sets = [name for name in EVALUATION_SETS if name in settings["scored_on"]]
+    generated, kept = generated_rows(model, pieces, corpus, sets, settings)
+    rows += generated
     write_samples(kept, settings["samples_kept"], samples)
     trained = pd.DataFrame(rows, columns=COLUMNS).assign(form="trained")
     form = deployed_form(model.config)
@@ -96,12 +97,14 @@ def encoder_decoder_rows(
 def held_out_rows(
     model: LlamaLM, corpus: Path, tokens: Path, settings: dict[str, Any]
 ) -> tuple[list[Row], list[Row]]:
-    """Rows of the model as trained, and folded or collapsed: test text only."""
+    """Rows of the model as trained, and, of test text, folded or collapsed."""
     rows: list[Row] = []
     for name, split in SPLITS.items():
         if name in settings["scored_on"]:
             batch = settings["batch_size"]
             rows += text_rows(model, corpus, tokens, name, split, batch)
+    if "continuation" in settings["scored_on"]:
+        rows += continuation_rows(model, tokens / "test", settings)
     form = deployed_form(model.config)
     if form == "trained" or "text" not in settings["scored_on"]:
         return rows, []
@@ -133,8 +136,34 @@ def text_rows(
         yield (*place, "bits_per_byte", nats / math.log(2) / size, float(size))
 
 
+def generated_rows(
+    model: LlamaLM,
+    pieces: Tokenizer,
+    corpus: Path,
+    sets: list[str],
+    settings: dict[str, Any],
+    elimination: Elimination | None = None,
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Text metrics of what the model makes of evaluation sets, and every sample."""
+    rows: list[Row] = []
+    kept: list[dict[str, Any]] = []
+    for name in sets:
+        table = pd.read_parquet(corpus / name / "test.parquet")
+        prompts = list(table["prompt"])
+        answers = continuations(model, pieces, prompts, settings, elimination)
+        texts = [pieces.decode(ids) for ids in answers]
+        rows += generation_rows(name, table, texts, [len(ids) for ids in answers])
+        for item, text in zip(table.to_dict("records"), texts, strict=True):
+            kept.append(item | {"dataset": name, "prediction": text})
+    return rows, kept
+
+
 def continuations(
-    model: LlamaLM, pieces: Tokenizer, prompts: list[str], settings: dict[str, Any]
+    model: LlamaLM,
+    pieces: Tokenizer,
+    prompts: list[str],
+    settings: dict[str, Any],
+    elimination: Elimination | None = None,
 ) -> list[list[int]]:
     """Greedy continuations of the prompts, as piece ids."""
     new = settings["new_tokens"]
@@ -145,7 +174,10 @@ def continuations(
             f"of {model.config.context}"
         )
     ids = [encode_prompt(pieces, prompt, room) for prompt in prompts]
-    return generate_all(model, ids, new, pieces.eos, settings["batch_size"])
+    how = (new, pieces.eos, settings["batch_size"])
+    if elimination is None:
+        return generate_all(model, ids, *how)
+    return generate_eliminating(model, ids, *how, elimination)
 
 
 def generation_rows(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from shallower.errors import UserError
+from shallower.models import elimination as eliminating
 from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.models.retention import Elimination
+from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
 
 # Prompts prefilled together: of 64 between 20 and 60 tokens, a third of what stood in
@@ -35,22 +40,84 @@ def generate(
     at the left; no prompt sees the padding, so each gets what it would get alone.
     Raises UserError if prompt and continuation exceed the model's context.
     """
-    longest = max(map(len, prompts))
+    longest = room_for(model, prompts, new_tokens)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    ordered = [prompts[i] for i in order]
+    cache = KeyValueCache(model, len(prompts), longest + new_tokens)
+    logits = prefill(model, ordered, cache)
+    padding = missing(ordered).to(logits.device)
+    answers = follow(model, logits, cache, padding, new_tokens, stop)
+    found = dict(zip(order, answers, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+@torch.inference_mode()
+def generate_eliminating(
+    model: LlamaLM,
+    prompts: list[list[int]],
+    new_tokens: int,
+    stop: int | None,
+    batch_size: int,
+    elimination: Elimination,
+) -> list[list[int]]:
+    """As `generate_all`, with tokens of the prompts eliminated.
+
+    How many, follows each prompt's length: those of one length share a batch.
+    """
+    room_for(model, prompts, new_tokens)
+    device = model.embedding.weight.device
+    found: dict[int, list[int]] = {}
+    for batch in of_one_length(prompts, batch_size):
+        tokens = torch.tensor([prompts[i] for i in batch], device=device)
+        # What is drawn by chance is drawn anew for each batch.
+        seed = derive(elimination.seed, f"prompt {batch[0]}")
+        how = replace(elimination, seed=seed)
+        logits, cache = eliminating.prefill(model, tokens, how, new_tokens)
+        padding = torch.zeros(len(batch), dtype=torch.long, device=device)
+        answers = follow(model, logits, cache, padding, new_tokens, stop)
+        found.update(zip(batch, answers, strict=True))
+    return [found[i] for i in range(len(prompts))]
+
+
+def room_for(model: LlamaLM, prompts: list[list[int]], new_tokens: int) -> int:
+    """The longest prompt. Raises UserError if it leaves no room for the new tokens."""
+    longest = max(map(len, prompts), default=0)
     if longest + new_tokens > model.config.context:
         raise UserError(
             f"a prompt of {longest} tokens and {new_tokens} new ones exceed the "
             f"context of {model.config.context}"
         )
-    device = model.embedding.weight.device
-    # Row r of the batch continues prompt rows[r]; rows that have ended fall out.
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    ordered = [prompts[i] for i in order]
-    rows, padding = torch.tensor(order, device=device), missing(ordered).to(device)
+    return longest
+
+
+def of_one_length(prompts: list[list[int]], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts with as many tokens, at most `batch_size` at a time."""
+    lengths: dict[int, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        lengths.setdefault(len(prompt), []).append(index)
+    for indices in lengths.values():
+        for first in range(0, len(indices), batch_size):
+            yield indices[first : first + batch_size]
+
+
+def follow(
+    model: LlamaLM,
+    logits: Tensor,
+    cache: KeyValueCache,
+    padding: Tensor,
+    new_tokens: int,
+    stop: int | None,
+) -> list[list[int]]:
+    """Greedy continuations of the sequences that `cache` holds, in its order.
+
+    `logits` (batch, tokens, vocabulary) are those behind the prompts, `padding`
+    (batch,) is what stands at the left of each.
+    """
+    # Row r of the batch continues sequence rows[r]; rows that have ended fall out.
+    rows = torch.arange(len(logits), device=logits.device)
     padded, ended = bool(padding.any()), torch.zeros_like(rows, dtype=torch.bool)
-    answers = torch.full((len(prompts), new_tokens), -1 if stop is None else stop)
-    answers = answers.to(device)
-    cache = KeyValueCache(model, len(prompts), longest + new_tokens)
-    logits = prefill(model, ordered, cache)
+    answers = torch.full((len(rows), new_tokens), -1 if stop is None else stop)
+    answers = answers.to(logits.device)
     for column in range(new_tokens):
         tokens = logits[:, -1].argmax(-1, keepdim=True)
         answers[rows, column] = tokens[:, 0]

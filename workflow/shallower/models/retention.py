@@ -176,3 +176,19 @@ def tune(
         middle = (low + high) / 2
         low, high = (low, middle) if reaches(middle) else (middle, high)
     return at(high)
+
+
+MOST = 1e6  # an alpha at which only the least is left where a profile is below 1
+
+
+def reach(
+    model: dict[str, Any], elimination: Elimination, tokens: int, speedup: float
+) -> Elimination:
+    """As `tune`; where the profile cannot reach the speed-up, the most that it gives.
+
+    A flat profile says that every block needs what the first one does.
+    """
+    try:
+        return tune(model, elimination, tokens, speedup)
+    except ValueError:
+        return replace(elimination, alpha=MOST)

@@ -10,6 +10,8 @@ import torch
 from shallower.errors import UserError
 from shallower.files import sha256
 from shallower.models.families import LanguageModel, begin
+from shallower.models.llama import LlamaLM
+from shallower.models.skipping import skip
 from shallower.training.loss import Lesson
 from shallower.training.runs import load_model, read_spec
 
@@ -48,8 +50,9 @@ def begin_run(
 ) -> tuple[LanguageModel, dict[str, str]]:
     """A run's model at its start, and what is noted of the run it goes on from.
 
-    A parent's weights are taken over whole, as pretraining's are in fine-tuning.
-    Raises UserError if the parent is missing, or is another one than `spec` names.
+    A parent's weights are taken over whole, as pretraining's are in fine-tuning, or
+    without the sublayers that `spec` skips. Raises UserError if the parent is missing,
+    or is another one than `spec` names.
     """
     model, wish = begin(spec), spec.get("parent")
     if (wish is None) != (parent is None):
@@ -59,6 +62,11 @@ def begin_run(
     found = read_spec(parent)["name"]
     if found != wish:
         raise UserError(f"--parent: a run of {found}, expected {wish}")
-    model.load_state_dict(load_model(parent).state_dict())
+    whole = load_model(parent)
+    if isinstance(whole, LlamaLM) and "skip" in spec["model"]:
+        whole = skip(whole, **spec["model"]["skip"])
+    if whole.config != model.config:
+        raise UserError(f"--parent: {parent} is of another kind than the specification")
+    model.load_state_dict(whole.state_dict())
     weights = sha256(parent / "model.safetensors")
     return model, {"parent": found, "parent_sha256": weights}

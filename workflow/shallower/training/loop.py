@@ -38,6 +38,7 @@ from shallower.training.runs import read_spec, save_weights
 from shallower.training.schedule import learning_rate
 from shallower.training.step import make_optimizer, training_step
 from shallower.training.tasks import Data, Sources, open_data, training_flops_of
+from shallower.training.tuning import Tuning, begin_tuning
 
 Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
@@ -77,6 +78,9 @@ def train(
         settings = settings | {"compile": "never"}
     lesson, taught_by = load_lesson(spec, sources.teacher, place)
     model, born_of = begin_run(spec, sources.parent)
+    tuning, tuned_with = begin_tuning(spec, model, sources.tokens)
+    if tuning is not None and group.kind == "tensor":
+        raise UserError("elimination: with --parallel data alone")
     circumstances = (threads, place.type, machine.versions(), taught_by, born_of)
     mark = fingerprint(spec, data.mark, digest, circumstances)
     kept = Checkpoints(Path(checkpoints) / mark)
@@ -85,7 +89,10 @@ def train(
     group.share(model.to(place))
     optimizer = make_optimizer(model, settings, group)
     clock = Clock(time_limit)
-    run = Run(model, optimizer, data, settings, kept, clock, group, report, lesson)
+    run = Run(
+        *(model, optimizer, data, settings, kept, clock, group, report, lesson),
+        tuning,
+    )
     run.resume()
     run.take_steps()
     facts = {
@@ -95,6 +102,7 @@ def train(
         "code_digest": digest,
         **taught_by,
         **born_of,
+        **tuned_with,
     }
     final = weights(model, group)
     if group.rank == 0:
@@ -115,6 +123,7 @@ class Run:
     group: Alone = ALONE
     report: Report | None = None
     lesson: Lesson | None = None
+    tuning: Tuning | None = None
     state: State = field(default_factory=State)
 
     @property
@@ -130,7 +139,7 @@ class Run:
     def take_steps(self) -> None:
         """Take the remaining steps, logging and saving on the way."""
         state, steps = self.state, self.settings["steps"]
-        whole = Loss(self.model, self.settings, self.lesson)
+        whole = Loss(self.model, self.settings, self.lesson, self.tuning)
         self.loss = self.group.loss_module(whole)
         ahead = Prefetch(self.data.read, state.step, steps, self.device)
         self.model.train()

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from shallower.models.elimination import continuation_features
 from shallower.models.families import LanguageModel, states
+from shallower.models.llama import LlamaLM
+from shallower.training.tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,11 @@ class Lesson:
     temperature: float  # T
 
 
-# Model, inputs and targets (batch, tokens), precision, chunk, lesson -> the mean loss
-# that is minimised, and the mean cross-entropy of the targets; both in nats.
+# Model, inputs and targets (batch, tokens), precision, chunk, lesson, tuning -> the
+# mean loss that is minimised, and the mean cross-entropy of the targets, in nats.
 LossFunction = Callable[
-    [LanguageModel, Tensor, Tensor, str, int, Lesson | None], tuple[Tensor, Tensor]
+    [LanguageModel, Tensor, Tensor, str, int, Lesson | None, Tuning | None],
+    tuple[Tensor, Tensor],
 ]
 
 
@@ -55,8 +59,11 @@ def losses(
     precision: str = "float32",
     chunk: int = 0,
     lesson: Lesson | None = None,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What is minimised, and the mean cross-entropy of `targets`: see `LossFunction`.
+
+    Under a `tuning` both are of the continuation alone: see `continuation_features`.
 
     With a `chunk`, no more than so many tokens have logits at a time: they are made
     again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and
@@ -81,7 +88,13 @@ def losses(
         return lesson.alpha * hard + (1 - lesson.alpha) * soft, hard
 
     with autocast:
-        features = states(model, inputs, targets).flatten(0, 1)
+        if tuning is None:
+            features = states(model, inputs, targets).flatten(0, 1)
+        else:
+            assert isinstance(model, LlamaLM)
+            how = (tuning.prompt, tuning.elimination)
+            features = continuation_features(model, inputs, *how).flatten(0, 1)
+            targets = targets[:, tuning.prompt - 1 :]
     taught = None
     if lesson is not None:
         with torch.no_grad(), autocast:
@@ -142,10 +155,12 @@ class Loss(nn.Module):
         model: LanguageModel,
         settings: dict[str, Any],
         lesson: Lesson | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
+        self.tuning = tuning
         self.lesson = lesson  # no module of its own: its teacher is not trained
         model.recompute = settings.get("checkpoint_activations", False)
 
@@ -154,10 +169,12 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What is minimised, and the cross-entropy: means in nats of (batch, tokens).
 
-        A watched step is not compiled: a graph does not call its modules' hooks.
+        A watched step is not compiled: a graph does not call its modules' hooks. Nor
+        is one with elimination, whose few steps would not pay for it.
         """
-        compiled = not watched and is_compiled(self.settings, inputs.device)
+        plain = not watched and self.tuning is None
+        compiled = plain and is_compiled(self.settings, inputs.device)
         function = compiled_loss() if compiled else losses
         precision, chunk = self.settings["precision"], self.settings.get("loss_chunk")
         what = (self.model, inputs, targets, precision, chunk or 0, self.lesson)
-        return function(*what)
+        return function(*what, self.tuning)

@@ -70,8 +70,12 @@ def open_data(spec: dict[str, Any], sources: Sources, part: tuple[int, int]) -> 
     if task == "spans":
         spans = SpanBatches(stream, *how, pieces, part)
         return Data(spans, len(spans.windows), context, stream.manifest)
-    batches = Batches(stream, *how, part)
-    return Data(batches, batches.windows, context, stream.manifest)
+    batches, before = Batches(stream, *how, part), spec.get("first_step", 0)
+
+    def behind(step: int) -> tuple[Tensor, Tensor]:
+        return batches(before + step)  # behind those that the parent has seen
+
+    return Data(behind, batches.windows, context, stream.manifest)
 
 
 def forward_flops_of(spec: dict[str, Any]) -> int:
