@@ -11,7 +11,12 @@ from matplotlib.figure import Figure
 from shallower.models.retention import prefill_speedup
 from shallower.reporting import eliminating, skipping, style
 from shallower.reporting.arms import change, differences, fact, skips, speedup
-from shallower.reporting.measured import paper_skips, predicted_at, timed
+from shallower.reporting.measured import (
+    paper_predicted,
+    paper_skips,
+    predicted_at,
+    timed,
+)
 from shallower.reporting.results import Results
 
 mpl.use("Agg")
@@ -107,6 +112,25 @@ def test_predicted_at_other_lengths(systems: Results) -> None:
     assert predicted_at(systems, arm, tokens) == pytest.approx(due)
     assert predicted_at(systems, arm, 2 * tokens) == pytest.approx(due, rel=0.05)
     assert np.isnan(predicted_at(systems, f"{BASE}__skip=ffn.latter.1", tokens))
+
+
+def test_predicted_at_the_paper_size(systems: Results) -> None:
+    """Tuned for the longest prompt; by the formula written out, at another one."""
+    arm, d, hidden = f"{BASE}__eliminate=linear.2", 1024, 2752
+    linear = np.linspace(1, 0.1, 8)
+
+    def by_formula(alpha: float, tokens: int) -> float:
+        left = np.ceil(tokens * linear**alpha - 1e-9)
+        comes = np.array([tokens, *left[:-1]])
+        cost = 4 * d**2 * comes + d * comes**2 + 3 * d * hidden * left
+        whole = 8 * (4 * d**2 * tokens + d * tokens**2 + 3 * d * hidden * tokens)
+        return float(whole / cost.sum())
+
+    alphas = np.linspace(0, 3, 3001)
+    alpha = next(a for a in alphas if by_formula(a, 512) >= 2)
+    for tokens in (512, 128):
+        due = by_formula(alpha, tokens)
+        assert paper_predicted(systems, arm, tokens) == pytest.approx(due, rel=0.005)
 
 
 def test_times_at_the_paper_size(systems: Results) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shallower.models.retention import prefill_speedup
+from shallower.models.choices import parse_elimination
+from shallower.models.retention import prefill_speedup, tune
 from shallower.reporting.arms import AXES, Ratio, speedup
 from shallower.reporting.labels import skipped
 from shallower.reporting.results import Results
@@ -28,7 +29,7 @@ def timed(
     """(prompt's length, arm, predicted, measured) of every elimination timed so.
 
     Speed-ups to the first token over the model without it: the study's own deepest
-    baseline `base`, or the paper's deepest. There, a name's is what is predicted.
+    baseline `base`, or the paper's deepest.
     """
     depth = results.study.paper_scale.depths[-1]
     whole = base if scale == "study" else f"baseline-{depth}"
@@ -39,9 +40,8 @@ def timed(
         for arm in arms:
             data = f"{PROMPT}{length}"
             ratio = speedup(results, arm, whole, AXES["first_token"], data, scale)
-            known = scale == "study" and arm in results.study.arms
-            asked = float(arm.rpartition("=")[2].partition(".")[2])
-            predicted = predicted_at(results, arm, length) if known else asked
+            expect = predicted_at if scale == "study" else paper_predicted
+            predicted = expect(results, arm, length)
             if not np.isnan(ratio.value) and not np.isnan(predicted):
                 found.append((length, arm, predicted, ratio))
     return found
@@ -53,6 +53,8 @@ def predicted_at(results: Results, arm: str, tokens: int) -> float:
     From the counts that the arm keeps of the study's prompt, in proportion.
     """
     rows = results.arms[results.arms["model"] == arm]
+    if arm not in results.study.arms:
+        return float("nan")
     counts = rows["counts"].dropna().astype(str)
     counts = counts[counts != ""]
     if counts.empty:
@@ -69,6 +71,17 @@ def scaled(results: Results, counts: str, tokens: int) -> list[int]:
     whole: Sequence[int] = [int(count) for count in counts.split()]
     share = tokens / results.study.prompt_tokens
     return [max(2, math.ceil(share * count - 1e-9)) for count in whole]
+
+
+def paper_predicted(results: Results, arm: str, tokens: int) -> float:
+    """The same at the paper's size: one alpha, tuned for the longest of the prompts."""
+    sizes = results.study.paper_scale
+    depth, longest = sizes.depths[-1], max(prompt_lengths(results, "paper"))
+    model = sizes.model_dump(exclude={"depths"}) | {"depth": depth, "head": {}}
+    choice = parse_elimination(arm.rpartition("=")[2])
+    plain = choice.elimination((1.0,) * depth, depth)  # no data has part in it
+    tuned = tune(model, plain, longest, choice.speedup)
+    return prefill_speedup(model, tuned.counts(tokens), tokens)
 
 
 def paper_skips(results: Results) -> list[tuple[str, Ratio]]:
