@@ -26,7 +26,7 @@ from shallower.reporting.results import Results
 from shallower.systems import ffn_of, head_of
 
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
-SEEDS, SESSIONS = (0, 1, 2), (0, 1, 2)
+SEEDS, SESSIONS = (0, 1, 2), (0, 1, 2)  # the default study's
 LENGTHS = {"study": (32, 128, 512), "paper": (128, 512)}
 PAPER = ["eliminate=linear.1.5", "eliminate=linear.2", "eliminate=linear.2.9"]
 PAPER_SKIPS = ["skip=attention.latter.2", "skip=attention.latter.4"]
@@ -93,9 +93,10 @@ def write(study: Study, folder: Path, seed: int = 0) -> Path:
     """The files that the front is made of, and its tables, of any experiments."""
     random = np.random.default_rng(seed)
     names = {m: (study.models | study.arms)[m] for m in study.front}
-    rows = quality_rows(names, random) + time_rows(names, random)
+    rows = quality_rows(study, names, random) + time_rows(names, random)
     rows += prompt_rows(study, random)
     units = pd.DataFrame(rows).assign(mode="eager")
+    folder.mkdir(parents=True, exist_ok=True)
     units.to_csv(folder / "by_seed.csv", index=False)
     sizes(study).to_csv(folder / "parameters.csv", index=False)
     claim_table(study).to_csv(folder / "claims.csv", index=False)
@@ -178,19 +179,24 @@ def _row(model: str, unit: Any, dataset: str, metric: str, value: float) -> dict
     }
 
 
-def quality_rows(names: dict[str, ModelName], random: Any) -> list[dict]:
+def seeds_of(study: Study, model: str) -> list[int]:
+    """That a run or an arm has."""
+    run = [seed for arm, seed in study.arm_cells if arm == model]
+    return run or study.seeds_of(model)
+
+
+def quality_rows(
+    study: Study, names: dict[str, ModelName], random: Any
+) -> list[dict[str, Any]]:
     """Seeds have something in common, so that pairing by seed helps."""
-    common = {s: random.normal(0, 0.03) for s in SEEDS}
+    common = {seed: random.normal(0, 0.03) for _, seed in study.runs}
     return [
         _row(
-            model,
-            s,
-            "continuation",
-            "cross_entropy",
-            truth(name)[0] + common[s] + random.normal(0, 0.006),
+            *(model, seed, "continuation", "cross_entropy"),
+            truth(name)[0] + common[seed] + random.normal(0, 0.006),
         )
         for model, name in names.items()
-        for s in SEEDS
+        for seed in seeds_of(study, model)
     ]
 
 
@@ -275,6 +281,23 @@ def _results(
 def systems(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Results of all four systems."""
     return _results(four_systems, tmp_path_factory)
+
+
+def merged(base: dict, more: dict) -> dict:
+    """As Snakemake merges configuration files: mappings, but not lists."""
+    both = {
+        key: merged(base[key], value)
+        if isinstance(base.get(key), dict) and isinstance(value, dict)
+        else value
+        for key, value in more.items()
+    }
+    return base | both
+
+
+def overlaid(configuration: dict, name: str) -> Study:
+    """The study of an overlay in config/."""
+    text = (ROOT / "config" / f"{name}.yaml").read_text()
+    return load_study(merged(configuration, yaml.safe_load(text)))
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def drawn(draw, results: Results) -> Figure:
     with mpl.rc_context():
         style.use_style()
         figure = draw(results)
-        figure.canvas.draw()
+        figure.draw_without_rendering()
     return figure
 
 

@@ -7,8 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from made_up_systems import overlaid, write
 from project import ROOT
-from shallower.reporting import front_numbers, verdicts
+from shallower.reporting import (
+    arm_tables,
+    eliminating,
+    front_numbers,
+    fronts,
+    methods,
+    skipping,
+    verdicts,
+)
 from shallower.reporting.arms import eliminations, skips
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import number
@@ -133,3 +142,18 @@ def test_text_that_depends_on_a_result(tmp_path: Path) -> None:
     )
     assert run.returncode != 0
     assert "no.such" in run.stdout
+
+
+def test_tiny_and_large_studies(configuration: dict, tmp_path: Path) -> None:
+    """Two seeds or one, three random draws, other heads skipped: all of it is drawn."""
+    keys = []
+    for name in ("smoke", "small-gpu"):
+        study = overlaid(configuration, name)
+        results = Results(write(study, tmp_path / name), study)
+        keys.append(set(numbers(results)))
+        for draw in (fronts.per_token, skipping.draw, eliminating.draw):
+            draw(results).draw_without_rendering()
+        for table in (methods.methods_table, arm_tables.skipping_table):
+            assert table(results).count(r"\\") > 5
+        assert len(methods.chosen(results)) <= methods.ROWS
+    assert keys[0] == keys[1]

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import yaml
 
-from made_up_systems import four_systems
-from project import ROOT
-from shallower.config import load_study
+from made_up_systems import four_systems, overlaid
 from shallower.reporting.labels import RULES, label, printed
 from shallower.reporting.results import Results
 
@@ -43,21 +38,9 @@ def test_labels(model: str, words: str) -> None:
     assert label(model) == words
 
 
-def merged(base: dict, more: dict) -> dict:
-    """As Snakemake merges configuration files: mappings, not lists."""
-    both = {
-        k: merged(base[k], v)
-        if isinstance(base.get(k), dict) and isinstance(v, dict)
-        else v
-        for k, v in more.items()
-    }
-    return base | both
-
-
 @pytest.mark.parametrize("overlay", ["smoke", "small-gpu", "overnight"])
 def test_every_model_has_a_label_of_its_own(configuration: dict, overlay: str) -> None:
-    path: Path = ROOT / "config" / f"{overlay}.yaml"
-    study = load_study(merged(configuration, yaml.safe_load(path.read_text())))
+    study = overlaid(configuration, overlay)
     names = [n for n in (study.models | study.arms).values() if not n.t5_size]
     labels = [label(name) for name in names]
     assert len(set(labels)) == len(labels) > 10

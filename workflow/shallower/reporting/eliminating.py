@@ -59,9 +59,11 @@ def is_tuned(arm: Eliminated) -> bool:
 
 def looks(arm: Eliminated) -> dict[str, Any]:
     """Of an arm's mark: the rule, filled where the model was tuned."""
-    usual = {"marker": "o", "color": TUNED if is_tuned(arm) else COLOUR}
+    usual = {"marker": "o", "color": COLOUR}
     mark = usual if arm.choice.rule == "acc" else CONTROLS[arm.choice.rule]
-    fill = {} if is_tuned(arm) or mark["marker"] == "x" else {"mfc": "white"}
+    fill = {"color": TUNED} if is_tuned(arm) else {"mfc": "white"}
+    if mark["marker"] == "x":  # it has nothing to fill
+        fill.pop("mfc", None)
     return {"ms": 4.2, "mew": 0.9} | mark | fill
 
 

@@ -29,10 +29,10 @@ LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "combined": ("#E69F00", "P", 4.4),
 }
 SHOWN = 0.75  # of the points that are slower and no better, how far up is drawn
-SIZE = (330.0, 165.0)  # of the axes, about, in points
+SIZE = (330.0, 180.0)  # of the axes, about, in points
 # Centres of letters relative to their models, in the order in which they are tried.
 OFFSETS = [(-8.0, -8.0), (-19.0, -8.0), (-8.0, -19.0), (-30.0, -8.0), (-19.0, -19.0)]
-APART = 9.5  # points between two letters' centres
+APART = 11.0  # points between two letters' centres
 LINE = 27  # characters of a line of the key
 
 

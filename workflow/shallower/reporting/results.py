@@ -72,11 +72,6 @@ class Results:
         return pd.read_csv(self.directory / "gains.csv")
 
     @cached_property
-    def dominance(self) -> pd.DataFrame:
-        """Rows of dominance.csv."""
-        return pd.read_csv(self.directory / "dominance.csv")
-
-    @cached_property
     def additivity(self) -> pd.DataFrame:
         """Rows of additivity.csv."""
         return pd.read_csv(self.directory / "additivity.csv")
