@@ -142,3 +142,14 @@ def test_times_at_the_paper_size(systems: Results) -> None:
 @pytest.mark.parametrize("draw", [skipping.draw, eliminating.draw])
 def test_study_without_arms(without_arms: Results, draw) -> None:
     assert "not in this study" in drawn(draw, without_arms).axes[0].texts[0].get_text()
+
+
+def test_wide_intervals_do_not_hide_the_points() -> None:
+    axes = Figure().subplots()
+    axes.plot([0, 2], [1, 1])
+    axes.plot([1, 1], [-50, 1.1])
+    skipping.within(axes, [0, 2, float("nan")], [1.0, 2.0])
+    assert axes.get_xlim() == (-0.1, 2.1)  # as it was
+    low, high = axes.get_ylim()
+    assert low == 0.5
+    assert high < 4

@@ -22,7 +22,7 @@ from shallower.reporting.experiments import absent, key
 from shallower.reporting.labels import ELIMINATIONS
 from shallower.reporting.measured import prompt_lengths, timed
 from shallower.reporting.results import Results
-from shallower.reporting.skipping import seeds
+from shallower.reporting.skipping import seeds, within
 
 COLOUR, TUNED = "#56B4E9", "#0072B2"
 CONTROLS: dict[str, dict[str, Any]] = {  # rule -> looks
@@ -87,17 +87,21 @@ def _quality(axes: Axes, results: Results, base: str, arms: list[Eliminated]) ->
         if run in lines:
             axes.plot(1, row["effect"], "o", color=TUNED, ms=4.2, zorder=4)
             axes.plot([1, 1], [row["ci_low"], row["ci_high"]], color=TUNED, lw=0.7)
+    step = 0.035 * (max(at.values()) - 1)
     crowd: dict[float, int] = {}  # arms of one speed-up stand side by side
     for arm in arms:
         row, x = found[arm.model], at[arm.model]
         if arm.choice.rule != "acc":
             place = crowd.setdefault(arm.choice.speedup, 0) + 1
             crowd[arm.choice.speedup] = place
-            x += 0.07 * ((place + 1) // 2) * (1 if place % 2 else -1)
+            x += step * ((place + 1) // 2) * (1 if place % 2 else -1)
         colour = looks(arm)["color"]
         ends = [row["ci_low"], row["ci_high"]]
         axes.plot([x, x], ends, color=colour, lw=0.7, alpha=0.7, zorder=3)
         axes.plot(x, row["effect"], lw=0, zorder=4, **looks(arm))
+    heights = [row["effect"] for row in found.values()]
+    heights += [row["effect"] for run, row in starts.items() if run in lines]
+    within(axes, [1.0, *at.values()], [0.0, *heights])
     axes.set(xlabel="predicted speed-up of the prompt")
     axes.set_ylabel("cross-entropy − whole prompt (nats)")
     _rules(axes, arms)
@@ -164,6 +168,7 @@ def measured(axes: Axes, results: Results, base: str) -> None:
         handles.append(key(f"{length} tokens", marker=mark, **grey))
     low, high = min(ends), max(ends)
     axes.plot([low, high], [low, high], color="0.6", lw=0.6, zorder=0)
+    within(axes, ends, ends)
     axes.set(xlabel="predicted speed-up", ylabel="measured, to the first token")
     where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.15, 1.0)}
     axes.legend(handles=handles, ncols=3, fontsize=6.3, columnspacing=0.9, **where)

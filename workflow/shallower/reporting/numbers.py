@@ -28,6 +28,11 @@ from shallower.reporting.results import Results, source_name
 from shallower.reporting.verdicts import numbers as verdicts
 
 Pairs = Iterator[tuple[str, str]]
+COMPARED = {  # metric -> the data set or workload that the text speaks of
+    "cross_entropy": "text",
+    "time_per_output_token": "fixed",
+    "step_time": "step",
+}
 
 
 def write_numbers(
@@ -317,6 +322,7 @@ def _compared(
         (table["left"] == left)
         & (table["right"] == right)
         & (table["metric"] == metric)
+        & (table["dataset"] == COMPARED[metric])
         & (table["scale"] == scale)
         & (table["form"] == form)
     ]

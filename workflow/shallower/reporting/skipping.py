@@ -48,6 +48,7 @@ RULES = {
     "greedy": "greedy",
     "healed": "last, healed",
 }
+ROOM = 0.5  # of what the points span, beyond them, for intervals
 HEALED: dict[str, Any] = {"marker": "P", "ms": 5.5, "mec": "0.1", "mew": 0.5}
 SHIFTS = {"early": 0.06, "latter_keep_last": -0.1, "random": 0.14, "cosine": 0.22}
 
@@ -63,6 +64,8 @@ def draw(results: Results) -> Figure:
     found = {arm.model: change(results, arm.model, base) for arm in arms}
     _against_k(left, arms, found)
     _against_time(middle, results, base, arms, found)
+    span = [np.append(axes.get_ylim(), 0.0) for axes in (left, middle)]
+    left.set_ylim(np.min(span), np.max(span))
     middle.sharey(left)
     middle.tick_params(labelleft=False)
     _importance(right, results, base)
@@ -94,6 +97,21 @@ def _lines(arms: list[Skipped]) -> dict[tuple[str, str], list[Skipped]]:
     return found
 
 
+def within(axes: Axes, x: list[float], y: list[float]) -> None:
+    """Limits by what is drawn at x and y, not by intervals many times as wide.
+
+    With two sessions or seeds a t interval may be, and would hide the rest.
+    """
+    for values, get, limit in (
+        (x, axes.get_xlim, axes.set_xlim),
+        (y, axes.get_ylim, axes.set_ylim),
+    ):
+        known = [value for value in values if not np.isnan(value)] or [0.0]
+        room = ROOM * (max(known) - min(known) or 1.0)
+        low, high = get()
+        limit(max(low, min(known) - room), min(high, max(known) + room))
+
+
 def _against_k(
     axes: Axes, arms: list[Skipped], found: dict[str, dict[str, Any]]
 ) -> None:
@@ -107,6 +125,8 @@ def _against_k(
         x = arm.choice.k + SHIFTS.get(kind(arm), 0.0)
         _bar(axes, arm, found[arm.model], x)
         axes.plot(x, found[arm.model]["effect"], zorder=4, **_looks(arm))
+    heights = [row["effect"] for row in found.values()]
+    within(axes, [0.0, *(float(arm.choice.k) for arm in arms)], [0.0, *heights])
     axes.set(xlabel="blocks that lose it", ylabel="cross-entropy − whole model (nats)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -143,12 +163,14 @@ def _against_time(
         y = found[arm.model]["effect"]
         axes.plot([ratio.low, ratio.high], [y, y], color=colour, lw=0.7, alpha=0.7)
         axes.plot(ratio.value, y, zorder=4, **_looks(arm))
-    _null(axes, results, base)
+    nulls = _null(axes, results, base)
+    x = [*(ratio.value for ratio in ratios.values()), *nulls]
+    within(axes, x, [row["effect"] for row in found.values()])
     axes.set_xlabel("time per token / whole model's")
 
 
-def _null(axes: Axes, results: Results, base: str) -> None:
-    """Baselines of fewer blocks, each trained as such, with their number of blocks."""
+def _null(axes: Axes, results: Results, base: str) -> list[float]:
+    """Baselines trained with fewer blocks, with their number; where on x they are."""
     points = [(1.0, 0.0, "")]
     for model, name in names(results).items():
         if not plain(model) or model == base:
@@ -173,6 +195,7 @@ def _null(axes: Axes, results: Results, base: str) -> None:
                 va="center_baseline",
                 zorder=5,
             )
+    return list(x)
 
 
 def _importance(axes: Axes, results: Results, base: str) -> None:
