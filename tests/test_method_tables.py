@@ -82,7 +82,7 @@ def test_skipping(systems: Results) -> None:
         assert row[place + 1] == interval(due["total_low"], due["total_high"], 3)
     assert row[1] == "3"
     assert row[4] == "1.10"
-    assert row[7] == number(1.06, 2)
+    assert float(row[7]) == pytest.approx(900 / 850, abs=0.02)
     assert row[8] == "91"  # 1 / 1.1, in percent
     whole = lines(arm_tables.skipping_table(systems))[
         printed("baseline-8__skip=block.latter.4")
@@ -98,7 +98,8 @@ def test_elimination(systems: Results) -> None:
     assert row[5] == "2.00"
     assert float(row[6]) == pytest.approx(2**0.93, rel=0.06)
     # A tuned arm is held against the model before it was tuned.
-    tuned = float(rows[printed("baseline-8__tuned=0.1__eliminate=acc.2")][2])
+    tuned_row = rows[printed("baseline-8__tuned=0.1__eliminate=acc.2")]
+    tuned = float(tuned_row[2].replace("$-$", "-"))
     assert tuned == pytest.approx(0.02 - 0.015, abs=0.02)
     assert printed("baseline-8__tuned=0.1") in rows
 
