@@ -12,9 +12,12 @@ from shallower.config import Study, load_study
 def study_of(configuration: dict, contrasts: list | None = None, **parts: Any) -> Study:
     """The default study, at 10 steps of 8 x 128 tokens, with these experiments."""
     depth = [{"variants": ["baseline", "proposed"], "depths": [2, 4], "seeds": [0, 1]}]
-    training = configuration["training"] | {"steps": 10}
+    training = configuration["training"] | {"steps": 10, "batch_size": 8}
+    model = configuration["model"] | {"context": 128}
+    latency = configuration["latency"] | {"arms": None}
     changed = {"experiments": {"depth": depth, **parts}, "contrasts": contrasts or []}
-    return load_study(configuration | {"training": training} | changed)
+    sizes = {"training": training, "model": model, "latency": latency}
+    return load_study(configuration | sizes | changed)
 
 
 def grid(variants: str, depth: int, seeds: list[int], **options: list) -> dict:

@@ -66,7 +66,7 @@ def synthetic(study: Study, folder: Path, iterations: tuple[int, ...]) -> Result
 
 def draw(figure: Figure) -> Figure:
     """Rendered once, so that layout and fonts are tried as well."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return figure
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import ROOT
 from shallower.evaluation import metrics
-from shallower.reporting import numbers, style
+from shallower.reporting import ffn, numbers, style
 from shallower.reporting.contents import FIGURES, METRICS, TABLES
 from shallower.reporting.figures import spread
 from shallower.reporting.latex import (
@@ -141,6 +142,17 @@ def test_words_follow_the_interval() -> None:
     assert direction(0.1, 0.3) == "higher than"
     assert direction(-0.1, 0.1) == "not distinguishable from"
     assert "want of seeds" in direction(float("nan"), float("nan"))
+
+
+def test_differences_are_of_the_data_that_the_text_speaks_of() -> None:
+    """The front's continuations are compared as well, under the same metrics."""
+    row = {"left": "proposed-5", "right": "baseline-5", "scale": "study"}
+    row |= {"form": "trained", "family": "ffn", "metric": "cross_entropy"}
+    both = [row | {"dataset": name} for name in ("continuation", "text")]
+    results = SimpleNamespace(comparisons=pd.DataFrame(both))
+    found = numbers._compared(results, "proposed-5", "baseline-5", "cross_entropy")
+    assert found["dataset"] == "text"
+    assert list(ffn.compared(results, "ffn")["dataset"]) == ["text"]
 
 
 def test_bars_span_the_seeds() -> None:

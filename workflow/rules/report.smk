@@ -8,6 +8,8 @@ rule figures:
         search=rules.claims.output.search,
         budgets=rules.claims.output.budgets,
         roofline=rules.claims.output.roofline,
+        front=rules.front.output.pareto,
+        front_tables=rules.front.output.tables,
         runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
@@ -46,6 +48,8 @@ rule tables:
         budget_pairs=rules.claims.output.budget_pairs,
         roofline=rules.claims.output.roofline,
         pairs=rules.claims.output.pairs,
+        front=rules.front.output.pareto,
+        front_tables=rules.front.output.tables,
         sessions=rules.summary.output.sessions,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,

@@ -15,6 +15,10 @@ FIGURES = {  # name -> label in the HTML report
     "budget": "F3: depth by training budget",
     "ffn": "S2: FFN variants and distillation",
     "maximum": "S2: the best of several runs",
+    "skipping": "S3: sublayers left out of trained models",
+    "elimination": "S4: tokens eliminated",
+    "front_per_token": "all methods: quality against time per token",
+    "front_first_token": "all methods: quality against time to the first token",
 }
 
 TABLES = [
@@ -37,6 +41,13 @@ TABLES = [
     "thesis_sizes",
     "thesis_maxima",
     "t5",
+    "skipping",
+    "elimination",
+    "choice_per_token",
+    "choice_first_token",
+    "gains",
+    "additivity",
+    "methods",
     "settings",
     "samples",
 ]

@@ -66,9 +66,9 @@ def above(figure: Figure, handles: list[Any], **looks: Any) -> None:
     figure.legend(handles=handles, **where)
 
 
-def absent(experiment: str) -> Figure:
+def absent(experiment: str, width: float = style.COLUMN) -> Figure:
     """A figure that says that the study has no such experiment."""
-    figure = Figure(figsize=(style.COLUMN, 0.8))
+    figure = Figure(figsize=(width, 0.8))
     axes = figure.subplots()
     axes.set_axis_off()
     text = f"{experiment}: not in this study"

@@ -56,6 +56,7 @@ def compared(results: Results, family: str) -> pd.DataFrame:
     """Differences in test cross-entropy of a family, by the left model's name."""
     table = results.comparisons
     rows = table[(table["family"] == family) & (table["metric"] == "cross_entropy")]
+    rows = rows[rows["dataset"] == "text"]
     return rows[rows["form"] == "trained"].set_index("left")
 
 

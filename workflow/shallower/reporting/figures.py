@@ -17,7 +17,15 @@ from matplotlib.figure import Figure
 
 from shallower.config import Study
 from shallower.names import ModelName
-from shallower.reporting import experiments, roofline, second, style
+from shallower.reporting import (
+    eliminating,
+    experiments,
+    fronts,
+    roofline,
+    second,
+    skipping,
+    style,
+)
 from shallower.reporting.contents import FIGURES, INFERENCE_TIME, METRICS
 from shallower.reporting.results import Results
 
@@ -72,6 +80,10 @@ def _draw(
         "budget": experiments.budget,
         "ffn": second.draw,
         "maximum": second.draw_maximum,
+        "skipping": skipping.draw,
+        "elimination": eliminating.draw,
+        "front_per_token": fronts.per_token,
+        "front_first_token": fronts.first_token,
     }
     for name in names:
         figure = drawers[name](results) if name in drawers else metrics(results, name)

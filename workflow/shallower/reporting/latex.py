@@ -33,6 +33,7 @@ SPECIAL = {
     "”": "''",
     "…": r"\ldots{}",
     "µ": r"\textmu{}",
+    "×": r"\texttimes{}",
     "\n": " ",
     "\t": " ",
 }

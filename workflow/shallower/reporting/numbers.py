@@ -20,7 +20,7 @@ from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
 from shallower.files import write_text
 from shallower.models.variants import TWIN
-from shallower.reporting import benchmarks, ffn, thesis
+from shallower.reporting import benchmarks, ffn, front_numbers, thesis
 from shallower.reporting.contents import INFERENCE_TIME
 from shallower.reporting.findings import numbers as findings
 from shallower.reporting.latex import breakable, escape, number, significant
@@ -28,6 +28,11 @@ from shallower.reporting.results import Results, source_name
 from shallower.reporting.verdicts import numbers as verdicts
 
 Pairs = Iterator[tuple[str, str]]
+COMPARED = {  # metric -> the data set or workload that the text speaks of
+    "cross_entropy": "text",
+    "time_per_output_token": "fixed",
+    "step_time": "step",
+}
 
 
 def write_numbers(
@@ -42,7 +47,7 @@ def write_numbers(
 def collect(results: Results) -> dict[str, str]:
     """Every key with its text, ready for LaTeX."""
     parts = (study, data, training, parameters, quality, speed, comparisons)
-    more = (verdicts, findings, ffn.numbers, thesis.numbers)
+    more = (verdicts, findings, ffn.numbers, thesis.numbers, front_numbers.numbers)
     found = {key: text for part in parts + more for key, text in part(results)}
     return found | dict(benchmarks.numbers())
 
@@ -317,6 +322,7 @@ def _compared(
         (table["left"] == left)
         & (table["right"] == right)
         & (table["metric"] == metric)
+        & (table["dataset"] == COMPARED[metric])
         & (table["scale"] == scale)
         & (table["form"] == form)
     ]

@@ -62,6 +62,41 @@ class Results:
         return pd.read_csv(self.directory / "roofline_pairs.csv")
 
     @cached_property
+    def pareto(self) -> pd.DataFrame:
+        """Rows of pareto.csv."""
+        return pd.read_csv(self.directory / "pareto.csv")
+
+    @cached_property
+    def gains(self) -> pd.DataFrame:
+        """Rows of gains.csv."""
+        return pd.read_csv(self.directory / "gains.csv")
+
+    @cached_property
+    def additivity(self) -> pd.DataFrame:
+        """Rows of additivity.csv."""
+        return pd.read_csv(self.directory / "additivity.csv")
+
+    @cached_property
+    def hypervolume(self) -> pd.DataFrame:
+        """Rows of hypervolume.csv."""
+        return pd.read_csv(self.directory / "hypervolume.csv")
+
+    @cached_property
+    def methods(self) -> pd.DataFrame:
+        """Rows of methods.csv."""
+        return pd.read_csv(self.directory / "methods.csv")
+
+    @cached_property
+    def profiles(self) -> pd.DataFrame:
+        """Rows of profiles.csv."""
+        return pd.read_csv(self.directory / "profiles.csv")
+
+    @cached_property
+    def arms(self) -> pd.DataFrame:
+        """Rows of arms.csv."""
+        return pd.read_csv(self.directory / "arms.csv", dtype={"counts": str})
+
+    @cached_property
     def parameters(self) -> pd.DataFrame:
         """Rows of parameters.csv, by (scale, model)."""
         table = pd.read_csv(self.directory / "parameters.csv")
@@ -139,9 +174,9 @@ class Results:
         table = read_diagnostics(self.directory, runs)
         return table[table["block"] == block]
 
-    def by_seed(self, model: str) -> pd.Series:
+    def by_seed(self, model: str, dataset: str = "text") -> pd.Series:
         """Test cross-entropy of every seed, by seed."""
-        rows = select(self.units, model, "text", "cross_entropy", {})
+        rows = select(self.units, model, dataset, "cross_entropy", {})
         return rows.set_index("unit_id")["value"]
 
     def row(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:

@@ -13,7 +13,7 @@ import numpy as np
 from shallower.analysis.published import TABLE_1
 from shallower.config import Study
 from shallower.files import write_text
-from shallower.reporting import ffn, thesis
+from shallower.reporting import arm_tables, ffn, methods, thesis
 from shallower.reporting.contents import METRICS, TABLES
 from shallower.reporting.experiment_tables import budget_table, search_table
 from shallower.reporting.latex import (
@@ -55,6 +55,13 @@ def write_tables(
         "thesis_sizes": thesis.sizes_table,
         "thesis_maxima": thesis.maxima_table,
         "t5": thesis.t5_table,
+        "skipping": arm_tables.skipping_table,
+        "elimination": arm_tables.elimination_table,
+        "methods": methods.methods_table,
+        "gains": methods.gains_table,
+        "choice_per_token": methods.choice_per_token,
+        "choice_first_token": methods.choice_first_token,
+        "additivity": methods.additivity_table,
         "samples": samples,
     }
     for name in TABLES:
