@@ -105,6 +105,10 @@ def targets(config: Config, task: str) -> int:
 
 
 def training_flops_of(spec: dict[str, Any], teacher: dict[str, Any] | None) -> int:
-    """FLOPs of training for each token of the inputs; a teacher's forward counted."""
+    """FLOPs of training for each token of the inputs; a teacher's forward counted.
+
+    Of a tuned run an upper bound, as if nothing were eliminated and all tokens had
+    logits. Its calibration, a few forward passes, is not counted.
+    """
     own = (1 + BACKWARD) * forward_flops_of(spec)
     return own + (forward_flops_of(spec | {"model": teacher}) if teacher else 0)

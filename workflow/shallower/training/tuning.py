@@ -2,7 +2,8 @@
 
 The third step of specs S4.3: a calibration pass of the trained model gives the profile,
 the profile and the wished speed-up give alpha, and the loss is that of each window's
-continuation behind a prompt whose tokens are eliminated.
+continuation behind a prompt whose tokens are eliminated. That goes past the attention's
+own `forward`, so diagnostics of such a run have no rows of its branch and its entropy.
 """
 
 from __future__ import annotations
