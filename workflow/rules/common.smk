@@ -209,8 +209,11 @@ def evaluation_of(wildcards):
 def arms_over(run):
     """What is done to a run at inference alone: of each arm, the options that say it."""
     return {
-        arm: {k: study.arms[arm].options[k] for k in ("skip", "eliminate")
-              if k in study.arms[arm].options and k not in study.models[run].options}
+        arm: {
+            k: study.arms[arm].options[k]
+            for k in ("skip", "eliminate")
+            if k in study.arms[arm].options and k not in study.models[run].options
+        }
         for arm in study.arms_of[run]
     }
 
@@ -226,7 +229,9 @@ def arm_settings(run):
 
 
 ARMS = "<results>/evaluations/{model}/seed{seed}.arms.json"  # of a run that has any
-ARM_SETS = [f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets]
+ARM_SETS = [
+    f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets
+]
 
 
 def all_cores(wildcards):

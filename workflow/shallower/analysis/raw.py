@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from shallower.evaluation import metrics
-from shallower.models.variants import PROMPTS
+from shallower.models.choices import PROMPTS
 
 UNITS = {
     "fold_error_float64": "logits",

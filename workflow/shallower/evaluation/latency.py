@@ -48,10 +48,10 @@ from shallower.evaluation.subjects import (
     study_subjects,
 )
 from shallower.files import replacing
+from shallower.models.choices import PROMPTS
 from shallower.models.elimination import prefill
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.models.retention import Elimination
-from shallower.models.variants import PROMPTS
 from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
 

@@ -25,6 +25,7 @@ from shallower.models.variants import Skip
 Part = Literal["attention", "ffn", "block"]
 PARTS: tuple[Part, ...] = ("attention", "ffn", "block")
 CHANCE = "random"  # followed by the number of the draw
+PROMPTS = "prompt_"  # of workloads that are a first token alone; the length follows
 SEARCHED = ("cosine", "greedy")  # these need the model and data
 
 # Rule -> whose profile says how many tokens stay, and what ranks them.

@@ -123,4 +123,3 @@ def entry(variant: HeadVariant | FFNVariant | Skip) -> dict[str, Any]:
 
 SENTINELS = 100  # ids kept for them behind the pieces, as in T5
 TWIN = "__twin=1"  # suffix of the second name of a model that is timed twice (A/A)
-PROMPTS = "prompt_"  # of workloads that are a first token alone; the length follows
