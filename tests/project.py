@@ -15,7 +15,7 @@ from pathlib import Path
 from shallower.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = 25  # of the smoke study
+RUNS = 23  # of the smoke study
 SMOKE = ("--configfile", "config/smoke.yaml")
 # As a lab types it.
 THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)

@@ -311,6 +311,7 @@ class Evaluation(Strict):
     new_tokens: int = Field(24, ge=1)
     batch_size: int = Field(50, ge=1)
     samples_kept: int = Field(5, ge=0)  # generated texts kept per set and run
+    documents: int | None = Field(None, ge=1)  # first ones of a split; null: all
     # Test windows of a whole context: three quarters are a prompt, the rest is scored.
     windows: int = Field(48, ge=1)
     calibration_windows: int = Field(16, ge=1)  # of the validation split, for choices

@@ -99,10 +99,9 @@ def held_out_rows(
 ) -> tuple[list[Row], list[Row]]:
     """Rows of the model as trained, and, of test text, folded or collapsed."""
     rows: list[Row] = []
-    for name, split in SPLITS.items():
+    for name in SPLITS:
         if name in settings["scored_on"]:
-            batch = settings["batch_size"]
-            rows += text_rows(model, corpus, tokens, name, split, batch)
+            rows += text_rows(model, corpus, tokens, name, settings)
     if "continuation" in settings["scored_on"]:
         rows += continuation_rows(model, tokens / "test", settings)
     form = deployed_form(model.config)
@@ -112,21 +111,26 @@ def held_out_rows(
     kind = {"folded": "fold", "collapsed": "collapse"}[form]
     errors = deploy_errors(model, documents, kind).items()
     rows += [("text", "", kind, metric, error, 1.0) for metric, error in errors]
-    batch = settings["batch_size"]
-    return rows, list(text_rows(deploy(model), corpus, tokens, "text", "test", batch))
+    return rows, list(text_rows(deploy(model), corpus, tokens, "text", settings))
 
 
 def text_rows(
-    model: LlamaLM, corpus: Path, tokens: Path, name: str, split: str, batch_size: int
+    model: LlamaLM, corpus: Path, tokens: Path, name: str, settings: dict[str, Any]
 ) -> Iterator[Row]:
-    """Cross-entropy (nats a token) and bits per byte of every document of a split."""
+    """Cross-entropy (nats a token) and bits per byte of documents of a split.
+
+    Of all, or of the first `settings["documents"]`.
+    """
+    split = SPLITS[name]
     table = pd.read_parquet(corpus / "text" / f"{split}.parquet")
     documents = TokenStream.open(tokens / split).documents()
     if len(documents) != len(table):
         raise UserError(
             f"{tokens}: {len(documents)} documents, but the corpus has {len(table)}"
         )
-    losses, counts = document_losses(model, documents, batch_size)
+    table = table[: settings.get("documents")]
+    chosen = documents[: settings.get("documents")]
+    losses, counts = document_losses(model, chosen, settings["batch_size"])
     for item, nats, count in zip(
         table.to_dict("records"), losses.tolist(), counts.tolist(), strict=True
     ):
