@@ -28,14 +28,13 @@ from shallower.analysis.claims_arms import paper_sizes
 from shallower.analysis.claims_elimination import (
     ELIMINATION,
     eliminations,
-    predicted_prefill,
     rank_correlation,
 )
 from shallower.analysis.claims_skip import SKIPPING, predicted_decode, skips
 from shallower.analysis.evidence import Evidence
 from shallower.config import load_study
 from shallower.models.arithmetic import weights_read
-from shallower.models.choices import parse_elimination
+from shallower.models.choices import parse_elimination, untrained_speedup
 from shallower.models.counting import count_read, on_meta
 from shallower.models.llama import LlamaConfig
 from shallower.models.retention import linear_profile
@@ -383,7 +382,7 @@ def test_prefill_is_predicted_by_the_profile(evidence: Evidence) -> None:
         4 * 512**2 * k + 512 * k**2 + 3 * 512 * 1376 * left
         for k, left in zip([512, *counts], counts, strict=False)
     )
-    found = predicted_prefill(sizes, parse_elimination("linear.2"), 512)
+    found = untrained_speedup(sizes, parse_elimination("linear.2"), 512, 512)
     assert found == pytest.approx(whole / part, abs=0.01)
     assert 2 <= found < 2.01
     assert linear_profile(8)[-1] == pytest.approx(0.1)

@@ -173,6 +173,29 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     assert all(s["prediction"] for s in samples)
 
 
+def test_only_the_first_documents_are_scored(study: dict, tmp_path: Path) -> None:
+    folder, tables = study["folder"], []
+    for documents in (None, 5):
+        evaluate(
+            folder / "runs" / "proposed-2" / "seed0",
+            folder / "corpus",
+            folder / "tokens",
+            study["tokenizer"],
+            {"new_tokens": 8, "batch_size": 7, "samples_kept": 0}
+            | {"documents": documents, "scored_on": ["text"]},
+            tmp_path / "out.parquet",
+            tmp_path / "out.jsonl",
+        )
+        rows = pd.read_parquet(tmp_path / "out.parquet")
+        tables.append(rows[rows["metric"] == "cross_entropy"])
+    keys = ["form", "sample"]
+    whole, first = (table.set_index(keys)["value"] for table in tables)
+    assert len(first) == 2 * 5
+    for form in ("trained", "folded"):
+        assert list(first[form].index) == list(whole[form].index[:5])
+        assert (first[form] - whole[form][:5]).abs().max() < 1e-5
+
+
 def study_job(study: dict) -> Job:
     fixed = {"prompt_tokens": 8, "new_tokens": 3, "repeats": 2, "warmups": 1}
     sizes = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}

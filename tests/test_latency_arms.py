@@ -17,7 +17,6 @@ import yaml
 
 from conftest import build, tiny
 from shallower.analysis import sessions
-from shallower.analysis.prefill import predicted_prefill, prefill_table
 from shallower.analysis.raw import latency_rows
 from shallower.analysis.roofline import attending, bytes_per_token
 from shallower.config import load_study
@@ -32,7 +31,7 @@ from shallower.models.elimination import continuation_features
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
 from shallower.models.registry import FFNS
-from shallower.models.retention import Elimination
+from shallower.models.retention import Elimination, prefill_speedup
 from shallower.models.skipping import skip
 from shallower.models.transforms import deploy
 from shallower.models.variants import TWIN, Skip, entry
@@ -208,8 +207,9 @@ def test_arms_of_the_papers_size_share_the_deepest_baselines_blocks(
     # Tuned for the longest prompt, and no further than it takes.
     _, _, entry = job.paper["arms"].values()
     model = load_sizes(job.paper)
-    assert predicted_prefill(model, entry, 32) == pytest.approx(1.25, abs=0.05)
-    assert predicted_prefill(model, entry, 32) >= 1.25
+    how = entry["elimination"]
+    counts = Elimination(**how | {"profile": tuple(how["profile"])}).counts(32)
+    assert 1.25 <= prefill_speedup(model, counts, 32) < 1.3
 
 
 def load_sizes(paper: dict[str, Any]) -> dict[str, Any]:
@@ -396,44 +396,6 @@ def test_new_workloads_do_not_judge_sessions(rows: pd.DataFrame) -> None:
 
 
 # --- by arithmetic ------------------------------------------------------------------
-
-# Width 16, inner 16; FFN 3 * 16 * 20: 1024 and 960 products a token in each block.
-MODEL = {"width": 16, "depth": 3, "heads": 4, "ffn_hidden": 20, "head": {}}
-WHOLE = 3 * (10 * (1024 + 960) + 16 * 100)
-
-
-@pytest.mark.parametrize(
-    ("entry", "due"),
-    [
-        (arm_entry(Skip(), None), WHOLE),
-        (arm_entry(Skip(attention=(2,)), None), WHOLE - 10 * 1024 - 1600),
-        (arm_entry(Skip(attention=(1,), ffn=(1,)), None), WHOLE * 2 / 3),
-        # Ten tokens, ten, and five come in; ten, five, and three are left.
-        (
-            arm_entry(Skip(), HOW),
-            (10 + 10 + 5) * 1024 + 16 * (100 + 100 + 25) + (10 + 5 + 3) * 960,
-        ),
-        (
-            arm_entry(LATTER, HELD),
-            (10 + 10) * 1024 + 16 * (100 + 100) + (10 + 5 + 5) * 960,
-        ),
-    ],
-)
-def test_predicted_prefill_by_hand(entry: dict[str, Any], due: float) -> None:
-    assert predicted_prefill(MODEL, entry, 10) == pytest.approx(WHOLE / due)
-
-
-def test_predictions_add_to_what_a_run_skips_and_follow_the_length() -> None:
-    healed = MODEL | {"skip": {"attention": [0], "ffn": [0]}}
-    entry = arm_entry(Skip(attention=(2,)), None)
-    whole = WHOLE * 2 / 3
-    due = whole / (whole - 10 * 1024 - 1600)
-    assert predicted_prefill(healed, entry, 10) == pytest.approx(due)
-    table = prefill_table(MODEL, {"a": entry, "b": arm_entry(Skip(), HOW)}, [10, 100])
-    assert table[["model", "tokens"]].to_numpy().tolist() == [
-        *(["a", 10], ["a", 100], ["b", 10], ["b", 100])
-    ]
-    assert table["predicted"].is_unique
 
 
 def test_keys_and_values_are_of_blocks_that_attend() -> None:

@@ -42,6 +42,24 @@ def test_the_reference_run_says_what_made_it() -> None:
     assert about["date"]
 
 
+def test_the_front_is_quoted(tmp_path: Path) -> None:
+    rows = [
+        ("baseline-5__skip=ffn.early.1", "per_token", 200.4, 5.0, 0.5, True),
+        ("baseline-5", "per_token", 100.0, 5.5, 0.25, True),
+        ("baseline-8", "per_token", 300.0, 5.6, 0.0, False),
+        ("baseline-8", "first_token", 900.0, 5.6, 0.875, True),
+    ]
+    columns = ["model", "axis", "latency", "quality", "on_front_probability"]
+    table = pd.DataFrame(rows, columns=[*columns, "on_front"]).assign(system="S1")
+    table.to_csv(tmp_path / "pareto.csv", index=False)
+    lines = reference.front_table(tmp_path).splitlines()[2:]
+    assert lines == [
+        "| `baseline-5` | S1 | 100 | 5.500 | 0.25 | time a token |",
+        "| `baseline-5__skip=ffn.early.1` | S1 | 200 | 5.000 | 0.50 | time a token |",
+        "| `baseline-8` | S1 | 900 | 5.600 | 0.88 | time to the first token |",
+    ]
+
+
 @pytest.mark.parametrize("text", ["nothing", " ".join(reference.MARKS * 2)])
 def test_a_readme_without_marks_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="expected the lines"):

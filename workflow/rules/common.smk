@@ -1,7 +1,6 @@
 import gc
 import hashlib
 import json
-import re
 from glob import glob
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.digest import code_digest
 from shallower.errors import UserError
 from shallower.reporting.contents import FIGURES, TABLES
+from shallower.wanted import arms_rule
 
 # A large study's graph is millions of objects that stay: looking through all of them
 # for garbage every few thousand new ones takes an eighth of a dry run.

@@ -37,7 +37,7 @@ for run in study.arms_of:
 
     rule:
         name:
-            "arms_" + re.sub(r"\W", "_", run)
+            arms_rule(run)
         input:
             weights=f"<results>/runs/{run}/seed{{seed}}/model.safetensors",
             facts=f"<results>/runs/{run}/seed{{seed}}/training.json",
@@ -65,7 +65,7 @@ for run in study.arms_of:
         params:
             run=subpath(input.weights, parent=True),
             corpus=CORPUS,
-            tokens=TOKENS,
+            tokens=subpath(input.test, ancestor=2),
             settings=arm_settings(run),
             evaluations=subpath(output.arms, ancestor=2),
             code=code_digest("evaluation.arms"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -156,3 +157,8 @@ def paper_model(sizes: PaperScale, depth: int) -> dict[str, Any]:
     """A baseline of the paper's size, as a run's specification has it."""
     plain = sizes.model_dump(mode="json", exclude_none=True, exclude={"depths"})
     return plain | {"depth": depth, "head": {}}
+
+
+def arms_rule(run: str) -> str:
+    """The rule that evaluates the arms over a run."""
+    return "arms_" + re.sub(r"\W", "_", run)

@@ -38,8 +38,11 @@ from shallower.analysis.verdicts import (
     ratio_within,
     superiority,
 )
-from shallower.models.choices import EliminationChoice, parse_elimination
-from shallower.models.retention import prefill_speedup, tune
+from shallower.models.choices import (
+    EliminationChoice,
+    parse_elimination,
+    untrained_speedup,
+)
 
 SPEEDUP = 2.0  # the predicted one that most claims are held to
 MARGIN = math.log(1.02)  # nats: 2 % of perplexity
@@ -117,7 +120,7 @@ def prefill_as_predicted(evidence: Evidence) -> Finding:
         return absent(f"elimination for {SPEEDUP:g} at the paper's size")
     tokens = max(timed)
     (choice, ratio), sizes = timed[tokens], paper_sizes(evidence)
-    predicted = predicted_prefill(sizes, choice, tokens)
+    predicted = untrained_speedup(sizes, choice, tokens, tokens)
     found = ratio_within(*over(ratio, predicted), WITHIN)
     note = f"{ratio[0]:.2f} of {predicted:.2f} at {tokens} tokens"
     small = _prefills(evidence, "study")
@@ -144,16 +147,6 @@ def _prefills(
             if choice.speedup == SPEEDUP and usual and not np.isnan(ratio[0]):
                 found[int(dataset.removeprefix(PROMPT))] = choice, ratio
     return found
-
-
-def predicted_prefill(
-    sizes: dict[str, object], choice: EliminationChoice, tokens: int
-) -> float:
-    """Of an untrained model, whose profile no data has part in, tuned to `tokens`."""
-    depth = int(str(sizes["depth"]))
-    plain = choice.elimination((1.0,) * depth, depth)
-    chosen = tune(sizes, plain, tokens, choice.speedup)
-    return prefill_speedup(sizes, chosen.counts(tokens), tokens)
 
 
 def first_token(evidence: Evidence) -> Finding:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from shallower.models.retention import (
     Elimination,
     Keep,
     Profile,
     linear_profile,
+    prefill_speedup,
+    tune,
     uniform_profile,
 )
 from shallower.models.selection import RULES, Blocks, drawn, ranked
@@ -132,3 +134,17 @@ def parse_elimination(text: str) -> EliminationChoice:
             f"{', '.join(ELIMINATIONS)} and a speed-up of 1 or more, as acc.1.5"
         )
     return EliminationChoice(rule, float(number))
+
+
+def untrained_speedup(
+    model: dict[str, Any], choice: EliminationChoice, longest: int, tokens: int
+) -> float:
+    """Predicted prefill speed-up for a prompt of `tokens`, tuned to the longest one.
+
+    Of a profile in which no data has part, such as linear; `model` as a run's
+    specification holds it. One alpha serves all lengths.
+    """
+    depth = model["depth"]
+    plain = choice.elimination((1.0,) * depth, depth)
+    counts = tune(model, plain, longest, choice.speedup).counts(tokens)
+    return prefill_speedup(model, counts, tokens)

@@ -7,7 +7,6 @@ from two stated assumptions, the device's peak and the share of it that is reach
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
 from shallower.training.peaks import peak_flops
 from shallower.training.tasks import targets, training_flops_of
+from shallower.wanted import arms_rule
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
@@ -202,11 +202,6 @@ def jobs(study: Study) -> dict[str, int]:
         "notebook_comparison": 1,
         "all": 1,
     }
-
-
-def arms_rule(run: str) -> str:
-    """The rule that evaluates the arms over a run."""
-    return "arms_" + re.sub(r"\W", "_", run)
 
 
 def disk_use(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from shallower.models.choices import parse_elimination
-from shallower.models.retention import prefill_speedup, tune
+from shallower.models.choices import parse_elimination, untrained_speedup
+from shallower.models.retention import prefill_speedup
 from shallower.reporting.arms import AXES, Ratio, speedup
 from shallower.reporting.labels import skipped
 from shallower.reporting.results import Results
@@ -79,9 +79,7 @@ def paper_predicted(results: Results, arm: str, tokens: int) -> float:
     depth, longest = sizes.depths[-1], max(prompt_lengths(results, "paper"))
     model = sizes.model_dump(exclude={"depths"}) | {"depth": depth, "head": {}}
     choice = parse_elimination(arm.rpartition("=")[2])
-    plain = choice.elimination((1.0,) * depth, depth)  # no data has part in it
-    tuned = tune(model, plain, longest, choice.speedup)
-    return prefill_speedup(model, tuned.counts(tokens), tokens)
+    return untrained_speedup(model, choice, longest, tokens)
 
 
 def paper_skips(results: Results) -> list[tuple[str, Ratio]]:

@@ -27,6 +27,9 @@ KEPT = (
     *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
     *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
     *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
+    *("pareto.csv", "gains.csv", "methods.csv", "additivity.csv", "hypervolume.csv"),
+    *("figures/front_per_token.svg", "figures/front_first_token.svg"),
+    *("figures/skipping.svg", "figures/elimination.svg"),
 )
 MARKS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
@@ -79,7 +82,9 @@ def block(folder: Path) -> str:
         "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
         "tests at the 5 % level, 90 %.\n"
     )
-    tables = (measured_table(folder, study), verdict_table(folder), levels)
+    tables = [measured_table(folder, study), verdict_table(folder), levels]
+    if (folder / "pareto.csv").is_file():  # a run of before the front has none
+        tables.append(front_table(folder))
     return said + "\n".join(tables)
 
 
@@ -170,6 +175,22 @@ def verdict_table(folder: Path) -> str:
             suffix = "" if unit == "ratio" else f" {unit}"
             effect = shown(row, DIGITS.get(unit, 0)) + suffix
         rows.append([row["id"], row["claim"], effect, f"**{row['verdict']}**"])
+    return markdown(rows)
+
+
+AXES = {"per_token": "time a token", "first_token": "time to the first token"}
+
+
+def front_table(folder: Path) -> str:
+    """The models that no other dominates, by time: of each axis the fastest first."""
+    points = pd.read_csv(folder / "pareto.csv")
+    rows = [["on the front", "system", "us", "nats", "probability", "by"]]
+    for axis, label in AXES.items():
+        chosen = points[(points["axis"] == axis) & points["on_front"]]
+        for row in chosen.sort_values("latency").to_dict("records"):
+            cells = [f"`{row['model']}`", row["system"], plain(row["latency"], 0)]
+            cells += [plain(row["quality"], 3), plain(row["on_front_probability"], 2)]
+            rows.append([*cells, label])
     return markdown(rows)
 
 
