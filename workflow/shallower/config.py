@@ -286,6 +286,15 @@ class Study(Strict):
         names = (self.models[model] for model, _ in self.runs_of("ffn"))
         return list(dict.fromkeys(n.variant for n in names if n.variant in FFNS))
 
+    @cached_property
+    def students(self) -> list[str]:
+        """The decoders that are compared with themselves without their teacher.
+
+        What is taught elsewhere, to be combined, has no controls of its own.
+        """
+        models = dict.fromkeys(model for model, _ in self.runs_of("distillation"))
+        return [model for model in models if self.teacher_of(model) is not None]
+
     @property
     def timed_runs(self) -> list[tuple[str, int]]:
         """The (model, seed) of every model that is timed."""

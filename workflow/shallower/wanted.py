@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from shallower.errors import UserError
-from shallower.expansion import controls, parent_name, taught_by
+from shallower.expansion import controls, parent_name
 from shallower.models.choices import EliminationChoice, parse_skip
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.retention import tune
@@ -90,11 +90,10 @@ def families(study: Study) -> dict[str, list[tuple[str, str]]]:
         plain = str(ModelName(head_of(name), name.depth))
         if model != plain and plain in study.models:
             found["ffn"].append((model, plain))
-    for model, name in study.models.items():
-        if taught_by(name) is not None and "healed" not in name.options:
-            for family, control in zip(FAIR, controls(study, name), strict=False):
-                if str(control) in study.models:
-                    found[family].append((model, str(control)))
+    for model in study.students:
+        pair = zip(FAIR, controls(study, study.models[model]), strict=True)
+        for family, control in pair:
+            found[family].append((model, str(control)))
     for model, name in [*study.models.items(), *study.arms.items()]:
         source = name.run if name.is_arm else parent_name(name)
         if source is not None and not name.t5_size:

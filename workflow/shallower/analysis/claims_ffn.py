@@ -197,8 +197,9 @@ def _depth(evidence: Evidence, variant: str) -> int:
 def _teachers(evidence: Evidence) -> tuple[str, str] | None:
     """One student under the smallest and the largest teacher that is not itself."""
     by_student: dict[str, dict[int, str]] = {}
-    for model, name in evidence.study.models.items():
-        if "teacher" in name.options and not self_taught(evidence, model):
+    for model in evidence.study.students:
+        name = evidence.study.models[model]
+        if not self_taught(evidence, model):
             depth = teacher_name(name).depth
             by_student.setdefault(str(name.without("teacher")), {})[depth] = model
     for found in by_student.values():

@@ -46,12 +46,6 @@ def arms(results: Results) -> list[str]:
     return list(dict.fromkeys(left for left, _ in results.study.families["ffn"]))
 
 
-def students(results: Results) -> list[str]:
-    """The models that have a teacher."""
-    models = results.study.models.items()
-    return [model for model, name in models if "teacher" in name.options]
-
-
 def compared(results: Results, family: str) -> pd.DataFrame:
     """Differences in test cross-entropy of a family, by the left model's name."""
     table = results.comparisons
@@ -119,11 +113,11 @@ def deployed_time(results: Results, model: str, scale: str) -> str:
 
 def distillation_table(results: Results) -> str:
     """Every student beside its controls: as many tokens, as many training FLOPs."""
-    if not students(results):
+    if not results.study.students:
         return absent_table()
     families = {family: compared(results, family) for family in FAMILIES}
     rows = []
-    for model in students(results):
+    for model in results.study.students:
         name, spec = results.study.models[model], results.study.run(model, 0)
         teacher = results.study.run(spec["distillation"]["teacher"], 0)["model"]
         work = training_flops(spec["model"], teacher) / training_flops(spec["model"])
@@ -188,7 +182,7 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
             f"ffn.paper.{variant}.time",
             deployed_time(results, f"{variant}-{deep}", "paper"),
         )
-    yield "distillation.students", str(len(students(results)))
+    yield "distillation.students", str(len(results.study.students))
     units = results.units
     for metric in ("collapse_error_float64", "collapse_error_float32"):
         rows = units[units["metric"] == metric]
@@ -201,7 +195,7 @@ def by_seed_table(results: Results) -> str:
 
     The thesis reports the best of five runs; the best here is the lowest.
     """
-    models = [*arms(results), *students(results)]
+    models = [*arms(results), *results.study.students]
     if not models:
         return absent_table()
     rows = []

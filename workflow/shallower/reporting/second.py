@@ -18,7 +18,6 @@ from shallower.reporting.ffn import (
     compared,
     label,
     student_label,
-    students,
 )
 from shallower.reporting.results import Results
 
@@ -28,7 +27,7 @@ SPREADS = ("Mini (Baseline)", "Base→Mini")  # rows whose spreads the figure ta
 
 def draw(results: Results) -> Figure:
     """Forest plots: FFN arms against the plain model, students against controls."""
-    left, right = arms(results), students(results)
+    left, right = arms(results), results.study.students
     if not left and not right:
         return absent("FFN variants and distillation")
     height = 1.1 + 0.22 * max(len(left), 1.6 * len(right))
