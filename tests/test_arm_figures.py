@@ -78,9 +78,11 @@ def test_skipping(systems: Results) -> None:
         assert (round(x, 9), round(by_hand(systems, model), 9)) in marks(middle)
     assert len(right.lines) == 3 * (3 + 1)  # seeds and mean of each part
     words = {text.get_text() for text in figure.legends[0].get_texts()}
+    # What the default study has of them: no greedy search.
+    rules = {text for rule, text in skipping.RULES.items() if rule != "greedy"}
     assert words == {
         *skipping.WORDS.values(),
-        *skipping.RULES.values(),
+        *rules,
         "trained with fewer blocks",
     }
 

@@ -16,7 +16,7 @@ from shallower.analysis.published import TABLE_1
 from shallower.config import load_study
 
 SEEDS = (0, 1, 2)
-STEPS = 40  # of the default study
+STEPS = 30  # of the default study
 NOISE = np.array([-0.004, 0.001, 0.003])  # over the seeds, of differences
 SHARED = np.array([0.3, -0.2, 0.0])  # over the seeds, common to all models
 
@@ -162,7 +162,7 @@ def test_without_depth_that_pays_nothing_is_tested(evidence: Evidence) -> None:
 def test_the_margin_is_what_more_tokens_gain(evidence: Evidence) -> None:
     # Halving the tokens costs .5 nats, so 10 % more gain .5 log2(1.1) of that.
     assert evidence.margin == pytest.approx(0.5 * math.log2(1.1), abs=1e-3)
-    flat = change(evidence, lambda u: u["model"] == "baseline-8__steps=20", -0.5)
+    flat = change(evidence, lambda u: u["model"] == "baseline-8__steps=15", -0.5)
     assert flat.margin == 0.01
 
 
@@ -190,7 +190,7 @@ def test_tokens_to_target_by_hand(evidence: Evidence) -> None:
 
 
 def test_deeper_is_judged_at_the_largest_budget(evidence: Evidence) -> None:
-    early = change(evidence, lambda u: u["model"] == "baseline-8__steps=10", 0.9)
+    early = change(evidence, lambda u: u["model"] == "baseline-8__steps=8", 0.9)
     assert judged(early).loc["C11", "verdict"] == "supported"
     late = change(evidence, lambda u: u["model"] == "baseline-8", 0.9)
     assert judged(late).loc["C11", "verdict"] == "not supported"
@@ -202,7 +202,7 @@ def test_deeper_is_judged_at_the_largest_budget(evidence: Evidence) -> None:
 def with_metric(evidence: Evidence, rising: bool, mismatched: float) -> Evidence:
     """ROUGE-L on chat: 4, 8, 12 of 100 over the budgets if it rises."""
     rows = []
-    models = {"baseline-8__steps=10": 4.0, "baseline-8__steps=20": 8.0}
+    models = {"baseline-8__steps=8": 4.0, "baseline-8__steps=15": 8.0}
     models |= {"baseline-8": 12.0, "proposed-5": 12.1}
     for index, (model, value) in enumerate(models.items()):
         values = (value if rising else 12.0) + np.roll(NOISE, index)

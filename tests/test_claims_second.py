@@ -58,7 +58,7 @@ QUALITY = {
     "baseline-5": 0.2,
     "baseline-5__teacher=baseline-8": 0.05,
     "baseline-5__teacher=baseline-5": 0.3,
-    "baseline-5__steps=60": 0.1,
+    "baseline-5__steps=45": 0.1,
 }
 ACCURACY = {"own": 0.80, "none": 0.74, "one_matrix": 0.75, "three_matrices": 0.78}
 

@@ -70,7 +70,7 @@ def test_presence(systems: Results, without_arms: Results) -> None:
 def test_skipping(systems: Results) -> None:
     found, k = numbers(systems), front_numbers.common_k(skips(systems))
     assert found["skip.k"] == str(k) == "4"  # early attention was tried with 1, 2 and 4
-    assert found["skip.untrained"] == "20"
+    assert found["skip.untrained"] == "19"
     assert float(found["skip.attention"]) == pytest.approx(0.02 * 4**1.4, abs=0.02)
     assert float(found["skip.early"]) == pytest.approx(0.05 * 4**1.4, abs=0.02)
     assert found["skip.block.predicted"] == "1.20"
@@ -78,7 +78,7 @@ def test_skipping(systems: Results) -> None:
         "baseline-8__skip=attention.latter.2__healed=0.1"
     )
     assert float(found["skip.healed"]) < float(found["skip.healed.before"])
-    assert found["skip.depth"].endswith("worse")
+    assert "worse" in found["skip.depth"]
 
 
 def test_elimination(systems: Results) -> None:

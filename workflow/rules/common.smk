@@ -229,9 +229,13 @@ def arm_settings(run):
 
 
 ARMS = "<results>/evaluations/{model}/seed{seed}.arms.json"  # of a run that has any
-ARM_SETS = [
-    f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets
-]
+
+
+def arm_sets(wildcards):
+    """The evaluation sets that arms generate text on."""
+    return [
+        f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets
+    ]
 
 
 def all_cores(wildcards):

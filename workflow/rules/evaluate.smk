@@ -43,7 +43,7 @@ for run in study.arms_of:
             facts=f"<results>/runs/{run}/seed{{seed}}/training.json",
             test="<results>/tokens/text/test/manifest.json",
             validation="<results>/tokens/text/validation/manifest.json",
-            sets=ARM_SETS,
+            sets=arm_sets,
             tokenizer=rules.tokenizer.output.model,
         output:
             [
