@@ -63,9 +63,7 @@ class Study(Strict):
     training: TrainingDefaults
     distillation: Distillation = Distillation()
     t5: T5 = T5()
-    healing: dict[
-        str, Any
-    ] = {}  # training settings of runs that go on with a part less
+    healing: dict[str, Any] = {}  # settings of training on without a part
     tuning: Tuning = Tuning()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
