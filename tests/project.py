@@ -15,7 +15,8 @@ from pathlib import Path
 from shallower.files import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNS = 23  # of the smoke study
+# Of the smoke study: runs, those that have arms, and their arms.
+RUNS, ARM_RUNS, ARMS = 23, 3, 13
 SMOKE = ("--configfile", "config/smoke.yaml")
 # As a lab types it.
 THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)

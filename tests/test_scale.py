@@ -14,7 +14,7 @@ import pytest
 import yaml
 from benchmarks import overhead
 
-from project import ROOT, RUNS, Project
+from project import ARM_RUNS, ARMS, ROOT, RUNS, Project
 from shallower.config import Study, load_study
 from shallower.files import read_json, sha256
 from shallower.reporting import style
@@ -155,7 +155,7 @@ def test_the_theme_is_seaborns() -> None:
 @pytest.mark.smoke
 def test_runs_json_lists_what_every_run_left(project: Project) -> None:
     listed = read_json(project.results / "runs.json")
-    assert len(listed) == 6 * RUNS + 2 * 13 + 3  # and of 13 arms over 3 runs
+    assert len(listed) == 6 * RUNS + 2 * ARMS + ARM_RUNS
     for name in list(listed)[::7]:
         assert listed[name] == sha256(project.results / name)
 

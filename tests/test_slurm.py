@@ -20,7 +20,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from project import ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
+from project import ARM_RUNS, ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
 from shallower.config import load_study
 from shallower.files import read_json, sha256
 
@@ -72,7 +72,8 @@ def test_the_literal_command_makes_the_paper(submitted: Project) -> None:
 def test_jobs_have_what_their_rules_declare(submitted: Project) -> None:
     given = [tres for (tres,) in sacct("AllocTRES") if "gres/gpu=" in tres]
     single = "billing=1,cpu=1,gres/gpu=1,mem=8000M,node=1"
-    assert given.count(single) == 2 * RUNS  # training, evaluation
+    # Training, evaluation, and all arms of a run.
+    assert given.count(single) == 2 * RUNS + ARM_RUNS
     # The latency job has the node to itself: all of its CPUs and GPUs.
     assert [tres for tres in given if tres != single] == [
         "billing=8,cpu=8,gres/gpu=2,mem=16000M,node=1"
