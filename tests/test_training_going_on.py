@@ -25,6 +25,7 @@ from shallower.models.elimination import continuation_loss, contribution
 from shallower.models.retention import Elimination, acc_profile, prefill_speedup
 from shallower.models.skipping import skip
 from shallower.tokens.shards import TokenStream
+from shallower.training import loss as losses_module
 from shallower.training.batches import Batches
 from shallower.training.lesson import begin_run
 from shallower.training.loop import train
@@ -111,6 +112,11 @@ def test_data_go_on_where_the_parent_stopped(corpus: Path) -> None:
     for step in (0, 3):
         assert torch.equal(behind(step)[0], before(80 + step)[0])
         assert not torch.equal(behind(step)[0], before(step)[0])
+    # Whatever the task.
+    spans = [spec | {"task": "spans"} for spec in (plain(), going_on())]
+    first, behind = (open_data(spec, sources, (0, 1)).read for spec in spans)
+    assert torch.equal(behind(3)[0], first(83)[0])
+    assert not torch.equal(behind(3)[0], first(3)[0])
 
 
 def test_a_healed_run_begins_as_its_skipped_parent(parent: Path) -> None:
@@ -156,6 +162,10 @@ def test_another_kind_of_parent_is_refused(parent: Path) -> None:
     spec = going_on()
     spec["model"]["depth"] = 2
     with pytest.raises(UserError, match="of another kind"):
+        begin_run(spec, parent)
+    spec = healed()
+    spec["model"]["skip"] = {"attention": [3]}
+    with pytest.raises(UserError, match=r"blocks \[3\]: the model has 3"):
         begin_run(spec, parent)
 
 
@@ -289,6 +299,16 @@ def test_the_loss_of_a_tuned_run_falls(
     assert min(told(tmp_path / "run").counts(PROMPT)) < PROMPT / 2
     found = pd.read_csv(tmp_path / "run" / "losses.csv")["loss"]
     assert found.iloc[-3:].mean() < found.iloc[0] - 2
+
+
+def test_a_tuned_run_is_not_compiled_and_says_so(
+    corpus: Path, parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses_module, "compiled_loss", None)  # not to be called
+    spec, sources = tuned(), Sources(corpus / "train", parent=parent)
+    spec["training"] |= {"steps": 2, "compile": "always"}
+    train(spec, sources, tmp_path / "run", tmp_path / "checkpoints")
+    assert read_json(tmp_path / "run" / "training.json")["compiled"] is False
 
 
 def test_work_is_counted_as_if_nothing_were_eliminated(

@@ -64,7 +64,10 @@ def begin_run(
         raise UserError(f"--parent: a run of {found}, expected {wish}")
     whole = load_model(parent)
     if isinstance(whole, LlamaLM) and "skip" in spec["model"]:
-        whole = skip(whole, **spec["model"]["skip"])
+        try:
+            whole = skip(whole, **spec["model"]["skip"])
+        except ValueError as error:
+            raise UserError(f"--parent: {parent}: {error}") from error
     if whole.config != model.config:
         raise UserError(f"--parent: {parent} is of another kind than the specification")
     model.load_state_dict(whole.state_dict())

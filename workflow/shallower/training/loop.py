@@ -74,7 +74,8 @@ def train(
     digest = code_digest("training.loop")
     data = open_data(spec, sources, group.part)
     group.check(spec["model"], settings)
-    if group.kind == "tensor":  # DTensors in a compiled graph are untried
+    # DTensors in a graph are untried, and a tuned run is too short to pay for one.
+    if group.kind == "tensor" or "elimination" in spec:
         settings = settings | {"compile": "never"}
     lesson, taught_by = load_lesson(spec, sources.teacher, place)
     model, born_of = begin_run(spec, sources.parent)

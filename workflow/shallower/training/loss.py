@@ -169,11 +169,9 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What is minimised, and the cross-entropy: means in nats of (batch, tokens).
 
-        A watched step is not compiled: a graph does not call its modules' hooks. Nor
-        is one with elimination, whose few steps would not pay for it.
+        A watched step is not compiled: a graph does not call its modules' hooks.
         """
-        plain = not watched and self.tuning is None
-        compiled = plain and is_compiled(self.settings, inputs.device)
+        compiled = not watched and is_compiled(self.settings, inputs.device)
         function = compiled_loss() if compiled else losses
         precision, chunk = self.settings["precision"], self.settings.get("loss_chunk")
         what = (self.model, inputs, targets, precision, chunk or 0, self.lesson)

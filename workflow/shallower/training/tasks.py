@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,17 @@ class Data:
 
 
 def open_data(spec: dict[str, Any], sources: Sources, part: tuple[int, int]) -> Data:
-    """The batches of a run. Raises UserError for data that do not fit the model."""
+    """The batches of a run, behind those that its parent has seen (`first_step`).
+
+    Raises UserError for data that do not fit the model.
+    """
+    data, before = _from_the_first(spec, sources, part), spec.get("first_step", 0)
+    return replace(data, read=lambda step: data.read(before + step))
+
+
+def _from_the_first(
+    spec: dict[str, Any], sources: Sources, part: tuple[int, int]
+) -> Data:
     context, task = spec["model"]["context"], spec.get("task", "text")
     how = (context, spec["training"]["batch_size"], spec["seed"])
     if task == "pairs":
@@ -70,12 +80,8 @@ def open_data(spec: dict[str, Any], sources: Sources, part: tuple[int, int]) -> 
     if task == "spans":
         spans = SpanBatches(stream, *how, pieces, part)
         return Data(spans, len(spans.windows), context, stream.manifest)
-    batches, before = Batches(stream, *how, part), spec.get("first_step", 0)
-
-    def behind(step: int) -> tuple[Tensor, Tensor]:
-        return batches(before + step)  # behind those that the parent has seen
-
-    return Data(behind, batches.windows, context, stream.manifest)
+    batches = Batches(stream, *how, part)
+    return Data(batches, batches.windows, context, stream.manifest)
 
 
 def forward_flops_of(spec: dict[str, Any]) -> int:

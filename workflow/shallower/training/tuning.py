@@ -51,7 +51,8 @@ def begin_tuning(
             f"elimination.prompt_tokens: {prompt}, expected fewer than a context of "
             f"{context}"
         )
-    windows = first_windows(TokenStream.open(tokens), context, wish)
+    stream = TokenStream.open(tokens, verify=False)  # as the batches' stream has been
+    windows = first_windows(stream, context, wish)
     with torch.inference_mode():
         acc = contribution(model, windows, window=wish["window"])
     plain = Elimination(acc_profile(acc), window=wish["window"])
