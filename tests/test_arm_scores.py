@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "samples_kept": 2,
     "arm_sets": ["completion"],
     "seed": 3,
+    "window": 5,
 }
 DEPLOYED = {
     "vocabulary": 300,
@@ -236,7 +237,7 @@ def test_calibration_is_on_validation_text(place: Path, scored: Path) -> None:
     due = importance(model, inputs)
     for part in ("attention", "ffn", "block"):
         assert found["importance"][part] == pytest.approx(list(getattr(due, part)))
-    shares = contribution(model, inputs, 0.9, "last_w", 32)
+    shares = contribution(model, inputs, 0.9, "last_w", 5)
     assert found["contribution"] == pytest.approx(shares)
     assert found["profile"] == pytest.approx(list(acc_profile(shares)))
     assert (found["model"], found["seed"]) == (NAME, 1)
@@ -285,6 +286,7 @@ def test_eliminations_reach_their_speedup(place: Path, scored: Path) -> None:
     assert kinds["acc"]["keep"] == "last_w"
     assert kinds["random"] | {"keep": "last_w"} == kinds["acc"]
     assert kinds["acc"]["seed"] == SETTINGS["seed"]
+    assert kinds["acc"]["window"] == SETTINGS["window"]
     assert kinds["window"]["keep"] == "recent"
     assert not kinds["window"]["first"]
     assert kinds["late"] is None
@@ -299,7 +301,7 @@ def test_alpha_is_for_the_deployed_model(place: Path) -> None:
     for percent in range(110, 200, 5):
         speedup = percent / 100
         how = tuned(model, EliminationChoice("acc", speedup), found, SETTINGS)
-        plain = Elimination(acc, seed=SETTINGS["seed"])
+        plain = Elimination(acc, window=SETTINGS["window"], seed=SETTINGS["seed"])
         assert how == tune(DEPLOYED, plain, PROMPT, speedup)
         differ += how != tune(trained, plain, PROMPT, speedup)
     assert differ > 0

@@ -222,7 +222,11 @@ def arm_settings(run):
     """As the command gets it: how arms are scored, and which there are."""
 
     def settings(wildcards):
-        wanted = {"arms": arms_over(run), "seed": int(wildcards.seed)}
+        wanted = {
+            "arms": arms_over(run),
+            "seed": int(wildcards.seed),
+            "window": study.tuning.window,
+        }
         return as_json(EVALUATION | wanted)
 
     return settings

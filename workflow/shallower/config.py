@@ -232,14 +232,15 @@ class Study(Strict):
     @cached_property
     def _cells(self) -> dict[tuple[str, int], list[str]]:
         """The experiments of every (model, seed), in order."""
-        found: dict[tuple[str, int], list[str]] = {}
+        found: dict[tuple[str, int], dict[str, None]] = {}
         for experiment, name, seeds in self._grids:
             if name.is_arm:
                 continue
             model = str(name)
             for seed in seeds:
-                found.setdefault((model, seed), []).append(experiment)
-        return found
+                # What arms stand on comes once with each of them.
+                found.setdefault((model, seed), {})[experiment] = None
+        return {cell: list(experiments) for cell, experiments in found.items()}
 
     @cached_property
     def depth_models(self) -> list[str]:

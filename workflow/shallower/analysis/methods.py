@@ -10,12 +10,11 @@ import pandas as pd
 from shallower.analysis.changes import phrase
 from shallower.analysis.front_data import FrontData
 from shallower.config import Study
-from shallower.models.arithmetic import cache_bytes
+from shallower.models.arithmetic import FP32, cache_bytes
 from shallower.names import parse_name
 from shallower.systems import system_of
 
 NAN = float("nan")
-ITEM = 4  # bytes of a number in the cache: fp32
 AXES = ("per_token", "first_token")
 ENDS = ("", "_ci_low", "_ci_high")
 COLUMNS = [
@@ -89,7 +88,7 @@ def _caches(study: Study, models: list[str], arms: pd.DataFrame) -> dict[str, fl
     """Bytes of keys and values by model; an arm's as it was evaluated."""
     tokens = study.prompt_tokens + study.evaluation.new_tokens
     found = {
-        model: float(cache_bytes(study.run(model, 0)["model"], tokens, ITEM))
+        model: float(cache_bytes(study.run(model, 0)["model"], tokens, FP32))
         for model in models
         if model in study.models
     }

@@ -73,9 +73,10 @@ def score_arms(
     """Choose, on validation text, and score, on test text, every arm of a run.
 
     `settings` is the configuration's `evaluation` section with `prompt_tokens`, `seed`
-    (of what is drawn by chance) and `arms`: of each arm's name its options `skip` and
-    `eliminate`. Writes to the folder `output`, for each arm, what `evaluate` writes for
-    a run, and last `<run>/seed<k>.arms.json`: what was chosen, why, and what it saves.
+    (of what is drawn by chance), `window` (last queries that tokens are ranked by, as
+    in tuning) and `arms`: of each arm's name its options `skip` and `eliminate`. Writes
+    to the folder `output`, for each arm, what `evaluate` writes for a run, and last
+    `<run>/seed<k>.arms.json`: what was chosen, why, and what it saves.
     """
     torch.set_num_threads(threads)
     run, corpus, tokens, output = map(Path, (run, corpus, tokens, output))
@@ -154,7 +155,8 @@ def tuned(
     """
     config = network.config
     plain = choice.elimination(found.profile, config.depth, settings["seed"])
-    held = replace(plain, profile=hold(plain.profile, config.skip.attention))
+    profile = hold(plain.profile, config.skip.attention)
+    held = replace(plain, profile=profile, window=settings["window"])
     spec, prompt = deployed_spec(config), settings["prompt_tokens"]
     return reach(spec, held, prompt, choice.speedup)
 

@@ -24,8 +24,6 @@ from shallower.models.retention import Profile, acc_profile
 from shallower.models.selection import Blocks, greedy
 from shallower.models.skipping import Importance, importance, skip
 
-TAU, LAST = 0.9, 32  # of ACC: the share to carry, and the queries that are asked
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -53,7 +51,7 @@ def calibrate(
         tokens / "validation", context, settings["calibration_windows"]
     ).to(device)
     inputs, at_once = windows[:, :-1], pass_size(device, context, 8)
-    shares = contribution(model, inputs, TAU, "last_w", LAST, at_once)
+    shares = contribution(model, inputs, window=settings["window"], batch_size=at_once)
     return Calibration(
         importance(model, inputs, at_once),
         shares,

@@ -47,6 +47,9 @@ def inner_width(model: dict[str, Any]) -> int:
     return model["heads"] * (model.get("head_size") or model["width"] // model["heads"])
 
 
+FP32 = 4  # bytes of a number, in which caches are compared
+
+
 def cache_bytes(model: dict[str, Any], tokens: int, item: int) -> int:
     """Bytes of a sequence's keys and values, `item` for a number.
 

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shallower.models.arithmetic import cache_bytes
+from shallower.models.arithmetic import FP32, cache_bytes
 from shallower.models.counting import on_meta, predicted_speedup
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.retention import Elimination, kept_cache_bytes, prefill_products
 from shallower.models.skipping import skip
 from shallower.models.transforms import deploy
 from shallower.models.variants import Skip
-
-ITEM = 4  # bytes of a number in fp32, which caches are compared in
 
 
 def arm_entry(left_out: Skip, elimination: Elimination | None) -> dict[str, Any]:
@@ -92,5 +90,5 @@ def cached(config: LlamaConfig, counts: Sequence[int] | None, work: Workload) ->
     """Bytes of a sequence's keys and values in fp32, with room for the new tokens."""
     spec = asdict(config)
     if counts is None:
-        return cache_bytes(spec, work.prompt + work.new, ITEM)
-    return kept_cache_bytes(spec, counts, work.prompt, work.new, ITEM)
+        return cache_bytes(spec, work.prompt + work.new, FP32)
+    return kept_cache_bytes(spec, counts, work.prompt, work.new, FP32)

@@ -103,12 +103,8 @@ def _speed(results: Results, model: str) -> list[str]:
 
 def deployed_time(results: Results, model: str, scale: str) -> str:
     """Mean time a token over the sessions, of the form in which it is deployed."""
-    for form in ("collapsed", "folded", "trained"):
-        where = {"scale": scale, "form": form}
-        if results.has(model, "fixed", "time_per_output_token", **where):
-            times = results.seeds(model, "fixed", "time_per_output_token", **where)
-            return number(times.mean(), 0)
-    return MISSING
+    times = results.times(model, "fixed", "time_per_output_token", scale)
+    return MISSING if times.empty else number(times.mean(), 0)
 
 
 def distillation_table(results: Results) -> str:
