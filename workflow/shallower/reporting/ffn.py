@@ -74,12 +74,13 @@ def ffn_table(results: Results) -> str:
         rows.append([escape(name), *_sizes(results, model), *_speed(results, model)])
         rows[-1] += [str(nats["n_seeds"]), number(nats["mean"], 3), *found]
     header = [
-        *("arm", "trained", "deployed", "MFLOPs", r"\textmu s", "at the paper's size"),
+        *("arm", "trained", "deployed", "MFLOPs"),
+        *(r"\textmu s", r"\textmu s at the paper's size"),
         *("seeds", "CE (nats)", "difference", r"95\,\% interval"),
     ]
-    above = [r"& \multicolumn{2}{c}{parameters (millions)} & a token"]
-    above[0] += r" & \multicolumn{2}{c}{a token} & & & &  \\"
-    return tabular("lrrrrrrrrl", [*above, header], rows)
+    above = r"& \multicolumn{2}{c}{parameters (millions)}"
+    above += r" & \multicolumn{3}{c}{a token} & & & &  \\"
+    return tabular("lrrrrrrrrl", [above, header], rows)
 
 
 def _sizes(results: Results, model: str) -> list[str]:

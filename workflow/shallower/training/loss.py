@@ -72,6 +72,14 @@ def losses(
     autocast = torch.autocast(
         inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )
+    with autocast:
+        features = _features(model, inputs, targets, tuning).flatten(0, 1)
+    if tuning is not None:
+        targets = targets[:, tuning.prompt - 1 :]
+    taught = None
+    if lesson is not None:
+        with torch.no_grad(), autocast:
+            taught = states(lesson.teacher, inputs, targets).flatten(0, 1)
 
     def part(
         features: Tensor, taught: Tensor | None, due: Tensor, reduction: str = "mean"
@@ -87,34 +95,42 @@ def losses(
         soft = soft.mean() if reduction == "mean" else soft.sum()
         return lesson.alpha * hard + (1 - lesson.alpha) * soft, hard
 
-    with autocast:
-        if tuning is None:
-            features = states(model, inputs, targets).flatten(0, 1)
-        else:
-            assert isinstance(model, LlamaLM)
-            how = (tuning.prompt, tuning.elimination)
-            features = continuation_features(model, inputs, *how).flatten(0, 1)
-            targets = targets[:, tuning.prompt - 1 :]
-    taught = None
-    if lesson is not None:
-        with torch.no_grad(), autocast:
-            taught = states(lesson.teacher, inputs, targets).flatten(0, 1)
     targets = targets.flatten()
-    count = targets.numel()
-    if not 0 < chunk < count:
+    if not 0 < chunk < len(targets):
         return part(features, taught, targets)
-    total = plain = torch.zeros((), device=inputs.device)
-    wanted = taught.split(chunk) if taught is not None else repeat(None)
-    for rows, hints, due in zip(
-        features.split(chunk), wanted, targets.split(chunk), strict=False
+    return _in_chunks(part, features, taught, targets, chunk)
+
+
+def _features(
+    model: LanguageModel, inputs: Tensor, targets: Tensor, tuning: Tuning | None
+) -> Tensor:
+    """What goes into the output head: of all tokens, or of the continuation."""
+    if tuning is None:
+        return states(model, inputs, targets)
+    assert isinstance(model, LlamaLM)
+    return continuation_features(model, inputs, tuning.prompt, tuning.elimination)
+
+
+def _in_chunks(
+    part: Callable[..., tuple[Tensor, Tensor]],
+    features: Tensor,
+    taught: Tensor | None,
+    targets: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor]:
+    """Means of both losses, each chunk's logits made again in the backward pass."""
+    total = plain = torch.zeros((), device=features.device)
+    hints = taught.split(chunk) if taught is not None else repeat(None)
+    for rows, hint, due in zip(
+        features.split(chunk), hints, targets.split(chunk), strict=False
     ):
         found = checkpoint(
-            *(part, rows, hints, due, "sum"),
+            *(part, rows, hint, due, "sum"),
             use_reentrant=False,
             preserve_rng_state=False,
         )
         total, plain = total + found[0], plain + found[1]
-    return total / count, plain / count
+    return total / len(targets), plain / len(targets)
 
 
 def soft_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
