@@ -10,11 +10,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from shallower import wanted
 from shallower.corpus import EVALUATION_SETS
-from shallower.corpus.settings import KINDS, Corpus
+from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.expansion import (
     expand,
@@ -23,6 +23,7 @@ from shallower.expansion import (
     specify,
     taught_by,
 )
+from shallower.explain import explain, suggestion
 from shallower.models.registry import FFNS
 from shallower.names import ModelName
 from shallower.sections import (
@@ -40,7 +41,6 @@ from shallower.sections import (
     Training,
     TrainingDefaults,
     Tuning,
-    suggestion,
 )
 from shallower.strict import Strict
 
@@ -131,7 +131,7 @@ class Study(Strict):
                 self.training_of(name)
             except ValidationError as error:
                 raise ValueError(
-                    f"training.overrides.{name}.{_explain(error)}"
+                    f"training.overrides.{name}.{explain(error, Training)}"
                 ) from None
         return self
 
@@ -399,36 +399,4 @@ def load_study(config: dict[str, Any]) -> Study:
     try:
         return Study.model_validate(config)
     except ValidationError as error:
-        raise UserError(f"configuration: {_explain(error)}") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """One line per problem: the key, what was found, what was expected."""
-    lines = []
-    for problem in error.errors():
-        # The kind of a source, which pydantic puts into the location, is also the
-        # name of its section in the file.
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key}: unknown key{_suggest_key(problem['loc'])}")
-        elif problem["type"] == "missing":
-            lines.append(f"{key}: missing")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = problem["input"]
-            shown = "" if isinstance(found, dict | BaseModel) else f" (found {found!r})"
-            lines.append(f"{key}: {message}{shown}" if key else message)
-    return "; ".join(lines)
-
-
-def _suggest_key(location: tuple[int | str, ...]) -> str:
-    """', did you mean ...?' for a misspelt key, from the section it stands in."""
-    section: Any = Study
-    for part in location[:-1]:
-        if part in KINDS:
-            section = KINDS[str(part)]
-            continue
-        field = getattr(section, "model_fields", {}).get(str(part))
-        annotation = field.annotation if field else None
-        section = annotation if isinstance(annotation, type) else None
-    return suggestion(str(location[-1]), list(getattr(section, "model_fields", {})))
+        raise UserError(f"configuration: {explain(error, Study)}") from None

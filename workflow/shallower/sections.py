@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -11,17 +10,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import PackageFile
+from shallower.explain import suggestion
 from shallower.models.choices import parse_elimination, parse_skip
 from shallower.models.registry import FFNS, HEADS
 from shallower.names import OPTIONS
 from shallower.strict import Strict
-
-
-def suggestion(word: str, known: list[str]) -> str:
-    """', did you mean ...?' where a known word is close to this one."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
-
 
 # --- tokens, model, training ----------------------------------------------------
 

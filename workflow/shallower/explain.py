@@ -1,0 +1,51 @@
+"""What is wrong with a configuration, in the words of whoever wrote it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from shallower.corpus.settings import KINDS
+
+
+def suggestion(word: str, known: list[str]) -> str:
+    """', did you mean ...?' where a known word is close to this one."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line per problem: the key, what was found, what was expected.
+
+    `model` is what was validated; among its keys a misspelt one's neighbour is sought.
+    """
+    lines = []
+    for problem in error.errors():
+        # The kind of a source, which pydantic puts into the location, is also the
+        # name of its section in the file.
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}: unknown key{_suggest_key(problem['loc'], model)}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key}: missing")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            found = problem["input"]
+            shown = "" if isinstance(found, dict | BaseModel) else f" (found {found!r})"
+            lines.append(f"{key}: {message}{shown}" if key else message)
+    return "; ".join(lines)
+
+
+def _suggest_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """', did you mean ...?' for a misspelt key, from the section it stands in."""
+    section: Any = model
+    for part in location[:-1]:
+        if part in KINDS:
+            section = KINDS[str(part)]
+            continue
+        field = getattr(section, "model_fields", {}).get(str(part))
+        annotation = field.annotation if field else None
+        section = annotation if isinstance(annotation, type) else None
+    return suggestion(str(location[-1]), list(getattr(section, "model_fields", {})))
