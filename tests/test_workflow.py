@@ -259,6 +259,7 @@ def test_html_report(project: Project) -> None:
         assert table in names
     for category in ("Figures", "Tables", "Notebooks", "Paper"):
         assert category.encode() in page
+    assert b"a paper that rebuilds itself" in page  # report/report.rst
 
 
 def test_lint(project: Project) -> None:
