@@ -155,3 +155,15 @@ def test_wide_intervals_do_not_hide_the_points() -> None:
     low, high = axes.get_ylim()
     assert low == 0.5
     assert high < 4
+
+
+def test_nulls_beyond_the_panel_stand_at_its_edge() -> None:
+    axes = Figure().subplots()
+    axes.set_ylim(0, 1)
+    skipping._beyond(
+        axes, [(0.4, -3.0, "3"), (0.6, 0.5, "5"), (0.8, 2.0, "8"), (1, 9, "")]
+    )
+    marks = {line.get_marker(): line.get_xdata()[0] for line in axes.lines}
+    assert marks == {"v": 0.4, "^": 0.8}
+    assert [text.get_text() for text in axes.texts] == ["3", "8"]
+    assert axes.get_ylim() == (0, 1)

@@ -243,6 +243,21 @@ def test_what_hardly_eliminates_is_no_elimination(
     assert {found[claim] for claim in lost} <= {"not tested"}
 
 
+@pytest.mark.parametrize(
+    ("claim", "alike"),
+    [("S4-5", {"acc.2": -0.04}), ("S4-6", {"recent.2": -0.16})],
+)
+def test_rules_are_told_apart_only_where_eliminating_can_hurt(
+    evidence: Evidence, claim: str, alike: dict[str, float]
+) -> None:
+    """Random elimination costs nothing, and a control as much as ACC."""
+    for drop, add in ({"random.2": -0.4} | alike).items():
+        evidence = changed(evidence, f"{DROP}{drop}", add, dataset="continuation")
+    found = judged(evidence, claim)
+    assert found.verdict == "not tested"
+    assert "no assay sensitivity" in found.note
+
+
 @pytest.mark.filterwarnings("error")
 def test_rank_correlation_is_spearmans() -> None:
     draw = np.random.default_rng(3)

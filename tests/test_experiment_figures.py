@@ -25,7 +25,7 @@ from shallower.analysis import budgets, search
 from shallower.analysis.ablation import head_differences, registered
 from shallower.config import Study
 from shallower.reporting import experiment_tables, experiments, findings
-from shallower.reporting.latex import MISSING
+from shallower.reporting.latex import MISSING, number, significant
 from shallower.reporting.results import Results
 
 mpl.use("Agg")
@@ -171,6 +171,8 @@ def test_budget_figure(configuration: dict, tmp_path: Path) -> None:
     assert [len(bars[0].get_xdata()) for bars in axes.containers] == [1, 2, 1]
     faces = [bars[0].get_markerfacecolor() for bars in axes.containers]
     assert [face == "white" for face in faces] == [True, False, False]
+    looks = {bars[0].get_linestyle() for bars in axes.containers}
+    assert looks == {"-", "--"}  # depths are told apart, variants by colour
     mark = [line for line in axes.lines if list(line.get_xdata()) == [5.9, 5.9]]
     assert len(mark) == 1
     assert legend_labels(figure) == [
@@ -267,6 +269,12 @@ def test_search_and_budget_tables(configuration: dict, tmp_path: Path) -> None:
     assert searched.count(r"\textbf{5.07") == 4
     assert searched.count("best & silu{-}2") == 1
     budget = experiment_tables.budget_table(results)
+    for _, part in results.budget_pairs.groupby(["width", "tokens"]):
+        if "depth" in set(part["question"]):
+            row = part.set_index("question").loc["depth"]
+            words = f"{number(row['tokens'], 0)} & "
+            words += f"{significant(row['tokens_per_parameter'], 2)} & "
+            assert words in budget
     assert budget.count(r" \\") == 1 + len(
         results.budget_pairs.groupby(["width", "tokens"])
     )

@@ -149,7 +149,8 @@ def test_methods_hold_everything(study: Study, results: Path) -> None:
     assert table.loc[f"{SKIP}2", "verdict"] == "not supported"
     assert table.loc[["baseline-2", "baseline-4"], "verdict"].isna().all()
     assert table.loc[f"{SKIP}1", "cache_bytes"] == 1001
-    assert purpose("baseline-4__tuned=0.1") == "per_token"
+    assert purpose("baseline-4__tuned=0.1") == "first_token"  # tuned for elimination
+    assert purpose(f"{SKIP}1") == "per_token"
     # Keys and values of 4 blocks, 128 wide, in fp32, of three quarters and 24 tokens.
     tokens = 3 * study.model.context // 4 + study.evaluation.new_tokens
     assert table.loc["baseline-4", "cache_bytes"] == 4 * 2 * 128 * 4 * tokens

@@ -171,10 +171,12 @@ def test_additivity(systems: Results) -> None:
             number(row["effect"], 3),
         ]
         assert " & ".join(cells) in text
-    assert methods.sum_words(-0.2, -0.1) == "better than the sum"
-    assert methods.sum_words(0.1, 0.2) == "worse than the sum"
-    assert methods.sum_words(-0.1, 0.2) == "not told from the sum"
-    assert methods.sum_words(np.nan, np.nan) == "not tested"
+    words = methods.sum_words
+    assert words(-0.2, -0.1, "not supported") == "better than the sum"
+    assert words(0.1, 0.2, "not supported") == "worse than the sum"
+    assert words(-0.1, 0.2, "inconclusive") == "not told from the sum"
+    assert words(-0.01, 0.01, "supported") == "as the sum"
+    assert words(np.nan, np.nan, "not tested") == "not tested"
 
 
 def test_lists() -> None:

@@ -27,6 +27,7 @@ from shallower.reporting.latex import (
     tabular,
 )
 from shallower.reporting.numbers import direction
+from shallower.reporting.verdicts import with_labels
 
 
 @pytest.mark.parametrize(
@@ -218,3 +219,10 @@ def test_the_text_knows_where_the_questions_come_from() -> None:
     theirs = dict(numbers._questions(asked))
     assert own.keys() == theirs.keys()
     assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
+
+
+def test_notes_call_arms_by_their_labels() -> None:
+    note = "inconclusive: baseline-8__tuned=0.1__eliminate=acc.2, silu-5; of baseline-8"
+    words = "“baseline 8, tuned 10 %, ACC ×2”, silu-5; of baseline-8"
+    assert with_labels(note) == f"inconclusive: {words}"
+    assert with_labels("8 of 8 models") == "8 of 8 models"

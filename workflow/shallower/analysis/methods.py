@@ -71,8 +71,11 @@ def method_table(
 
 
 def purpose(model: str) -> str:
-    """The axis that a method is for: elimination shortens the prefill alone."""
-    return AXES["eliminate" in parse_name(model).options]
+    """The axis that a method is for: elimination shortens the prefill alone.
+
+    So does tuning, which is for elimination.
+    """
+    return AXES[bool({"eliminate", "tuned"} & set(parse_name(model).options))]
 
 
 def _places(axis: str, point: pd.Series) -> dict[str, Any]:

@@ -94,7 +94,9 @@ def _speed(results: Results, model: str) -> list[str]:
     """Microseconds a token as deployed: the trained model's scale, and the paper's."""
     name = results.study.models[model]
     depth = results.study.paper_scale.depths[-1]
-    same = not name.options and name.depth == results.study.depths[-1]
+    # Of a chain that is multiplied out, the ratio has no part in the time.
+    plain = not set(name.options) - {"ratio"}
+    same = plain and name.depth == results.study.depths[-1]
     at_paper = f"{name.variant}-{depth}" if same else ""
     return [
         deployed_time(results, model, "study"),
@@ -156,6 +158,7 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     for variant in LABELS:
         model = f"{variant}-{depth}"
         row = table.loc[model] if model in table.index else None
+        yield f"ffn.{variant}.there", "" if row is None else "yes"
         for part, column in parts.items():
             effect = float("nan") if row is None else float(row[column])
             yield f"ffn.{variant}{part}", number(effect, 3)
@@ -201,7 +204,7 @@ def by_seed_table(results: Results) -> str:
         row = results.row(model, "text", "cross_entropy")
         rows.append(
             [
-                escape(model),
+                escape(label(results.study.models[model])),
                 ", ".join(number(value, 3) for value in values),
                 number(values.mean(), 3),
                 interval(row["ci_low"], row["ci_high"], 3),
