@@ -14,6 +14,7 @@ from shallower.reporting import arm_tables, methods
 from shallower.reporting.arms import AXES
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import interval, number
+from shallower.reporting.nulls import plain
 from shallower.reporting.results import Results
 
 ARMS = [
@@ -184,3 +185,19 @@ def test_lists() -> None:
     assert methods.listed(["a"]) == "a"
     assert methods.listed(["a", "b", "c"]) == "a, b and c"
     assert methods.listed(["a, b", "c"], ";") == "a, b; and c"
+
+
+def test_no_system_is_crowded_out(
+    systems: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One row each where there is room for one, and the best of its kinds."""
+    table = systems.methods
+    fronts = table[[f"on_front_{axis}" for axis in methods.AXES]].eq(True).any(axis=1)
+    first = int((table["model"].map(plain) | fronts).sum())
+    others = set(table.loc[~fronts & ~table["model"].map(plain), "system"])
+    assert len(others) > 3
+    monkeypatch.setattr(methods, "ROWS", first + len(others))
+    kept = methods.chosen(systems)
+    assert len(kept) == first + len(others)
+    shown = kept[~kept["model"].isin(table.loc[fronts, "model"])]
+    assert set(shown.loc[~shown["model"].map(plain), "system"]) == others
