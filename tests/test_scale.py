@@ -7,17 +7,20 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import pytest
 import yaml
 from benchmarks import overhead
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from project import ARM_RUNS, ARMS, ROOT, RUNS, Project
 from shallower.config import Study, load_study
 from shallower.files import read_json, sha256
-from shallower.reporting import style
+from shallower.reporting import figures, style
 from shallower.reporting.contents import FIGURES
 from shallower.reporting.figures import draw_all
 
@@ -209,3 +212,26 @@ def test_figures_are_the_same_whoever_draws_them(
         alone = tmp_path / "pdf" / "figures" / f"{figure}.pdf"
         assert sha256(alone) == sha256(due.with_suffix(".pdf"))
     assert not list((tmp_path / "pdf" / "figures").glob("*.svg"))
+
+
+@pytest.mark.smoke
+def test_no_figure_spills_over_its_edge(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where labels leave too little room, the layout gives up and cuts text off."""
+    outside = {}
+
+    def measure(
+        figure: Figure, _folder: Path, name: str, _kinds: Sequence[str]
+    ) -> None:
+        FigureCanvasAgg(figure).draw()
+        box, size = figure.get_tightbbox(), figure.get_size_inches()
+        ends = [-box.x0, -box.y0, box.x1 - size[0], box.y1 - size[1]]
+        outside[name] = max(ends)
+
+    monkeypatch.setattr(style, "save", measure)
+    settings = read_json(project.results / "provenance.json")["configuration"]
+    with mpl.rc_context():
+        figures._draw(project.results, settings, project.results, [], list(FIGURES))
+    assert set(outside) == set(FIGURES)
+    assert {name: by for name, by in outside.items() if by > 0.02} == {}  # inches
