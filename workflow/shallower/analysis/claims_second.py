@@ -59,7 +59,7 @@ SECOND = [
     ),
     Claim(
         "S2-9",
-        "the thesis' parameter column",
+        "the thesis' parameter counts follow from its sizes",
         "rows that do not fit",
         parameter_column,
         "S2",

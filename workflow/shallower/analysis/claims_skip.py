@@ -94,10 +94,14 @@ def cheaper_than_blocks(evidence: Evidence) -> Finding:
             outside.append(f"{k} ({gain.note})")
         else:
             parts.append(_of_gain(gain))
-            labels.append(f"{k} blocks")
+            labels.append(_blocks(k))
     note = f"left out: {', '.join(outside)}" if outside else ""
     shown = annotated(parts, labels) if parts else absent("times among the blocks'")
     return replace(shown, note=joined(shown.note, note))
+
+
+def _blocks(k: int) -> str:
+    return f"{k} block" + "s" * (k > 1)
 
 
 def _of_gain(gain: Gain) -> Finding:
@@ -160,7 +164,7 @@ def as_predicted(evidence: Evidence) -> Finding:
     for k, ratio in timed.items():
         predicted = predicted_decode(evidence, k)
         parts.append(ratio_within(*over(ratio, predicted), WITHIN))
-        labels.append(f"{k} blocks {ratio[0]:.2f} of {predicted:.2f}")
+        labels.append(f"{_blocks(k)} {ratio[0]:.2f} of {predicted:.2f}")
     return annotated(parts, labels)
 
 

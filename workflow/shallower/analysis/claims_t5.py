@@ -24,12 +24,15 @@ FAMILY_OWN = "own"
 def parameter_column(evidence: Evidence) -> Finding:
     """S2-9: the printed parameters, under one reading for all rows."""
     table = thesis.overview()
-    wrong = table.loc[table["parameters_printed"].isna(), "label"]
-    note = f"{len(table) - len(wrong)} of {len(table)} rows fit one reading"
-    if len(wrong):
-        note += f"; none fits {', '.join(wrong)}"
-    verdict: Verdict = "not supported" if len(wrong) else "supported"
-    return Finding(float(len(wrong)), NAN, NAN, 0.0, verdict, note)
+    fits = table["parameters_printed"].notna()
+    counts = table.loc[fits, "modules"].value_counts()
+    parts = [f"{count} fit {modules}" for modules, count in counts.items()]
+    note = f"of {len(table)} rows {', '.join(parts)} attention modules"
+    if not fits.all():
+        note += f"; neither fits {'; '.join(table.loc[~fits, 'label'])}"
+    wrong = len(table) - int(counts.max())
+    verdict: Verdict = "not supported" if wrong else "supported"
+    return Finding(float(wrong), NAN, NAN, 0.0, verdict, note)
 
 
 def without_ffn(evidence: Evidence) -> Finding:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from shallower.analysis.deployed import FORMS
 from shallower.analysis.statistics import (
     LEVEL,
     crossed_interval,
@@ -110,7 +111,7 @@ def compare(
         known = {pair for pairs in families.values() for pair in pairs}
         families["contrast"] = [pair for pair in registered if pair not in known]
         for family, pairs in families.items():
-            for form in ("trained", "folded", "collapsed"):
+            for form in FORMS:
                 chosen = [Pair(a, b, family, str(scale), form) for a, b in pairs]
                 found += [difference(part, *q, p) for q in QUALITY for p in chosen]
                 found += [time_ratio(part, *t, p) for t in TIMES for p in chosen]

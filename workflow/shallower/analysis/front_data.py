@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from shallower.analysis.changes import is_plain
+from shallower.analysis.deployed import deployed
 from shallower.analysis.pareto import METRICS, Axis, Measured, by_model, measured
 from shallower.config import Study
 from shallower.files import read_json
 from shallower.names import parse_name
 
 DATASET = "continuation"  # of the quality, and the workload of the times
-FORMS = ("trained", "folded", "collapsed")  # the last that was timed is deployed
 
 
 @dataclass
@@ -106,9 +106,7 @@ def _quality_rows(units: pd.DataFrame, order: Sequence[str]) -> pd.DataFrame:
 
 
 def _times(units: pd.DataFrame, order: Sequence[str], axis: Axis) -> pd.DataFrame:
-    rows = _rows(units, order, METRICS[axis])
-    place = rows["form"].map(FORMS.index)
-    return rows[place == place.groupby(rows["model"]).transform("max")]
+    return deployed(_rows(units, order, METRICS[axis]))
 
 
 def _rows(units: pd.DataFrame, order: Sequence[str], metric: str) -> pd.DataFrame:

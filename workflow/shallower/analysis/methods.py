@@ -15,7 +15,7 @@ from shallower.names import parse_name
 from shallower.systems import system_of
 
 NAN = float("nan")
-ITEM = 4  # bytes of a number in the cache: fp32
+FP32 = 4
 AXES = ("per_token", "first_token")
 ENDS = ("", "_ci_low", "_ci_high")
 COLUMNS = [
@@ -72,8 +72,11 @@ def method_table(
 
 
 def purpose(model: str) -> str:
-    """The axis that a method is for: elimination shortens the prefill alone."""
-    return AXES["eliminate" in parse_name(model).options]
+    """The axis that a method is for: elimination shortens the prefill alone.
+
+    So does tuning, which is for elimination.
+    """
+    return AXES[bool({"eliminate", "tuned"} & set(parse_name(model).options))]
 
 
 def _places(axis: str, point: pd.Series) -> dict[str, Any]:
@@ -89,7 +92,7 @@ def _caches(study: Study, models: list[str], arms: pd.DataFrame) -> dict[str, fl
     """Bytes of keys and values by model; an arm's as it was evaluated."""
     tokens = study.prompt_tokens + study.evaluation.new_tokens
     found = {
-        model: float(cache_bytes(study.run(model, 0)["model"], tokens, ITEM))
+        model: float(cache_bytes(study.run(model, 0)["model"], tokens, FP32))
         for model in models
         if model in study.models
     }

@@ -109,8 +109,12 @@ def parameters(
 
 def printed(row: Row) -> Terms:
     """The reading that reproduces the column; see the module."""
-    modules = MODULES if row.name in HEAD_ROWS else PRINTED_MODULES
-    return parameters(row, modules, chain=H, chain_norm=False)
+    return parameters(row, printed_modules(row), chain=H, chain_norm=False)
+
+
+def printed_modules(row: Row) -> int:
+    """Attention modules that a row's printed parameters are counted with."""
+    return MODULES if row.name in HEAD_ROWS else PRINTED_MODULES
 
 
 def of_model(row: Row) -> Terms:
@@ -340,7 +344,8 @@ def overview() -> pd.DataFrame:
     """A line per printed row of Tables 4.1 and 4.3 to 4.5: printed and computed.
 
     Parameters in millions, FLOPs in 1e9 (64 tokens a side, 2 a multiply-accumulate).
-    `parameters_printed` is NaN where no reading reproduces the column.
+    `parameters_printed` is NaN where no reading reproduces the column; `modules` are
+    the attention modules that it counts.
     """
     counts = parameter_rows().pivot_table("value", "row", "assumption") / 1e6
     flops = flop_rows()
@@ -352,7 +357,7 @@ def overview() -> pd.DataFrame:
             {"table": row.table, "row": row.name, "label": row.label}
             | {"accuracy": row.accuracy}
             | {"improvement": row.accuracy - ABLATIONS[0].accuracy}
-            | {"parameters": row.parameters}
+            | {"parameters": row.parameters, "modules": printed_modules(row)}
             | {
                 f"parameters_{name}": counts[name][row.name]
                 for name in ("printed", "stated", "model")

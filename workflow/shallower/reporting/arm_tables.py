@@ -57,11 +57,11 @@ def skipping_table(results: Results) -> str:
             ]
         )
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
-    above += r"\multicolumn{4}{c}{a token is faster, times} & cache & "
+    above += r"\multicolumn{4}{c}{speed-up of a token} & cache & "
     above += r"\multicolumn{4}{c}{nats at equal time, against} \\"
-    header = ["model", "seeds", "change", r"95\,\%", "due", "measured", r"95\,\%"]
+    header = ["model", "seeds", "change", r"95\,\%", "predicted", "measured", r"95\,\%"]
     header += [
-        "large",
+        "paper's size",
         r"(\%)",
         "fewer blocks",
         r"95\,\%",
@@ -110,9 +110,9 @@ def elimination_table(results: Results) -> str:
             ]
         )
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
-    above += r"\multicolumn{3}{c}{the first token is faster, times} & cache & "
+    above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
     above += r"\multicolumn{2}{c}{nats against fewer blocks} \\"
-    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "due", "measured"]
+    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "predicted", "measured"]
     header += [r"95\,\%", r"(\%)", "at equal time", r"95\,\%"]
     return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], rows)
 

@@ -24,7 +24,6 @@ from shallower.reporting.results import Results
 
 QUALITY = "continuation"  # data set and workload of everything on the front
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
-FORMS = ("collapsed", "folded", "trained")  # the first there is, is deployed
 DONE = ("tuned", "skip", "healed", "by", "eliminate")
 
 
@@ -108,21 +107,6 @@ def differences(results: Results, model: str, base: str) -> pd.Series:
     return (left - right).dropna()
 
 
-def times(
-    results: Results, model: str, dataset: str, metric: str, scale: str = "study"
-) -> pd.Series:
-    """A time as deployed, by session, in microseconds; empty if it is not measured."""
-    rows = results.units
-    rows = rows[(rows["model"] == model) & (rows["metric"] == metric)]
-    rows = rows[(rows["dataset"] == dataset) & (rows["scale"] == scale)]
-    rows = rows[rows["mode"] == "eager"]
-    for form in FORMS:
-        found = rows[rows["form"] == form]
-        if len(found):
-            return found.set_index("unit_id")["value"]
-    return pd.Series(dtype=float)
-
-
 def speedup(
     results: Results,
     model: str,
@@ -132,7 +116,7 @@ def speedup(
     scale: str = "study",
 ) -> Ratio:
     """Time of the base over that of the model, over the sessions that have both."""
-    sides = [times(results, name, dataset, metric, scale) for name in (base, model)]
+    sides = [results.times(name, dataset, metric, scale) for name in (base, model)]
     left, right = sides[0].align(sides[1], join="inner")
     if left.empty:
         return NO_RATIO

@@ -257,7 +257,7 @@ def _rate_legend(figure: Figure, bad: bool) -> None:
 def budget(results: Results) -> Figure:
     """Test cross-entropy against tokens per parameter, for the budget experiment.
 
-    Colour and dashes are the variant, markers the depth; open markers are widths
+    Colours are variants, dashes and markers depths; open markers are widths
     other than the study's. Bars are 95 % t intervals over seeds.
     """
     study = results.study
@@ -273,7 +273,8 @@ def budget(results: Results) -> Figure:
     depths = sorted(set(table["depth"]))
     for names, part in table.groupby(["variant", "depth", "width"], sort=False):
         variant, depth, width = str(names[0]), int(names[1]), int(names[2])
-        looks, marker = look(variant, order(study)), style.marker(depth, depths)
+        colour, marker = look(variant, order(study))[0], style.marker(depth, depths)
+        looks = colour, style.dashes(depth, depths)
         _budget_line(axes, part, looks, marker, width == study.model.width)
     axes.set_xscale("log")
     _original_mark(axes)
@@ -328,13 +329,15 @@ def _budget_legend(figure: Figure, table: pd.DataFrame, study: Study) -> None:
     """Variants, depths and, if there are several, widths."""
     handles = []
     for variant in dict.fromkeys(table["variant"]):
-        colour, dash = look(variant, order(study))
-        handles.append(key(variant, color=colour, linestyle=dash, lw=1.4))
+        colour = look(variant, order(study))[0]
+        handles.append(key(variant, color=colour, lw=1.4))
     depths, widths = sorted(set(table["depth"])), sorted(set(table["width"]))
     grey: dict[str, Any] = {"color": "0.35", "lw": 0, "ms": 4}
     for depth in depths:
         label = f"{depth} block" + "s" * (depth > 1)
-        handles.append(key(label, marker=style.marker(depth, depths), **grey))
+        line: dict[str, Any] = {"linestyle": style.dashes(depth, depths), "lw": 1}
+        mark = style.marker(depth, depths)
+        handles.append(key(label, marker=mark, **(grey | line)))
     for width in widths if len(widths) > 1 else []:
         fill = "0.35" if width == study.model.width else "white"
         handles.append(key(f"width {width}", marker="o", mfc=fill, **grey))

@@ -74,12 +74,13 @@ def ffn_table(results: Results) -> str:
         rows.append([escape(name), *_sizes(results, model), *_speed(results, model)])
         rows[-1] += [str(nats["n_seeds"]), number(nats["mean"], 3), *found]
     header = [
-        *("arm", "trained", "deployed", "MFLOPs", r"\textmu s", "at the paper's size"),
+        *("arm", "trained", "deployed", "MFLOPs"),
+        *(r"\textmu s", r"\textmu s at the paper's size"),
         *("seeds", "CE (nats)", "difference", r"95\,\% interval"),
     ]
-    above = [r"& \multicolumn{2}{c}{parameters (millions)} & a token"]
-    above[0] += r" & \multicolumn{2}{c}{a token} & & & &  \\"
-    return tabular("lrrrrrrrrl", [*above, header], rows)
+    above = r"& \multicolumn{2}{c}{parameters (millions)}"
+    above += r" & \multicolumn{3}{c}{a token} & & & &  \\"
+    return tabular("lrrrrrrrrl", [above, header], rows)
 
 
 def _sizes(results: Results, model: str) -> list[str]:
@@ -93,7 +94,9 @@ def _speed(results: Results, model: str) -> list[str]:
     """Microseconds a token as deployed: the trained model's scale, and the paper's."""
     name = results.study.models[model]
     depth = results.study.paper_scale.depths[-1]
-    same = not name.options and name.depth == results.study.depths[-1]
+    # Of a chain that is multiplied out, the ratio has no part in the time.
+    plain = not set(name.options) - {"ratio"}
+    same = plain and name.depth == results.study.depths[-1]
     at_paper = f"{name.variant}-{depth}" if same else ""
     return [
         deployed_time(results, model, "study"),
@@ -103,12 +106,8 @@ def _speed(results: Results, model: str) -> list[str]:
 
 def deployed_time(results: Results, model: str, scale: str) -> str:
     """Mean time a token over the sessions, of the form in which it is deployed."""
-    for form in ("collapsed", "folded", "trained"):
-        where = {"scale": scale, "form": form}
-        if results.has(model, "fixed", "time_per_output_token", **where):
-            times = results.seeds(model, "fixed", "time_per_output_token", **where)
-            return number(times.mean(), 0)
-    return MISSING
+    times = results.times(model, "fixed", "time_per_output_token", scale)
+    return MISSING if times.empty else number(times.mean(), 0)
 
 
 def distillation_table(results: Results) -> str:
@@ -159,6 +158,7 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     for variant in LABELS:
         model = f"{variant}-{depth}"
         row = table.loc[model] if model in table.index else None
+        yield f"ffn.{variant}.there", "" if row is None else "yes"
         for part, column in parts.items():
             effect = float("nan") if row is None else float(row[column])
             yield f"ffn.{variant}{part}", number(effect, 3)
@@ -204,7 +204,7 @@ def by_seed_table(results: Results) -> str:
         row = results.row(model, "text", "cross_entropy")
         rows.append(
             [
-                escape(model),
+                escape(label(results.study.models[model])),
                 ", ".join(number(value, 3) for value in values),
                 number(values.mean(), 3),
                 interval(row["ci_low"], row["ci_high"], 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pandas as pd
@@ -116,6 +117,9 @@ def _search(results: Results) -> Iterator[tuple[str, str]]:
         for key, column in (("", "effect"), (".low", "ci_low"), (".high", "ci_high")):
             value = rows[column].iloc[-1] if len(rows) else float("nan")
             yield f"envelope.{variant}{key}", number(value, 3)
+        if variant == "proposed":
+            known = len(rows) and not math.isnan(rows["ci_low"].iloc[-1])
+            yield "envelope.proposed.there", "yes" if known else ""
     yield from _gains_by_rate(table[table["init_std"] == usual], depth)
     bad = (table["bad_mode_share"] * table["n"]).sum() / max(1, table["n"].sum())
     yield "search.bad_mode", number(100 * bad, 0) if len(table) else MISSING

@@ -219,6 +219,8 @@ def elimination(results: Results) -> Pairs:
         axis = AXES["first_token"]
         faster = speedup(results, model, base, axis) if found else NO_RATIO
         yield from ratio(f"eliminate.{key}.faster", faster)
+        if key == "random":
+            yield "eliminate.blind", "yes" if found and not row["ci_low"] > 0 else ""
     yield from _farthest(results, arms, base)
     yield from _contribution(results, base)
     models = [arm.model for arm in arms]
@@ -332,6 +334,7 @@ def _gains(results: Results, axis: str) -> Pairs:
     null = "flops" if axis == "training" else "depth"
     table = results.gains
     rows = table[(table["axis"] == axis) & (table["null"] == null)]
+    rows = rows[~rows["model"].map(plain)]  # which the nulls are made of
     counts = rows["verdict"].value_counts()
     for verdict in VERDICTS:
         key = f"front.{axis}.gains.{verdict.replace(' ', '_')}"

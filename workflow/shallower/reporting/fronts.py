@@ -65,7 +65,7 @@ def draw(results: Results, axis: str) -> Figure:
     _limits(axes, table, ceiling)
     _marks(axes, best)
     _key(side, best)
-    axes.set(xlabel=words, ylabel="test cross-entropy (nats)")
+    axes.set(xlabel=words, ylabel="cross-entropy of continuations (nats)")
     _legend(figure, table)
     return figure
 

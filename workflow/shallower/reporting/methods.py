@@ -258,11 +258,11 @@ def additivity_table(results: Results) -> str:
                 str(row["n"]),
                 number(row["effect"], 3),
                 interval(row["ci_low"], row["ci_high"], 3),
-                sum_words(row["ci_low"], row["ci_high"]),
+                sum_words(row["ci_low"], row["ci_high"], str(row["verdict"])),
                 escape(str(row["verdict"])),
             ]
         )
-    header = ["both changes", "one", "the other", "seeds", "nats", r"95\,\%"]
+    header = ["both changes", "one", "the other", "seeds", "beyond the sum", r"95\,\%"]
     header += ["together", "they add up"]
     wide = r">{\raggedright\arraybackslash}p"
     return tabular(
@@ -270,10 +270,12 @@ def additivity_table(results: Results) -> str:
     )
 
 
-def sum_words(low: float, high: float) -> str:
+def sum_words(low: float, high: float, verdict: str) -> str:
     """What an interval around what is left of the sum says, in words."""
     if np.isnan(low) or np.isnan(high):
         return "not tested"
+    if verdict == "supported":
+        return "as the sum"
     if high < 0:
         return "better than the sum"
     return "worse than the sum" if low > 0 else "not told from the sum"

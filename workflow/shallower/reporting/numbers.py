@@ -83,6 +83,11 @@ def study(results: Results) -> Pairs:
     yield "paper.vocabulary", number(config.paper_scale.vocabulary, 0)
     yield "latency.prompts", str(config.latency.prompts)
     yield "samples.new_tokens", str(config.evaluation.new_tokens)
+    scoring, tokens = config.evaluation, results.tokens("test")["tokens"]
+    documents = results.corpus_documents("test")
+    yield "scored.documents", number(min(scoring.documents or documents, documents), 0)
+    windows = tokens // (config.model.context + 1)
+    yield "scored.windows", number(min(scoring.windows, windows), 0)
     for scale, fixed in (
         ("study", config.latency.study),
         ("paper", config.latency.paper),
@@ -176,7 +181,7 @@ def parameters(results: Results) -> Pairs:
     yield "parameters.paper.block.added", number(added, 0)
     yield "parameters.paper.overhead.min", number(min(shares), 2)
     yield "parameters.paper.overhead.max", number(max(shares), 2)
-    ours = counts["study"]
+    ours = counts["study"][results.study.depth_models]
     yield "parameters.study.min", number(ours.min(), 0)
     yield "parameters.study.max", number(ours.max(), 0)
     for role, model in roles(results).items():
@@ -300,6 +305,10 @@ def comparisons(results: Results) -> Pairs:
         twin = f"baseline-{levels[-1]}"
         row = _compared(results, twin + TWIN, twin, "time_per_output_token", scale)
         yield from _interval(f"aa.{scale}", row, 3)
+        reach = max(abs(row["ci_low"] - 1), abs(row["ci_high"] - 1))
+        ratio = _compared(results, *pair, "time_per_output_token", scale)["effect"]
+        # An interval that is missing, of one session, reaches nowhere.
+        yield f"aa.{scale}.within", "yes" if abs(ratio - 1) <= reach else ""
     steps = [
         _compared(results, f"proposed-{d}", f"baseline-{d}", "step_time")["effect"]
         for d in depths

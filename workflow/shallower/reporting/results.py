@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from shallower.analysis.deployed import deployed
 from shallower.analysis.search import read_diagnostics
 from shallower.config import Study
 from shallower.files import read_json
@@ -190,6 +191,15 @@ class Results:
     def seeds(self, model: str, dataset: str, metric: str, **where: str) -> pd.Series:
         """The values of every seed (or session) behind that row."""
         return select(self.units, model, dataset, metric, where)["value"]
+
+    def times(
+        self, model: str, dataset: str, metric: str, scale: str = "study"
+    ) -> pd.Series:
+        """A time as deployed, by session, in microseconds; empty if not measured."""
+        rows = self.units
+        rows = rows[(rows["model"] == model) & (rows["metric"] == metric)]
+        rows = rows[(rows["dataset"] == dataset) & (rows["scale"] == scale)]
+        return deployed(rows[rows["mode"] == "eager"]).set_index("unit_id")["value"]
 
 
 def select(

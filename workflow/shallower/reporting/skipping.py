@@ -42,8 +42,8 @@ MARKS: dict[str, dict[str, Any]] = {  # rules that are tried at single k
 RULES = {
     "latter": "the last",
     "early": "the first",
-    "latter_keep_last": "last but one",
-    "random": "drawn",
+    "latter_keep_last": "before the last",
+    "random": "at random",
     "cosine": "by cosine",
     "greedy": "greedy",
     "healed": "last, healed",
@@ -164,13 +164,14 @@ def _against_time(
         axes.plot([ratio.low, ratio.high], [y, y], color=colour, lw=0.7, alpha=0.7)
         axes.plot(ratio.value, y, zorder=4, **_looks(arm))
     nulls = _null(axes, results, base)
-    x = [*(ratio.value for ratio in ratios.values()), *nulls]
+    x = [*(ratio.value for ratio in ratios.values()), *(at for at, *_ in nulls)]
     within(axes, x, [row["effect"] for row in found.values()])
+    _beyond(axes, nulls)
     axes.set_xlabel("time per token / whole model's")
 
 
-def _null(axes: Axes, results: Results, base: str) -> list[float]:
-    """Baselines trained with fewer blocks, with their number; where on x they are."""
+def _null(axes: Axes, results: Results, base: str) -> list[tuple[float, float, str]]:
+    """Baselines trained with fewer blocks, with their number: x, y and the number."""
     points = [(1.0, 0.0, "")]
     for model, name in names(results).items():
         if not plain(model) or model == base:
@@ -180,22 +181,36 @@ def _null(axes: Axes, results: Results, base: str) -> list[float]:
         if not np.isnan(ratio) and not np.isnan(effect):
             points.append((ratio, effect, str(name.depth)))
     points.sort()
-    x, y, depths = zip(*points, strict=True)
+    x, y, _ = zip(*points, strict=True)
     axes.plot(x, y, color=BASELINE, lw=1, alpha=0.6, zorder=1)
-    for at, height, depth in points[: len(depths)]:
+    for at, height, depth in points:
         if depth:
             axes.plot(at, height, "o", color=BASELINE, ms=6.2, mec="white", mew=0.4)
-            axes.annotate(
-                depth,
-                (at, height),
-                color="white",
-                fontsize=5,
-                fontweight="bold",
-                ha="center",
-                va="center_baseline",
-                zorder=5,
-            )
-    return list(x)
+            _number(axes, at, height, depth)
+    return points
+
+
+def _number(axes: Axes, x: float, y: float, text: str, **more: Any) -> None:
+    """A number of blocks within its mark."""
+    looks: dict[str, Any] = {"color": "white", "fontsize": 5, "fontweight": "bold"}
+    looks |= {"ha": "center", "va": "center_baseline", "zorder": 5, "clip_on": True}
+    axes.annotate(text, (x, y), **(looks | more))
+
+
+def _beyond(axes: Axes, points: list[tuple[float, float, str]]) -> None:
+    """Nulls that the limits leave out, as triangles at the edge, with their number."""
+    low, high = axes.get_ylim()
+    where = axes.get_xaxis_transform()
+    for x, y, depth in points:
+        if not depth or low <= y <= high:
+            continue
+        below = y < low
+        edge, marker = (0.025, "v") if below else (0.975, "^")
+        looks: dict[str, Any] = {"color": BASELINE, "ms": 4.5, "mew": 0, "zorder": 4}
+        axes.plot(x, edge, marker, transform=where, **looks)
+        beside: dict[str, Any] = {"xycoords": where, "color": BASELINE, "fontsize": 6}
+        beside |= {"xytext": (0, 5 if below else -8), "textcoords": "offset points"}
+        _number(axes, x, edge, depth, **beside)
 
 
 def _importance(axes: Axes, results: Results, base: str) -> None:

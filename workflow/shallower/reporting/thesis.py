@@ -152,7 +152,10 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     overview = thesis.overview()
     yield "thesis.rows", str(len(overview))
     fits = overview["parameters_printed"].notna()
-    yield "thesis.rows.reproduced", str(int(fits.sum()))
+    modules = overview.loc[fits, "modules"].value_counts()
+    yield "thesis.rows.reproduced", str(int(modules.max()))
+    yield "thesis.rows.other", str(int(modules.sum() - modules.max()))
+    yield "thesis.rows.unexplained", str(int((~fits).sum()))
     by_row = overview.set_index("row")
     for row in ("baseline", "none", "one_matrix", "heads"):
         for key in ("parameters", "parameters_printed", "parameters_stated"):
@@ -197,9 +200,17 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
         for rule in PAIR_BASELINES:
             values[rule] = 100 * results.row(rule, "pairs", "accuracy")["mean"]
     yield "t5.arms", str(len(arms(results)))
+    sizes = dict.fromkeys(name.t5_size for name in arms(results) if name.t5_size)
+    yield "t5.sizes", ", ".join(_t5_size(results, size) for size in sizes) or MISSING
     for key, value in values.items():
         yield f"t5.accuracy.{key}", number(value, 1)
     yield "t5.pairs", _pairs(results)
+
+
+def _t5_size(results: Results, size: str) -> str:
+    sizes = results.study.t5.sizes[size]
+    blocks = f"{sizes.depth} block" + "s" * (sizes.depth > 1)
+    return f"{size} with {blocks} a side and a width of {sizes.width}"
 
 
 def _pairs(results: Results) -> str:

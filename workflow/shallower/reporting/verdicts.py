@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import pandas as pd
 
+from shallower.reporting.labels import label
 from shallower.reporting.latex import (
     MISSING,
     escape,
@@ -29,6 +31,8 @@ SOURCES = {
     "third": "claim on skipping",
     "fourth": "claim on elimination",
 }
+VALUE = r"(?:(?!__)[\w.-])*[a-z0-9]"
+ARM = re.compile(rf"[a-z][a-z0-9_]*-\d+(?:__[a-z_]+={VALUE})+")  # a model with options
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 
 
@@ -60,11 +64,16 @@ def claims_table(results: Results) -> str:
 def notes_table(results: Results) -> str:
     """What stands behind each verdict."""
     rows = [
-        [escape(row["id"]), row["verdict"], escape(row["note"]) if row["note"] else ""]
+        [escape(row["id"]), row["verdict"], escape(with_labels(row["note"]))]
         for _, row in results.claims.fillna({"note": ""}).iterrows()
     ]
     layout = r"ll>{\raggedright\arraybackslash}p{12.4cm}"
     return tabular(layout, [["", "verdict", "behind it"]], rows)
+
+
+def with_labels(note: str) -> str:
+    """Models that something is done to, which have long names, in words."""
+    return ARM.sub(lambda found: f"\u201c{label(found[0])}\u201d", note)
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
