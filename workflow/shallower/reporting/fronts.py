@@ -29,6 +29,7 @@ LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "combined": ("#E69F00", "P", 4.4),
 }
 SHOWN = 0.75  # of the points that are slower and no better, how far up is drawn
+CROWD = 60  # models from which on the intervals of those off the front are fainter
 SIZE = (330.0, 180.0)  # of the axes, about, in points
 # Centres of letters relative to their models, in the order in which they are tried.
 OFFSETS = [(-8.0, -8.0), (-19.0, -8.0), (-8.0, -19.0), (-30.0, -8.0), (-19.0, -19.0)]
@@ -58,8 +59,9 @@ def draw(results: Results, axis: str) -> Figure:
     axes, side = figure.subplots(1, 2, width_ratios=[2.75, 1])
     ceiling = highest(table)
     _null(axes, table)
+    faint = 0.3 if len(table) <= CROWD else 0.15
     for row in table.to_dict("records"):
-        _point(axes, row, ceiling)
+        _point(axes, row, ceiling, faint)
     best = table[table["on_front"].astype(bool)].sort_values("latency")
     _step(axes, best, table["latency"].max())
     _limits(axes, table, ceiling)
@@ -95,7 +97,7 @@ def _null(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot(*curve, color=BASELINE, lw=1.1, alpha=0.55, zorder=1)
 
 
-def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
+def _point(axes: Axes, row: dict[str, Any], ceiling: float, faint: float) -> None:
     """A model with both its intervals; one that is off the scale, at the upper edge."""
     is_null, on_front = plain(row["model"]), bool(row["on_front"])
     colour, marker, size = LOOKS[row["system"]]
@@ -117,7 +119,7 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
         fmt="none",
         ecolor=colour,
         elinewidth=0.7 if strong else 0.5,
-        alpha=0.6 if strong else 0.3,
+        alpha=0.6 if strong else faint,
         zorder=2,
     )
     axes.plot(

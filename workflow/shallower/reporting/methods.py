@@ -33,21 +33,24 @@ MARKS = {"per_token": "t", "first_token": "f"}  # on the front of an axis
 def chosen(results: Results) -> pd.DataFrame:
     """Rows of methods.csv to be shown, by system and time; at most `ROWS` of them.
 
-    Plain baselines, models on either front, every combination, and one model of each
-    further family: the one that gains most over depth at equal time.
+    Plain baselines, models on either front, and one model of each further family: the
+    one that gains most over depth at equal time. Systems take turns, so that one with
+    many families does not leave the others out.
     """
     table = results.methods
     fronts = table[[f"on_front_{axis}" for axis in AXES]].eq(True).any(axis=1)
     first = table["model"].map(plain) | fronts
-    combined = ~first & (table["system"] == "combined")
-    rest = table[~first & ~combined]
+    rest = table[~first]
     groups = rest["model"].map(lambda model: family(parse_name(model)))
     best = [
         min(part["model"], key=lambda model: rank(results, model))
         for _, part in rest.groupby(groups, sort=False)
     ]
-    order = [*table.loc[first, "model"], *table.loc[combined, "model"]]
-    order += sorted(best, key=lambda model: (is_control(model), rank(results, model)))
+    best.sort(key=lambda model: (is_control(model), rank(results, model)))
+    systems = table.set_index("model")["system"]
+    turns = pd.Series(best, dtype=object).groupby(systems[best].to_numpy()).cumcount()
+    taking_turns = [best[i] for i in turns.sort_values(kind="stable").index]
+    order = [*table.loc[first, "model"], *taking_turns]
     kept = table[table["model"].isin(order[:ROWS])]
     place = list(SYSTEMS)
     keys = kept["system"].map(place.index), ~kept["model"].map(plain)
