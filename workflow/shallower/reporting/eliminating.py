@@ -170,5 +170,5 @@ def measured(axes: Axes, results: Results, base: str) -> None:
     axes.plot([low, high], [low, high], color="0.6", lw=0.6, zorder=0)
     within(axes, ends, ends)
     axes.set(xlabel="predicted speed-up", ylabel="measured, to the first token")
-    where: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.15, 1.0)}
+    where: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.02, 1.0)}
     axes.legend(handles=handles, ncols=3, fontsize=6.3, columnspacing=0.9, **where)

@@ -30,7 +30,8 @@ def label(name: ModelName) -> str:
     if ffn_of(name) != "own" and head_of(name) != "baseline":
         parts = [f"{head_of(name)} {parts[0]}"]
     options = {k: v for k, v in name.options.items() if k != "ffn"}
-    parts += [f"{k.replace('_', ' ')} {v}" for k, v in options.items()]
+    texts = (str(v) if k == "where" else f"{k} {v}" for k, v in options.items())
+    parts += [text.replace("_", " ") for text in texts]
     return ", ".join([*parts, f"{name.depth} blocks"])
 
 

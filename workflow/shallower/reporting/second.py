@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from shallower.analysis import thesis
 from shallower.analysis.thesis_tables import RUNS
 from shallower.reporting import style
-from shallower.reporting.experiments import absent, key
+from shallower.reporting.experiments import above, absent, key
 from shallower.reporting.ffn import (
     FAMILIES,
     arms,
@@ -30,24 +30,24 @@ def draw(results: Results) -> Figure:
     left, right = arms(results), results.study.students
     if not left and not right:
         return absent("FFN variants and distillation")
-    height = 1.1 + 0.22 * max(len(left), 1.6 * len(right))
+    height = 1.3 + 0.22 * max(len(left), 1.6 * len(right))
     figure = Figure(figsize=(style.PAGE, height))
     axes = figure.subplots(1, 2)
     names = [label(results.study.models[model]) for model in left]
     _forest(axes[0], results, left, names, ["ffn"])
-    axes[0].set_title("FFN variants against the family's own", fontsize=8)
-    axes[0].set_xlabel("test cross-entropy − plain model (nats)")
+    axes[0].set_title("FFN variants", fontsize=8)
+    axes[0].set_xlabel("cross-entropy − plain model (nats)")
     names = [student_label(results.study.models[model]) for model in right]
     _forest(axes[1], results, right, names, list(FAMILIES))
-    axes[1].set_title("students against the same model alone", fontsize=8)
-    axes[1].set_xlabel("test cross-entropy − control (nats)")
+    axes[1].set_title("students", fontsize=8)
+    axes[1].set_xlabel("cross-entropy − control (nats)")
     if right:
         marks: list[dict[str, Any]] = [{}, {"mfc": "white"}]
         handles = [
             key(text, marker="o", lw=0, ms=4, color="0.3", **mark)
             for text, mark in zip(FAMILIES.values(), marks, strict=True)
         ]
-        axes[1].legend(handles=handles, fontsize=6.5, loc="best")
+        above(figure, handles)
     return figure
 
 
