@@ -74,7 +74,7 @@ def cheapest(evidence: Evidence) -> Finding:
     for k in shared:
         for words, arms in rivals.items():
             parts.append(superiority(difference(evidence, latter[k], arms[k])))
-            labels.append(f"{words}, {k}")
+            labels.append(f"{words} ({k})")
     return annotated(parts, labels)
 
 
@@ -146,7 +146,7 @@ def last_matters(evidence: Evidence) -> Finding:
         for k, keeping in found.get((part, "latter_keep_last"), {}).items():
             if k in latter:
                 parts.append(superiority(difference(evidence, keeping, latter[k])))
-                labels.append(f"{part}, {k}")
+                labels.append(f"{part} ({k})")
     if not parts:
         return absent("the last block kept, beside equally many without it")
     return annotated(parts, labels)
