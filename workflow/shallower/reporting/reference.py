@@ -54,7 +54,8 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
     about["date"] = date.today().isoformat()
     write_json(output / "about.json", about)
     write_text(output / "README.md", page(output))
-    write_text(readme, with_block(readme.read_text(encoding="utf-8"), block(output)))
+    text = with_block(readme.read_text(encoding="utf-8"), block(output, short=True))
+    write_text(readme, text)
 
 
 def with_block(text: str, block: str) -> str:
@@ -66,8 +67,11 @@ def with_block(text: str, block: str) -> str:
     return f"{before}{MARKS[0]}\n{block}{MARKS[1]}{after}"
 
 
-def block(folder: Path) -> str:
-    """What the README says of the reference run in `folder`: two tables."""
+def block(folder: Path, short: bool = False) -> str:
+    """What is said of the reference run in `folder`: models, verdicts, the front.
+
+    For the README, `short`, of the other systems' claims only those with a verdict.
+    """
     about = read_json(folder / "about.json")
     study = Study.model_validate(about["configuration"])
     training = study.training
@@ -82,7 +86,12 @@ def block(folder: Path) -> str:
         "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
         "tests at the 5 % level, 90 %.\n"
     )
-    tables = [measured_table(folder, study), verdict_table(folder), levels]
+    claims = pd.read_csv(folder / "claims.csv")
+    tables = [measured_table(folder, study)]
+    tables.append(verdict_table(decided(claims) if short else claims))
+    if short:
+        tables.append(undecided(claims))
+    tables.append(levels)
     if (folder / "pareto.csv").is_file():  # a run of before the front has none
         tables.append(front_table(folder))
     return said + "\n".join(tables)
@@ -161,9 +170,28 @@ def _compared(
     return chosen.iloc[0].to_dict()
 
 
-def verdict_table(folder: Path) -> str:
+OWN = "S1"  # the system that the paper rebuilds
+DECIDED = ("supported", "not supported")
+
+
+def decided(claims: pd.DataFrame) -> pd.DataFrame:
+    """All claims of the first system, and of the others those with a verdict."""
+    own = claims["source"] == OWN
+    return claims[own | claims["verdict"].isin(DECIDED)]
+
+
+def undecided(claims: pd.DataFrame) -> str:
+    """The other systems' claims without a verdict, by what they are instead."""
+    left = claims[~claims["id"].isin(decided(claims)["id"])]
+    parts = [
+        f"{verdict} {', '.join(part['id'])}"
+        for verdict, part in left.groupby("verdict", sort=False)
+    ]
+    return f"Of the other systems' claims are {'; '.join(parts)}.\n" if parts else ""
+
+
+def verdict_table(claims: pd.DataFrame) -> str:
     """Every claim with its effect and verdict."""
-    claims = pd.read_csv(folder / "claims.csv")
     rows = [["", "claim", "effect", "verdict"]]
     for row in claims.to_dict("records"):
         unit = row["unit"]
