@@ -39,7 +39,7 @@ def change(configuration: dict, path: str, value: Any) -> dict:
 def test_default_study(configuration: dict) -> None:
     study = load_study(configuration)
     assert len(study.runs_of("depth")) == 24
-    assert len(set(study.runs)) == len(study.runs) == 82
+    assert len(set(study.runs)) == len(study.runs) == 85
     assert list(study.models)[:2] == ["baseline-5", "baseline-6"]
     run = study.run("proposed-7", 2)
     config = LlamaConfig.parse(run["model"])  # the model takes every key, and no other

@@ -138,6 +138,8 @@ class Long:
                 env=self.project.environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
+                # A shell's background job, as these tests may be, does not hear it.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     def steps_kept(self) -> int:
