@@ -38,7 +38,9 @@ def test_the_readme_quotes_perplexities_and_verdicts() -> None:
             assert line in text
         else:
             assert start not in text
-            said = next(x for x in text.splitlines() if x.startswith("Of the other"))
+            said = next(
+                x for x in text.splitlines() if x.startswith("The other systems")
+            )
             assert row.id in said.partition(row.verdict)[2].partition(";")[0]
 
 

@@ -26,7 +26,7 @@ from shallower.reporting.latex import (
     significant,
     tabular,
 )
-from shallower.reporting.numbers import direction
+from shallower.reporting.numbers import direction, resolved
 from shallower.reporting.verdicts import with_labels
 
 
@@ -143,6 +143,13 @@ def test_words_follow_the_interval() -> None:
     assert direction(0.1, 0.3) == "higher than"
     assert direction(-0.1, 0.1) == "not distinguishable from"
     assert "want of seeds" in direction(float("nan"), float("nan"))
+
+
+def test_what_an_a_a_pair_resolves() -> None:
+    assert resolved(1.3, 0.98, 1.02) == "larger"
+    assert resolved(1.3, 0.6, 1.1) == "no larger"  # by the end that is further off
+    assert resolved(0.75, 0.98, 1.02) == "larger"
+    assert resolved(1.3, float("nan"), float("nan")).endswith("not known to be larger")
 
 
 def test_differences_are_of_the_data_that_the_text_speaks_of() -> None:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from project import ARM_RUNS, ARMS, ROOT, RUNS, Project
 from shallower.config import Study, load_study
 from shallower.files import read_json, sha256
-from shallower.reporting import figures, style
+from shallower.reporting import figures, second, style
 from shallower.reporting.contents import FIGURES
 from shallower.reporting.figures import draw_all
 
@@ -230,6 +230,12 @@ def test_no_figure_spills_over_its_edge(
         outside[name] = max(ends)
 
     monkeypatch.setattr(style, "save", measure)
+    # As long as a larger study's: of a student, and of half an FFN.
+    for name, words in (
+        ("student_label", "baseline-5 from baseline-8, alpha 0.1"),
+        ("label", "no FFN, second half, 8 blocks"),
+    ):
+        monkeypatch.setattr(second, name, lambda _, words=words: words)
     settings = read_json(project.results / "provenance.json")["configuration"]
     with mpl.rc_context():
         figures._draw(project.results, settings, project.results, [], list(FIGURES))

@@ -38,6 +38,7 @@ from shallower.analysis.verdicts import (
 from shallower.models.arithmetic import weights_read
 from shallower.models.choices import SkipChoice, parse_skip
 from shallower.models.variants import entry
+from shallower.words import counted
 
 LATTER = ("attention", "latter")
 RIVALS = {
@@ -94,14 +95,10 @@ def cheaper_than_blocks(evidence: Evidence) -> Finding:
             outside.append(f"{k} ({gain.note})")
         else:
             parts.append(_of_gain(gain))
-            labels.append(_blocks(k))
+            labels.append(counted(k, "block"))
     note = f"left out: {', '.join(outside)}" if outside else ""
     shown = annotated(parts, labels) if parts else absent("times among the blocks'")
     return replace(shown, note=joined(shown.note, note))
-
-
-def _blocks(k: int) -> str:
-    return f"{k} block" + "s" * (k > 1)
 
 
 def _of_gain(gain: Gain) -> Finding:
@@ -164,7 +161,7 @@ def as_predicted(evidence: Evidence) -> Finding:
     for k, ratio in timed.items():
         predicted = predicted_decode(evidence, k)
         parts.append(ratio_within(*over(ratio, predicted), WITHIN))
-        labels.append(f"{_blocks(k)} {ratio[0]:.2f} of {predicted:.2f}")
+        labels.append(f"{counted(k, 'block')} {ratio[0]:.2f} of {predicted:.2f}")
     return annotated(parts, labels)
 
 

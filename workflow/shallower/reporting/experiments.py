@@ -27,6 +27,7 @@ from shallower.config import Study
 from shallower.names import ModelName, short
 from shallower.reporting import style
 from shallower.reporting.results import Results
+from shallower.words import counted
 
 ORIGINAL = 5.9  # training tokens per parameter, at most, of the original's models
 SHOWN = ("baseline", "silu", "proposed")  # whose insides are drawn, if they are there
@@ -334,7 +335,7 @@ def _budget_legend(figure: Figure, table: pd.DataFrame, study: Study) -> None:
     depths, widths = sorted(set(table["depth"])), sorted(set(table["width"]))
     grey: dict[str, Any] = {"color": "0.35", "lw": 0, "ms": 4}
     for depth in depths:
-        label = f"{depth} block" + "s" * (depth > 1)
+        label = counted(depth, "block")
         line: dict[str, Any] = {"linestyle": style.dashes(depth, depths), "lw": 1}
         mark = style.marker(depth, depths)
         handles.append(key(label, marker=mark, **(grey | line)))

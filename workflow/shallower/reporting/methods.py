@@ -47,10 +47,9 @@ def chosen(results: Results) -> pd.DataFrame:
         for _, part in rest.groupby(groups, sort=False)
     ]
     best.sort(key=lambda model: (is_control(model), rank(results, model)))
-    systems = table.set_index("model")["system"]
-    turns = pd.Series(best, dtype=object).groupby(systems[best].to_numpy()).cumcount()
-    taking_turns = [best[i] for i in turns.sort_values(kind="stable").index]
-    order = [*table.loc[first, "model"], *taking_turns]
+    systems = table.set_index("model")["system"].loc[best]
+    turns = systems.groupby(systems).cumcount().sort_values(kind="stable").index
+    order = [*table.loc[first, "model"], *turns]
     kept = table[table["model"].isin(order[:ROWS])]
     place = list(SYSTEMS)
     keys = kept["system"].map(place.index), ~kept["model"].map(plain)

@@ -305,10 +305,10 @@ def comparisons(results: Results) -> Pairs:
         twin = f"baseline-{levels[-1]}"
         row = _compared(results, twin + TWIN, twin, "time_per_output_token", scale)
         yield from _interval(f"aa.{scale}", row, 3)
-        reach = max(abs(row["ci_low"] - 1), abs(row["ci_high"] - 1))
         ratio = _compared(results, *pair, "time_per_output_token", scale)["effect"]
-        # An interval that is missing, of one session, reaches nowhere.
-        yield f"aa.{scale}.within", "yes" if abs(ratio - 1) <= reach else ""
+        word = resolved(ratio, row["ci_low"], row["ci_high"])
+        yield f"aa.{scale}.word", word
+        yield f"aa.{scale}.within", "yes" if word == "no larger" else ""
     steps = [
         _compared(results, f"proposed-{d}", f"baseline-{d}", "step_time")["effect"]
         for d in depths
@@ -344,6 +344,15 @@ def _interval(key: str, row: Any, digits: int) -> Pairs:
     yield key, number(row["effect"], digits)
     yield f"{key}.low", number(row["ci_low"], digits)
     yield f"{key}.high", number(row["ci_high"], digits)
+
+
+def resolved(ratio: float, low: float, high: float) -> str:
+    """Whether a ratio is further from one than an A/A pair's interval reaches."""
+    if math.isnan(low) or math.isnan(high):
+        return "(for want of sessions) not known to be larger"
+    return (
+        "larger" if abs(ratio - 1) > max(abs(low - 1), abs(high - 1)) else "no larger"
+    )
 
 
 def direction(low: float, high: float) -> str:

@@ -19,6 +19,7 @@ from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
 from shallower.reporting.results import one
 from shallower.reporting.verdicts import DIGITS
+from shallower.words import counted
 
 KEPT = (
     *("paper.pdf", "claims.csv", "comparisons.csv", "parameters.csv", "sessions.csv"),
@@ -140,7 +141,7 @@ def measured_table(folder: Path, study: Study) -> str:
     for depth in (shallow, deep):
         names = [f"{variant}-{depth}" for variant in ("baseline", "proposed")]
         cells = [perplexity(name) for name in names]
-        label = f"test perplexity, {_blocks(depth)}"
+        label = f"test perplexity, {counted(depth, 'block')}"
         rows.append([label, *cells, nats(names[1], names[0])])
     low, high = f"proposed-{shallow}", f"baseline-{deep}"
     label = f"{shallow} proposed against {deep} baseline blocks"
@@ -151,10 +152,6 @@ def measured_table(folder: Path, study: Study) -> str:
     times = f"{ratio(high, low, 'trained')}; folded {ratio(high, low, 'folded')}"
     rows.append([label, "", "", times])
     return markdown(rows)
-
-
-def _blocks(depth: int) -> str:
-    return f"{depth} block" + "s" * (depth > 1)
 
 
 def _compared(
@@ -187,7 +184,7 @@ def undecided(claims: pd.DataFrame) -> str:
         f"{verdict} {', '.join(part['id'])}"
         for verdict, part in left.groupby("verdict", sort=False)
     ]
-    return f"Of the other systems' claims are {'; '.join(parts)}.\n" if parts else ""
+    return f"The other systems' further claims: {'; '.join(parts)}.\n" if parts else ""
 
 
 def verdict_table(claims: pd.DataFrame) -> str:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shallower.files import replacing
+from shallower.words import counted
 
 COLOURS = {"baseline": "#0072B2", "proposed": "#D55E00"}
 SPARE = ["#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # further variants
@@ -107,7 +108,7 @@ def legend(
             lw=0,
             marker=marker(d, depths),
             ms=4,
-            label=f"{d} block" + "s" * (d > 1),
+            label=counted(d, "block"),
         )
         for d in depths
     ]

@@ -25,6 +25,7 @@ from shallower.reporting.latex import (
 )
 from shallower.reporting.results import Results, source_name
 from shallower.reporting.verdicts import claims_table, notes_table
+from shallower.words import counted
 
 SAMPLES_SHOWN = 2  # of each evaluation set
 
@@ -121,7 +122,7 @@ def published(results: Results) -> str:
         [
             "Moving average of Figure~2a",
             "1000 logged points",
-            _count(results.smoothing_window, "logged point"),
+            counted(results.smoothing_window, "logged point"),
         ],
         ["Runs of each model", "not stated", str(len(study.seeds))],
         ["Device", "one A100 GPU", escape(", ".join(results.distinct("device")))],
@@ -298,10 +299,6 @@ def _clip(text: str, keep_end: bool, longest: int = 150) -> str:
     else:
         shown = textwrap.shorten(text, longest, placeholder="…")
     return rf"\footnotesize {escape(shown) or '(empty)'}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def _words(key: str) -> str:

@@ -13,6 +13,7 @@ from shallower.reporting.ffn import LABELS, absent_table
 from shallower.reporting.latex import MISSING, escape, interval, number, tabular
 from shallower.reporting.results import Results, select
 from shallower.systems import ffn_of
+from shallower.words import counted
 
 NAN = float("nan")
 CHANCE_NAMES = {"majority": "most frequent label", "bag_of_words": "bag of words"}
@@ -209,7 +210,7 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
 
 def _t5_size(results: Results, size: str) -> str:
     sizes = results.study.t5.sizes[size]
-    blocks = f"{sizes.depth} block" + "s" * (sizes.depth > 1)
+    blocks = counted(sizes.depth, "block")
     return f"{size} with {blocks} a side and a width of {sizes.width}"
 
 
