@@ -1,0 +1,49 @@
+"""An intervention: sublayers that are skipped, tokens that are eliminated, or both.
+
+`Intervention` is what a label says, `Choice` what was chosen for one trained model: the
+blocks, and how many tokens. A choice is plain data, so that whoever times an intervention
+does with a model what was done when it was scored. Free of torch; `apply.py` applies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shallower.interventions.eliminate import Eliminate, Elimination
+from shallower.interventions.skip import Skip
+from shallower.models.config import SkippedParts
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """First the skip, then the elimination on what is left; either may be missing."""
+
+    skip: Skip | None = None
+    eliminate: Eliminate | None = None
+
+    @classmethod
+    def parse(cls, skip: str | None = None, eliminate: str | None = None) -> Intervention:
+        """From written forms, as `attention.last.2` and `acc.1.5`; ValueError if bad."""
+        return cls(
+            Skip.parse(skip) if skip else None,
+            Eliminate.parse(eliminate) if eliminate else None,
+        )
+
+    def __bool__(self) -> bool:
+        return self.skip is not None or self.eliminate is not None
+
+    def __str__(self) -> str:
+        """`skip=attention.last.2__eliminate=acc.1.5`; '' if nothing is done."""
+        parts = {"skip": self.skip, "eliminate": self.eliminate}
+        return "__".join(f"{key}={part}" for key, part in parts.items() if part)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an intervention does to one trained model.
+
+    `skip` holds what the intervention leaves out, not what its run has left out before.
+    """
+
+    skip: SkippedParts = SkippedParts()
+    elimination: Elimination | None = None
