@@ -42,8 +42,10 @@ SKIPS = [
 # --- FLOPs ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ffn", [*FFNS, "default"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "ffn"),
+    [*((head, "default") for head in HEADS), *(("proposed", ffn) for ffn in FFNS)],
+)
 def test_macs_of_layers_are_those_that_torch_counts(head: str, ffn: str) -> None:
     """In both forms, with heads of their own size, and with skipped parts."""
     variant = replace(FFNS.get(ffn, FFNVariant()), where="first_half", ratio=1.5)
