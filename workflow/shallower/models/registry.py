@@ -5,7 +5,7 @@ entry makes nothing stale, and a changed one the runs of that variant. The label
 the comments are those of the ablation in the paper's appendix.
 """
 
-from shallower.models.variants import FFNVariant, HeadVariant
+from shallower.models.config import FFNVariant, HeadVariant
 
 HEADS: dict[str, HeadVariant] = {
     "baseline": HeadVariant(),  # A0
