@@ -153,8 +153,8 @@ def satterthwaite(squares: MeanSquares) -> tuple[float, float]:
 # --- tests --------------------------------------------------------------------------
 
 
-def ratio_p(ratio: float, low: float, units: int) -> float:
-    """Two-sided p of a ratio of one, from the 95 % interval of `ratio_interval`.
+def ratio_p(ratio: float, low: float, units: int, level: float = LEVEL) -> float:
+    """Two-sided p of a ratio of one, from the interval of `ratio_interval`.
 
     The same t statistic as the interval's, so that the two never disagree.
     """
@@ -162,7 +162,7 @@ def ratio_p(ratio: float, low: float, units: int) -> float:
         return float("nan")
     from scipy import stats
 
-    error = (ratio - low) / stats.t.ppf((1 + LEVEL) / 2, units - 1)
+    error = (ratio - low) / stats.t.ppf((1 + level) / 2, units - 1)
     return float(2 * stats.t.sf(abs(ratio - 1) / error, units - 1))
 
 
@@ -174,23 +174,6 @@ def paired_t(differences: Values) -> float:
     from scipy import stats
 
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
-
-
-def tost_p(differences: Values, margin: float) -> float:
-    """p of two one-sided t tests of a mean outside +-margin (Schuirmann 1987).
-
-    p < .05 exactly if the 90 % t interval lies inside +-margin. NaN for fewer than
-    two units; without any spread it is 0 inside and 1 outside.
-    """
-    differences = np.asarray(differences, float)
-    units = len(differences)
-    if units < 2 or np.isnan(margin) or np.isnan(differences).any():
-        return float("nan")
-    room = margin - abs(differences.mean())  # to the nearer margin: the larger p
-    error = differences.std(ddof=1) / np.sqrt(units)
-    if error == 0:
-        return 0.0 if room > 0 else 1.0
-    return float(special.stdtr(units - 1, -room / error))
 
 
 def trend(
@@ -208,20 +191,6 @@ def trend(
         return float("nan"), float("nan"), float("nan"), float("nan")
     slopes = values @ centred / (centred**2).sum()
     return float(slopes.mean()), *t_interval(slopes, level), paired_t(slopes)
-
-
-def power(effect: float, deviation: float, units: int, level: float = LEVEL) -> float:
-    """Chance that the t interval over paired units excludes 0 (noncentral t).
-
-    `effect` and `deviation` (of the paired differences) are in the same unit.
-    """
-    freedom = units - 1
-    critical = special.stdtrit(freedom, (1 + level) / 2)
-    shift = effect / deviation * np.sqrt(units)
-    from scipy import stats
-
-    above = stats.nct.sf(critical, freedom, shift)
-    return float(above + stats.nct.cdf(-critical, freedom, shift))
 
 
 def pairing_correlation(a: Values, b: Values) -> float:
@@ -277,22 +246,6 @@ def holm_levels(p_values: Values, level: float = LEVEL) -> list[float]:
         share = 1 / counted if adjusted == 0 else p / adjusted
         levels.append(float(1 - alpha * share))
     return levels
-
-
-def holm_intervals(
-    family: Sequence[Values], level: float = LEVEL
-) -> list[tuple[float, float, float]]:
-    """(low, high, adjusted p) of each paired comparison, the t interval adjusted too.
-
-    An interval excludes 0 exactly if its adjusted p < 1 - level (see `holm_levels`).
-    A comparison with no p (one seed, or no spread) has no interval either.
-    """
-    p_values = [paired_t(differences) for differences in family]
-    levels = holm_levels(p_values, level)
-    return [
-        (*t_interval(differences, adjusted), p)
-        for differences, adjusted, p in zip(family, levels, holm(p_values), strict=True)
-    ]
 
 
 # --- descriptions -------------------------------------------------------------------

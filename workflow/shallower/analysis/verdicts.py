@@ -3,12 +3,14 @@
 A claim says that an effect lies in a region: below 0 (superiority), within +-margin
 (equivalence), below a margin (non-inferiority), between two ratios. It is supported if
 the effect's interval lies inside the region, not supported if it lies outside, and
-inconclusive if it reaches across. Too few seeds, or a value that is missing or not
+inconclusive if it reaches across. Too few replicates, or a value that is missing or not
 finite (a run that diverged must not drop out), make it not tested.
 
-Levels: superiority takes the two-sided 95 % interval, so a null effect is called
+Levels: superiority takes the two-sided 95 % interval, so a true zero effect is called
 supported in 2.5 %. Equivalence and non-inferiority are one-sided tests at .05, thus
 the two-sided 90 % interval (whose bounds are one-sided 95 % bounds).
+
+Intervals are looked up as estimates; nothing is estimated here.
 """
 
 from __future__ import annotations
@@ -19,110 +21,156 @@ from typing import Literal
 
 import numpy as np
 
-from shallower.analysis.statistics import LEVEL, Values, t_interval
+from shallower.analysis.estimates import ONE_SIDED, Estimate
 
 Verdict = Literal["supported", "not supported", "inconclusive", "not tested"]
-
-# 90 %: two one-sided tests at .05 are an interval at 1 - 2 * .05.
-ONE_SIDED = 2 * LEVEL - 1
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """An effect with its interval, what it was held against, and what came of it.
+    """An effect with its interval, what it was compared with, and the verdict.
 
-    `room` is the distance from the effect to the edge of the claimed region, in half
-    widths of the interval: 1 or more inside, -1 or less outside, NaN if there is none.
-    It has no unit, so it orders findings by how well they bear out their claims.
+    `standardised_margin` is the distance from the effect to the edge of the claimed
+    region, in half widths of the interval: 1 or more inside, -1 or less outside, NaN if
+    there is none. It orders findings by how well they support their claims.
     """
 
     effect: float
     ci_low: float
     ci_high: float
+    level: float
     threshold: float
     verdict: Verdict
     note: str = ""
-    room: float = float("nan")
+    standardised_margin: float = NAN
+    replicates: str = ""
+    n: int = 0
 
 
-# --- single claims ------------------------------------------------------------------
+def absent(what: str) -> Finding:
+    """Nothing to judge by in this study."""
+    note = f"{what}: not in this study"
+    return Finding(NAN, NAN, NAN, NAN, NAN, "not tested", note)
 
 
-def superiority(
-    differences: Values, lower_is_better: bool = True, level: float = LEVEL
-) -> Finding:
-    """left - right, seed by seed: left is better, that is, the interval excludes 0.
+def exact(wrong: int, total: int, what: str) -> Finding:
+    """A claim of arithmetic: supported if nothing is wrong."""
+    verdict: Verdict = "supported" if not wrong else "not supported"
+    note = f"{total - wrong} of {total} {what}"
+    return Finding(float(wrong), NAN, NAN, NAN, 0.0, verdict, note)
 
-    In a Holm family, `level` comes from `holm_levels`.
-    """
+
+# --- single claims --------------------------------------------------------------------
+
+
+def superiority(found: Estimate, lower_is_better: bool = True) -> Finding:
+    """Left is better: the interval of left - right (95 %) excludes 0."""
     region = (-np.inf, 0.0) if lower_is_better else (0.0, np.inf)
-    return _over_seeds(differences, region, level, threshold=0.0)
+    return within(found, region, threshold=0.0)
 
 
-def equivalence(differences: Values, margin: float) -> Finding:
-    """The mean difference lies within +-margin: two one-sided tests at .05.
+def equivalence(found: Estimate, margin: float) -> Finding:
+    """The difference lies within +-margin: two one-sided tests at .05.
 
-    ValueError if the margin is not positive; not tested if it is NaN, unmeasured.
+    `found` has a 90 % interval. ValueError if the margin is not positive, or the level
+    another one; not tested if the margin is NaN, unmeasured.
     """
-    _check_margin(margin)
-    return _over_seeds(differences, (-margin, margin), ONE_SIDED, margin)
+    _check(found, margin)
+    return within(found, (-margin, margin), margin)
 
 
 def non_inferiority(
-    differences: Values,
-    margin: float,
-    assay: bool | Sequence[np.ndarray],
-    lower_is_better: bool = True,
+    found: Estimate, margin: float, sensitive: bool, lower_is_better: bool = True
 ) -> Finding:
-    """left - right, seed by seed: left is worse by less than `margin` (one-sided .05).
+    """Left is worse than right by less than `margin` (one-sided .05).
 
     The upper bound of the 90 % interval (a one-sided 95 % bound) is below the margin;
-    where higher is better, the lower bound is above -margin, the threshold then. The
-    regulatory habit of .025 would be the 95 % interval; here non-inferiority is held
-    to the same .05 as equivalence, whose one half it is.
+    where higher is better, the lower bound is above -margin.
 
-    `assay` is whether the data can tell models apart at all, or the paired differences
-    that decide it (see `assay_holds`). Without that sensitivity nothing was tested,
-    whichever way the interval lies. ValueError if the margin is not positive.
+    `sensitive` is whether the data can tell models apart at all (see `assay`): without
+    that nothing was tested, whichever way the interval lies. ValueError as for
+    `equivalence`.
     """
-    _check_margin(margin)
+    _check(found, margin)
     region = (-np.inf, margin) if lower_is_better else (-margin, np.inf)
-    threshold = margin if lower_is_better else -margin
-    found = _over_seeds(differences, region, ONE_SIDED, threshold)
-    if not isinstance(assay, bool | np.bool_):
-        # all() of nothing is True: no assay is no sensitivity.
-        checks = [assay_holds(worse, margin, lower_is_better) for worse in assay]
-        assay = bool(checks) and all(checks)
-    if assay or found.verdict == "not tested":
-        return found
-    return replace(found, verdict="not tested", note="no assay sensitivity")
+    judged = within(found, region, margin if lower_is_better else -margin)
+    if sensitive or judged.verdict == "not tested":
+        return judged
+    return replace(judged, verdict="not tested", note="no assay sensitivity")
 
 
-def assay_holds(
-    differences: np.ndarray, margin: float, lower_is_better: bool = True
+def assay(
+    worse: Estimate, worse_one_sided: Estimate, margin: float, lower_is_better: bool = True
 ) -> bool:
-    """Whether a comparison that ought to differ does, from worse - better by seed.
+    """Assay sensitivity: whether a comparison that ought to differ does.
 
-    The worse model must be worse (95 % interval), and must itself fail the test of
-    non-inferiority: else that test would pass anything.
+    `worse` is worse - better at 95 %, and the same at 90 %. The worse model must be
+    worse, and must itself fail the test of non-inferiority: else that test would pass
+    anything.
     """
-    worse = superiority(differences, not lower_is_better).verdict == "supported"
-    passes = non_inferiority(differences, margin, True, lower_is_better)
-    return worse and passes.verdict != "supported"
+    differs = superiority(worse, not lower_is_better).verdict == "supported"
+    passes = non_inferiority(worse_one_sided, margin, True, lower_is_better)
+    return differs and passes.verdict != "supported"
 
 
-def ratio_within(
-    ratio: float, low: float, high: float, bounds: tuple[float, float]
+def within(
+    found: Estimate, region: tuple[float, float], threshold: float | None = None
 ) -> Finding:
-    """The ratio's interval lies between two bounds; the nearer one is the threshold."""
-    threshold = min(bounds, key=lambda bound: abs(ratio - bound))
-    return _find(ratio, (low, high), bounds, threshold)
+    """The rule itself: the interval against the open region that is claimed.
+
+    The threshold that is shown is the nearer end of the region, unless it is given.
+    """
+    low, high, effect = found.ci_low, found.ci_high, found.effect
+    if threshold is None:
+        threshold = min(region, key=lambda bound: abs(effect - bound))
+    judged = Finding(
+        *(effect, low, high, found.level, threshold, "inconclusive"),
+        replicates=found.replicates,
+        n=found.n,
+    )
+    if not np.isfinite([effect, low, high]).all() or np.isnan(region).any():
+        return replace(judged, verdict="not tested", note=_missing(found, region))
+    verdict: Verdict = "inconclusive"
+    if region[0] < low and high < region[1]:
+        verdict = "supported"
+    elif high < region[0] or low > region[1]:
+        verdict = "not supported"
+    margin = _standardised(effect, (high - low) / 2, region)
+    return replace(judged, verdict=verdict, standardised_margin=margin)
 
 
-# --- claims of several parts --------------------------------------------------------
+def _missing(found: Estimate, region: tuple[float, float]) -> str:
+    if np.isnan(region).any():
+        return "the margin was not measured"
+    if found.n == 0:
+        return found.note or "not measured"
+    if not np.isfinite(found.effect):
+        return "a value is missing or not finite"
+    return f"fewer than two {found.replicates or 'replicates'}"
 
 
-def conjunction(findings: Sequence[Finding]) -> Finding:
+def _standardised(effect: float, half: float, region: tuple[float, float]) -> float:
+    """From the effect to the region's nearer edge, in half widths; negative outside."""
+    distance = min(effect - region[0], region[1] - effect)
+    if half > 0:
+        return float(distance / half)
+    return float(np.copysign(np.inf, distance)) if distance else 0.0
+
+
+def _check(found: Estimate, margin: float) -> None:
+    if margin <= 0:
+        raise ValueError(f"a margin is positive, not {margin}")
+    if abs(found.level - ONE_SIDED) > 1e-9:
+        raise ValueError(f"{found.id}: one-sided tests take the 90 % interval")
+
+
+# --- claims of several parts ----------------------------------------------------------
+
+
+def conjunction(
+    parts: Sequence[Finding], labels: Sequence[str] | None = None
+) -> Finding:
     """A claim about each of several parts, by an intersection-union test.
 
     Supported only if every part is, at the parts' own levels: the chance of a false
@@ -132,82 +180,33 @@ def conjunction(findings: Sequence[Finding]) -> Finding:
     inconclusive if none of these.
 
     What is shown is the least favourable part: of the parts with the deciding verdict
-    the one with the least `room`, or the first one if none has any.
+    the one with the smallest standardised margin, or the first if none has any. With
+    `labels`, the note says how each part came out.
     """
     order = ("not supported", "not tested", "inconclusive", "supported")
-    if not findings:
-        nan = float("nan")
-        return Finding(nan, nan, nan, nan, "not tested", "no part was measured")
-    decisive = min((part.verdict for part in findings), key=order.index)
+    if not parts:
+        return Finding(NAN, NAN, NAN, NAN, NAN, "not tested", "no part was measured")
+    deciding = min((part.verdict for part in parts), key=order.index)
     index = min(
-        (i for i, part in enumerate(findings) if part.verdict == decisive),
-        key=lambda i: np.nan_to_num(findings[i].room, nan=np.inf),
+        (i for i, part in enumerate(parts) if part.verdict == deciding),
+        key=lambda i: np.nan_to_num(parts[i].standardised_margin, nan=np.inf),
     )
-    shown = findings[index]
-    place = f"part {index + 1} of {len(findings)}, the least favourable"
+    if labels is not None:
+        return replace(parts[index], note=outcomes(parts, labels))
+    shown = parts[index]
+    place = f"part {index + 1} of {len(parts)}, the least favourable"
     return replace(shown, note=f"{place}: {shown.note}" if shown.note else place)
 
 
-def annotated(parts: Sequence[Finding], labels: Sequence[str]) -> Finding:
-    """The conjunction, and in its note how each part came out."""
-    found = conjunction(parts)
+def outcomes(parts: Sequence[Finding], labels: Sequence[str]) -> str:
+    """Each verdict with the labels of the parts that have it."""
     kinds: dict[str, list[str]] = {}
     for part, label in zip(parts, labels, strict=True):
         reason = f" ({part.note})" if part.note else ""
         kinds.setdefault(part.verdict + reason, []).append(label)
-    note = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
-    return replace(found, note=note)
+    return "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
 
 
-# --- the rule -----------------------------------------------------------------------
-
-
-def _over_seeds(
-    differences: Values, region: tuple[float, float], level: float, threshold: float
-) -> Finding:
-    """The rule applied to the t interval over seeds (see the module)."""
-    differences = np.asarray(differences, float)
-    effect = float(differences.mean()) if len(differences) else float("nan")
-    if len(differences) < 2:
-        interval, note = (float("nan"), float("nan")), "fewer than two seeds"
-    elif not np.isfinite(differences).all():
-        interval, note = (float("nan"), float("nan")), "a seed's value is missing"
-    else:
-        interval, note = t_interval(differences, level), ""
-    return _find(effect, interval, region, threshold, note)
-
-
-def _find(
-    effect: float,
-    interval: tuple[float, float],
-    region: tuple[float, float],
-    threshold: float,
-    note: str = "",
-) -> Finding:
-    """The rule itself: the interval against the open region that is claimed."""
-    low, high = interval
-    room = float("nan")
-    verdict: Verdict = "inconclusive"
-    if not np.isfinite([effect, low, high]).all() or np.isnan(region).any():
-        verdict, note = "not tested", note or "no interval, or no margin"
-    else:
-        room = _room(effect, (high - low) / 2, region)
-        if region[0] < low and high < region[1]:
-            verdict = "supported"
-        elif high < region[0] or low > region[1]:
-            verdict = "not supported"
-    return Finding(effect, low, high, threshold, verdict, note, room)
-
-
-def _room(effect: float, half: float, region: tuple[float, float]) -> float:
-    """From the effect to the region's nearer edge, in half widths; negative outside."""
-    distance = min(effect - region[0], region[1] - effect)
-    if half > 0:
-        return float(distance / half)
-    return float(np.copysign(np.inf, distance)) if distance else 0.0
-
-
-def _check_margin(margin: float) -> None:
-    """ValueError unless it is positive; NaN, not measured, passes (not tested)."""
-    if margin <= 0:
-        raise ValueError(f"a margin is positive, not {margin}")
+def joined(*notes: str) -> str:
+    """Those notes that are not empty, in one line."""
+    return "; ".join(note for note in notes if note)

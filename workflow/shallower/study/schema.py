@@ -6,17 +6,25 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import PackageFile
-from shallower.explain import suggestion
-from shallower.models.choices import parse_elimination, parse_skip
+from shallower.interventions.eliminate import Eliminate
+from shallower.interventions.skip import Skip
 from shallower.models.registry import FFNS, HEADS
-from shallower.names import OPTIONS
+from shallower.study.explain import suggestion
+from shallower.study.names import OPTIONS, Value
 from shallower.strict import Strict
 
-# --- tokens, model, training ----------------------------------------------------
+# --- tokens, model, training ----------------------------------------------------------
 
 
 class HubFile(Strict):
@@ -72,8 +80,8 @@ class Architecture(Strict):
         return self
 
 
-class PaperScale(Architecture):
-    """Table 1's own sizes, for parameter counts and latency with untrained weights."""
+class Original(Architecture):
+    """Table 1's sizes, for parameter counts and latency with untrained weights."""
 
     width: int = 1024
     heads: int = 8
@@ -99,16 +107,16 @@ class Training(Strict):
     learning_rate: float = Field(gt=0)  # peak
     warmup_fraction: float = Field(0.04, ge=0, lt=1)
     final_fraction: float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
-    # Behind the warm-up; `final_fraction` is that of the cosine.
+    # After the warm-up; `final_fraction` belongs to the cosine.
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
     weight_decay: float = Field(0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = Field(1.0, gt=0)  # global gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
     log_every: int = Field(4, ge=1)  # the paper logs every 4th iteration
-    diagnose_every: int = Field(40, ge=1)  # steps between looks into the blocks
+    diagnose_every: int = Field(40, ge=1)  # steps between activation statistics
     checkpoint_every: int = Field(50, ge=1)  # steps
-    # Memory and speed on a large model; none of them changes what is computed.
+    # Memory and speed of a large model; none of them changes what is computed.
     compile: Literal["never", "gpu", "always"] = "never"  # torch.compile
     checkpoint_activations: bool = False  # recompute blocks in the backward pass
     loss_chunk: int = Field(0, ge=0)  # tokens whose logits exist at a time; 0: all
@@ -121,6 +129,30 @@ class Training(Strict):
                 f"accumulation {self.accumulation}"
             )
         return self
+
+
+def _optional(section: type[BaseModel], name: str) -> type[Strict]:
+    """The same keys with the same limits, each of which may be missing."""
+    fields: dict[str, Any] = {}
+    for key, field in section.model_fields.items():
+        kind: Any = field.annotation
+        if field.metadata:
+            kind = Annotated[kind, *field.metadata]
+        fields[key] = (kind | None, None)
+    return create_model(name, __base__=Strict, __doc__=_optional.__doc__, **fields)
+
+
+class TrainingChanges(_optional(Training, "TrainingOptional")):  # type: ignore[misc]
+    """Training settings that differ from the study's own."""
+
+
+def changed(training: Training, *changes: Strict | None) -> Training:
+    """Training settings with changes applied in order, checked as a whole."""
+    values = training.model_dump()
+    for change in changes:
+        if change is not None:
+            values |= change.model_dump(exclude_none=True)
+    return Training(**values)
 
 
 class Initialisation(Strict):
@@ -142,21 +174,21 @@ class Distillation(Strict):
 
 
 class Tuning(Strict):
-    """Training on with elimination active, so that a model learns to do without.
+    """Fine-tuning with elimination active, so that a model learns to do without.
 
-    One calibration pass of the parent gives the profile (see `models.retention`).
+    One calibration pass of the parent gives the profile (see `interventions`).
     """
 
     speedup: float = Field(2.0, gt=1)  # predicted, of the prompt's prefill
     calibration_windows: int = Field(16, ge=1)  # of the training text
-    window: int = Field(32, ge=1)  # last queries that tokens are ranked by
-    training: dict[str, Any] = {}  # stands over the study's own
+    window: int = Field(32, ge=1)  # last queries that rank tokens
+    training: TrainingChanges = TrainingChanges()
 
 
-class TrainingDefaults(Training):
+class StudyTraining(Training):
     """The study's training settings, with exceptions by model name."""
 
-    overrides: dict[str, dict[str, Any]] = {}
+    overrides: dict[str, TrainingChanges] = {}
 
 
 class T5Size(Strict):
@@ -172,16 +204,16 @@ class T5Size(Strict):
 class T5(Strict):
     """The second system's own family: sizes by name, pretraining and fine-tuning.
 
-    Training settings stand over the study's own.
+    Training settings are changes of the study's own.
     """
 
     context: int = Field(128, ge=16)  # of the encoder
     sizes: dict[str, T5Size] = {}
-    pretraining: dict[str, Any] = {}
-    finetuning: dict[str, Any] = {}
+    pretraining: TrainingChanges = TrainingChanges()
+    finetuning: TrainingChanges = TrainingChanges()
 
 
-# --- experiments ----------------------------------------------------------------
+# --- experiments ----------------------------------------------------------------------
 
 
 def _known_variant(name: str) -> str:
@@ -194,22 +226,57 @@ def _known_variant(name: str) -> str:
     return name
 
 
-# Options whose values are words.
-WHERE = ["all", "first_half", "second_half", "encoder", "decoder"]
+Variant = Annotated[str, AfterValidator(_known_variant)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+
+# Options whose values are words, and options whose values have a parser.
 WORDS = {
-    "ffn": ["own", *FFNS],
-    "where": WHERE,
+    "ffn": ["default", *FFNS],
+    "where": ["all", "first_half", "second_half", "encoder", "decoder"],
     "task": ["spans", "pairs"],
     "by": ["data", "self"],
 }
-# Options whose values have a grammar, and what takes them apart.
-GRAMMARS: dict[str, Callable[[str], object]] = {
-    "skip": parse_skip,
-    "eliminate": parse_elimination,
+PARSERS: dict[str, Callable[[str], object]] = {
+    "skip": Skip.parse,
+    "eliminate": Eliminate.parse,
 }
+GRID_OPTIONS = [key for key in OPTIONS if key != "equal_flops"]
 
 
-Variant = Annotated[str, AfterValidator(_known_variant)]
+def _known_options(options: dict[str, list[Value]]) -> dict[str, list[Value]]:
+    for key, values in options.items():
+        if key not in GRID_OPTIONS:
+            raise ValueError(
+                f"{key}: no such option{suggestion(key, GRID_OPTIONS)}; there "
+                f"are {', '.join(GRID_OPTIONS)}"
+            )
+        if not values:
+            raise ValueError(f"{key}: expected at least one value")
+        for value in values:
+            _check_value(key, value)
+    return options
+
+
+def _check_value(key: str, value: Value) -> None:
+    """Words where words are expected, else numbers; a teacher is a model's label."""
+    if key in WORDS:
+        if value not in WORDS[key]:
+            raise ValueError(f"{key}: found {value!r}, expected one of {WORDS[key]}")
+    elif key in PARSERS:
+        try:
+            PARSERS[key](str(value))
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from None
+    elif key == "teacher":
+        if not re.fullmatch(r"[a-z0-9_]+-\d+", str(value)):
+            raise ValueError(
+                f"teacher: found {value!r}, expected <variant>-<depth>, as baseline-8"
+            )
+    elif isinstance(value, str):
+        raise ValueError(f"{key}: found {value!r}, expected a number")
+
+
+GridOptions = Annotated[dict[str, list[Value]], AfterValidator(_known_options)]
 
 
 class Grid(Strict):
@@ -217,22 +284,8 @@ class Grid(Strict):
 
     variants: list[Variant] = Field(min_length=1)
     depths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    options: dict[str, list[float | int | str]] = {}  # see `names.OPTIONS`
-
-    @field_validator("options")
-    @classmethod
-    def _known(cls, value: dict[str, list[float | int | str]]) -> dict[str, Any]:
-        for key, values in value.items():
-            if key not in OPTIONS:
-                raise ValueError(
-                    f"{key}: no such option{suggestion(key, list(OPTIONS))}; there "
-                    f"are {', '.join(OPTIONS)}"
-                )
-            if not values:
-                raise ValueError(f"{key}: expected at least one value")
-            _check_values(key, values)
-        return value
+    seeds: Seeds | None = None  # those of `experiments.seeds`, unless given
+    options: GridOptions = {}  # see `names.OPTIONS`
 
 
 class T5Grid(Strict):
@@ -243,46 +296,36 @@ class T5Grid(Strict):
     """
 
     sizes: list[str] = Field(min_length=1)
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
-    options: dict[str, list[float | int | str]] = {}
-
-    _known = field_validator("options")(Grid._known.__func__)  # type: ignore[attr-defined]
-
-
-def _check_values(key: str, values: list[float | int | str]) -> None:
-    """Words where words are due, numbers elsewhere; a teacher is a model's name."""
-    for value in values:
-        if key in WORDS and value not in WORDS[key]:
-            raise ValueError(f"{key}: found {value!r}, expected one of {WORDS[key]}")
-        if key in GRAMMARS:
-            try:
-                GRAMMARS[key](str(value))
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}") from None
-            continue
-        if key not in (*WORDS, "teacher") and isinstance(value, str):
-            raise ValueError(f"{key}: found {value!r}, expected a number")
-        if key == "teacher" and not re.fullmatch(r"[a-z0-9_]+-\d+", str(value)):
-            raise ValueError(
-                f"teacher: found {value!r}, expected <variant>-<depth>, as baseline-8"
-            )
+    seeds: Seeds | None = None
+    options: GridOptions = {}
 
 
 class Experiments(Strict):
     """Named parts of a study; all but `depth` may be empty."""
 
+    seeds: Seeds = [0, 1, 2]  # of every grid that states none
     depth: list[Grid]
     head: list[Grid] = []  # which part of the added layer matters
     learning_rate: list[Grid] = []  # a search: scored on validation data only
     budget: list[Grid] = []  # more or fewer tokens, for trends over depth
-    ffn: list[Grid] = []  # what stands in the feed-forward place
-    # Students of a teacher; each also without one, with as many tokens and, in steps
-    # that are worked out, with as many training FLOPs.
+    ffn: list[Grid] = []  # other feed-forward layers
+    # Students of a teacher, each with two controls without one: at equal tokens, and at
+    # equal training FLOPs.
     distillation: list[Grid] = []
     t5: list[T5Grid] = []  # encoder-decoders, pretrained and fine-tuned
     skip: list[Grid] = []  # sublayers left out of trained models, or healed again
-    elimination: list[Grid] = []  # tokens of the prompt that are dropped on the way
-    combined: list[Grid] = []  # further depths for the null, and what combines
+    elimination: list[Grid] = []  # tokens of the prompt that are eliminated
+    combined: list[Grid] = []  # further depths of the baseline, and combinations
+
+    @property
+    def grids(self) -> list[tuple[str, Grid | T5Grid]]:
+        """(experiment, grid) of every grid, in order."""
+        return [
+            (name, grid)
+            for name in type(self).model_fields
+            if name != "seeds"
+            for grid in getattr(self, name)
+        ]
 
 
 class Contrast(Strict):
@@ -295,7 +338,7 @@ class Contrast(Strict):
     margin: float = Field(0.03, gt=0)
 
 
-# --- evaluation, latency, reporting ---------------------------------------------
+# --- evaluation and latency -----------------------------------------------------------
 
 
 class Evaluation(Strict):
@@ -305,12 +348,12 @@ class Evaluation(Strict):
     batch_size: int = Field(50, ge=1)
     samples_kept: int = Field(5, ge=0)  # generated texts kept per set and run
     documents: int | None = Field(None, ge=1)  # first ones of a split; null: all
-    # Test windows of a whole context: three quarters are a prompt, the rest is scored.
+    # Test windows of a full context: three quarters are a prompt, the rest is scored.
     windows: int = Field(48, ge=1)
     calibration_windows: int = Field(16, ge=1)  # of the validation split, for choices
-    arm_sets: list[str] = []  # evaluation sets that arms generate text on
+    intervention_sets: list[str] = []  # evaluation sets that interventions generate on
 
-    @field_validator("arm_sets")
+    @field_validator("intervention_sets")
     @classmethod
     def _known(cls, value: list[str]) -> list[str]:
         for name in value:
@@ -322,7 +365,7 @@ class Evaluation(Strict):
         return value
 
 
-class FixedWorkload(Strict):
+class Workload(Strict):
     """Fixed prompt and output lengths; warm-ups are discarded."""
 
     prompt_tokens: int = Field(ge=1)
@@ -341,29 +384,29 @@ class Compiled(Strict):
     """Decoding with a static cache, eager and compiled; a scale left out is off."""
 
     study: Repeats | None = None
-    paper: Repeats | None = None
+    original: Repeats | None = None
 
 
-class ScaleLengths(Strict):
+class PromptLengths(Strict):
     """Prompt lengths in tokens, and how often each is timed."""
 
     lengths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
     repeats: int = Field(ge=1)
 
 
-class Arms(Strict):
-    """Time to the first token against the prompt's length; untrained arms."""
+class TimedInterventions(Strict):
+    """Time to the first token by prompt length; interventions on untrained models."""
 
-    study: ScaleLengths
-    paper: ScaleLengths
-    skips: list[str] = []  # of the deepest baseline of the paper's size
+    study: PromptLengths
+    original: PromptLengths
+    skips: list[str] = []  # of the deepest baseline of the original's size
     speedups: list[Annotated[float, Field(ge=1)]] = []  # with a linear profile
 
     @field_validator("skips")
     @classmethod
-    def _free(cls, value: list[str]) -> list[str]:
+    def _by_depth_alone(cls, value: list[str]) -> list[str]:
         for text in value:
-            if not parse_skip(text).free:
+            if Skip.parse(text).needs_model:
                 raise ValueError(f"untrained models have nothing to choose by: {text}")
         return value
 
@@ -374,18 +417,18 @@ class Bandwidth(Strict):
     megabytes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], min_length=1
     )
-    repeats: int = Field(12, ge=2)
+    repeats: int = Field(12, ge=2)  # half of them before the models, half after
 
 
 class Latency(Strict):
     """The latency job: sessions are processes, the unit of replication."""
 
     sessions: int = Field(3, ge=2)
-    study: FixedWorkload
-    paper: FixedWorkload
+    study: Workload
+    original: Workload
     uncached_repeats: int = Field(2, ge=0)
     prompts: int = Field(20, ge=1)  # per evaluation set, per model and session
     step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
     compiled: Compiled | None = None  # off where null
-    arms: Arms | None = None  # off where null
+    interventions: TimedInterventions | None = None  # off where null
     bandwidth: Bandwidth = Bandwidth()

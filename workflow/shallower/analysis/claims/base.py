@@ -1,0 +1,140 @@
+"""What a claim is, and what its judge may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from shallower.analysis.estimates import (
+    ONE_SIDED,
+    Comparison,
+    Estimate,
+    crossed,
+    estimate,
+)
+from shallower.analysis.results import Results
+from shallower.analysis.statistics import LEVEL
+from shallower.analysis.verdicts import Finding
+from shallower.study.names import ModelName
+from shallower.study.study import Study
+
+Kind = Literal["identity", "cost", "quality"]
+Weights = Literal["trained", "untrained", "pretrained"]
+COLUMNS = [
+    *("id", "source", "claim", "kind", "scale", "weights", "effect", "unit"),
+    *("ci_low", "ci_high", "level", "threshold", "verdict", "note", "registered"),
+]
+
+
+@dataclass
+class Context:
+    """A study's results, as judges see them; it keeps every estimate that they use.
+
+    So `estimates.csv` has each interval that a verdict rests on, whoever asked for it.
+    """
+
+    results: Results
+    used: dict[str, Estimate] = field(default_factory=dict)
+
+    @property
+    def study(self) -> Study:
+        """The study's configuration."""
+        return self.results.study
+
+    def estimate(self, comparison: Comparison) -> Estimate:
+        """The estimate of a comparison, made once."""
+        if comparison.id not in self.used:
+            made = estimate(self.results, comparison)
+            self.used[comparison.id] = crossed(self.results, made)
+        return self.used[comparison.id]
+
+    def difference(
+        self, left: str, right: str, one_sided: bool = False, **where: Any
+    ) -> Estimate:
+        """left - right, by default in test cross-entropy (nats), seed by seed.
+
+        `one_sided` gives the 90 % interval; `where` changes fields of the comparison.
+        """
+        level = ONE_SIDED if one_sided else LEVEL
+        return self.estimate(Comparison(left, right, level=level, **where))
+
+    def ratio(self, left: str, right: str, **where: Any) -> Estimate:
+        """left / right of a time, over sessions."""
+        return self.estimate(Comparison(left, right, kind="ratio", **where))
+
+    def keep(self, made: Estimate) -> Estimate:
+        """Keep an estimate that was made elsewhere (a gain, a correlation, ...)."""
+        return self.used.setdefault(made.id, made)
+
+    # --- models that many claims are about ---
+
+    @property
+    def shallow(self) -> int:
+        """The study's smallest depth."""
+        return self.study.depths[0]
+
+    @property
+    def deep(self) -> int:
+        """The study's largest depth."""
+        return self.study.depths[-1]
+
+    def at_steps(self, variant: str, depth: int, share: float) -> str | None:
+        """The model trained for a share of the usual steps, on its own schedule."""
+        plain = ModelName(variant, depth)
+        if str(plain) not in self.study.models or share == 1:
+            return str(plain) if str(plain) in self.study.models else None
+        steps = round(share * self.study.spec(str(plain), 0).training.steps)
+        label = str(plain.replace(steps=steps))
+        return label if label in self.study.models else None
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number of the text that is no estimate: a count, a size, a share.
+
+    Facts make `facts.csv` (key, value, unit), where `reporting` looks them up.
+    """
+
+    key: str  # "<topic>.<what>"
+    value: float
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a source says, and how we judge it."""
+
+    id: str
+    claim: str
+    unit: str
+    judge: Callable[[Context], Finding]
+    source: str = "S1"
+    kind: Kind = "quality"
+    scale: str = "study"
+    weights: Weights = "trained"
+    registered: str = ""  # "pre-registered" for a contrast of the configuration
+
+    def row(self, context: Context) -> dict[str, Any]:
+        """Its row of claims.csv."""
+        found = self.judge(context)
+        row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
+        row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
+        return {key: row[key] for key in COLUMNS}
+
+
+def scaled(found: Finding, factor: float) -> Finding:
+    """The same finding in another unit: effect, interval and threshold times a factor."""
+    keys = ("effect", "ci_low", "ci_high", "threshold")
+    return replace(found, **{key: factor * getattr(found, key) for key in keys})
+
+
+def shifted(found: Estimate, by: float) -> Estimate:
+    """An estimate moved by a constant, as a ratio less one."""
+    keys = ("effect", "ci_low", "ci_high")
+    return replace(found, **{key: getattr(found, key) + by for key in keys})
+
+
+def judged(claims: Iterable[Claim], context: Context) -> list[dict[str, Any]]:
+    """Rows of claims.csv."""
+    return [claim.row(context) for claim in claims]

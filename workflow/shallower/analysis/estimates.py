@@ -1,0 +1,280 @@
+"""`estimates.csv`: every difference, ratio, level and correlation with its interval.
+
+A `Comparison` says what is to be estimated, an `Estimate` is the answer. Verdicts,
+tables, figures and text look estimates up (`Results.estimate`) and compute none. Which
+comparisons are made is said by topic, in `claims/<topic>.py` and `comparisons.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from shallower.analysis.statistics import (
+    LEVEL,
+    crossed_interval,
+    holm,
+    paired_t,
+    pairing_correlation,
+    ratio_interval,
+    ratio_p,
+    t_interval,
+)
+from shallower.evaluation.units import unit_of
+from shallower.files import write_text
+
+if TYPE_CHECKING:
+    from shallower.analysis.results import Results
+
+NAN = float("nan")
+ONE_SIDED = 2 * LEVEL - 1  # 90 %: two one-sided tests at .05
+Kind = Literal[
+    "level",  # left alone
+    "difference",  # left - right
+    "ratio",  # left / right
+    "gain",  # left - right, a curve of models, at equal latency or training FLOPs
+    "speedup",  # time of right, a curve of models, over left's at equal quality
+    "interaction",  # effect of two changes together less the sum of both
+    "correlation",
+    "slope",  # per block
+    "spread",  # ratio of standard deviations
+    "maximum",  # largest of all values
+]
+COLUMNS = [
+    *("id", "kind", "left", "right", "scale", "form", "mode", "dataset", "metric"),
+    *("unit", "replicates", "n", "effect", "ci_low", "ci_high", "level", "p", "p_holm"),
+    *("method", "family", "note", "crossed_low", "crossed_high", "seed_correlation"),
+]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is to be estimated. `left` and `right` are labels of models.
+
+    `level` is that of the interval: .95, or .90 for one-sided tests at .05. `family`
+    groups comparisons for Holm's adjustment and plays no part in their identity.
+    """
+
+    left: str
+    right: str = ""
+    dataset: str = "text"
+    metric: str = "cross_entropy"
+    kind: Kind = "difference"
+    scale: str = "study"
+    form: str = "trained"
+    mode: str = "eager"
+    level: float = LEVEL
+    family: str = ""
+
+    @property
+    def id(self) -> str:
+        """Readable and unique, for example
+        `difference proposed-5 - baseline-5 | text cross_entropy`."""
+        sides = {
+            "difference": f"{self.left} - {self.right}",
+            "ratio": f"{self.left} / {self.right}",
+        }.get(self.kind, " , ".join(side for side in (self.left, self.right) if side))
+        usual = Comparison(self.left)
+        rest = [
+            str(value)
+            for key in ("scale", "form", "mode", "level")
+            if (value := getattr(self, key)) != getattr(usual, key)
+        ]
+        place = " ".join([self.dataset, self.metric, *rest])
+        return f"{self.kind} {sides} | {place}"
+
+    def at(self, level: float) -> Comparison:
+        """The same at another level."""
+        return replace(self, level=level)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An effect with its interval, and how it was obtained."""
+
+    id: str
+    kind: str
+    left: str
+    right: str
+    scale: str
+    form: str
+    mode: str
+    dataset: str
+    metric: str
+    unit: str
+    replicates: str  # seeds, sessions, documents
+    n: int
+    effect: float
+    ci_low: float
+    ci_high: float
+    level: float
+    p: float = NAN  # two-sided, of no effect
+    p_holm: float = NAN
+    method: str = ""
+    family: str = ""
+    note: str = ""
+    crossed_low: float = NAN  # over seeds and documents, both random
+    crossed_high: float = NAN
+    seed_correlation: float = NAN  # what pairing by seed gains
+
+    @classmethod
+    def of(cls, comparison: Comparison, **answer: Any) -> Estimate:
+        """The answer to a comparison."""
+        unit = "ratio" if comparison.kind in ("ratio", "speedup", "spread") else None
+        what = {"unit": unit or unit_of(comparison.metric), "id": comparison.id}
+        return cls(**(asdict(comparison) | what | answer))
+
+    @classmethod
+    def missing(cls, comparison: Comparison, note: str = "not measured") -> Estimate:
+        """No answer: NaN, of no replicates."""
+        empty = {"n": 0, "effect": NAN, "ci_low": NAN, "ci_high": NAN}
+        return cls.of(comparison, replicates="", note=note, **empty)
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> Estimate:
+        """From a row of estimates.csv."""
+        text = {k: "" for k in ("right", "method", "family", "note", "replicates")}
+        values = {k: row[k] for k in COLUMNS}
+        for key in text:
+            values[key] = "" if pd.isna(values[key]) else str(values[key])
+        return cls(**(values | {"n": int(values["n"])}))
+
+    @property
+    def exists(self) -> bool:
+        """Whether it was measured."""
+        return self.n > 0
+
+
+def estimate(results: Results, comparison: Comparison) -> Estimate:
+    """The level, difference or ratio that a comparison asks for.
+
+    Differences of quality are paired by seed (runs with one seed share data order and
+    common initial weights) with a t interval over seeds. Times are compared by ratios of
+    means of session medians, with a t interval over sessions (delta method).
+    """
+    c = comparison
+    where = (c.dataset, c.metric, c.scale, c.form, c.mode)
+    left = results.values(c.left, *where)
+    replicates = "sessions" if unit_of(c.metric) == "us" else "seeds"
+    if c.kind == "level":
+        return _level(c, left.to_numpy(float), replicates)
+    right = results.values(c.right, *where)
+    left, right = left.align(right, join="inner")
+    if c.kind == "difference":
+        both = (left - right).dropna()
+        return _difference(c, both.to_numpy(float), replicates)
+    if c.kind == "ratio":
+        return _ratio(c, left.to_numpy(float), right.to_numpy(float), replicates)
+    raise ValueError(f"{c.kind}: estimated elsewhere")
+
+
+def _level(c: Comparison, values: np.ndarray, replicates: str) -> Estimate:
+    if not len(values):
+        return Estimate.missing(c)
+    low, high = t_interval(values, c.level)
+    return Estimate.of(
+        c,
+        replicates=replicates,
+        n=len(values),
+        effect=float(values.mean()),
+        ci_low=low,
+        ci_high=high,
+        method=f"mean, t over {replicates}",
+    )
+
+
+def _difference(c: Comparison, values: np.ndarray, replicates: str) -> Estimate:
+    if not len(values):
+        return Estimate.missing(c)
+    low, high = t_interval(values, c.level)
+    return Estimate.of(
+        c,
+        replicates=replicates,
+        n=len(values),
+        effect=float(values.mean()),
+        ci_low=low,
+        ci_high=high,
+        p=paired_t(values),
+        method=f"paired difference, t over {replicates}",
+    )
+
+
+def _ratio(
+    c: Comparison, top: np.ndarray, bottom: np.ndarray, replicates: str
+) -> Estimate:
+    if not len(top):
+        return Estimate.missing(c)
+    ratio, low, high = ratio_interval(top, bottom, c.level)
+    return Estimate.of(
+        c,
+        replicates=replicates,
+        n=len(top),
+        effect=ratio,
+        ci_low=low,
+        ci_high=high,
+        p=ratio_p(ratio, low, len(top), c.level),
+        method=f"ratio of means, t over {replicates}",
+    )
+
+
+def crossed(results: Results, found: Estimate) -> Estimate:
+    """With an interval over seeds and documents beside the one over seeds.
+
+    For differences in the cross-entropy of the test text, where every seed scores the
+    same documents.
+    """
+    if (found.dataset, found.metric, found.kind) != (
+        "text",
+        "cross_entropy",
+        "difference",
+    ):
+        return found
+    sides = []
+    for label in (found.left, found.right):
+        rows = results.documents(label, found.form)
+        sides.append(rows.pivot(index="seed", columns="sample", values="value"))
+    left, right = sides[0].align(sides[1], join="inner")
+    if left.empty:
+        return found
+    weights = results.documents(found.left, found.form)
+    weights = weights.drop_duplicates("sample").set_index("sample")["weight"]
+    tokens = weights[left.columns].to_numpy(float)
+    _, low, high = crossed_interval((left - right).to_numpy(), tokens, found.level)
+    means = [np.average(side, axis=1, weights=tokens) for side in (left, right)]
+    return replace(
+        found,
+        crossed_low=low,
+        crossed_high=high,
+        seed_correlation=pairing_correlation(*means),
+    )
+
+
+def adjusted(estimates: Iterable[Estimate]) -> list[Estimate]:
+    """With Holm's p values, over the comparisons of each family at 95 %.
+
+    A family is further divided by data set, metric, scale and form.
+    """
+    estimates = list(estimates)
+    families: dict[tuple[str, ...], list[int]] = {}
+    for index, e in enumerate(estimates):
+        if e.family and e.level == LEVEL and not np.isnan(e.p):
+            key = (e.family, e.dataset, e.metric, e.scale, e.form, e.kind)
+            families.setdefault(key, []).append(index)
+    for members in families.values():
+        p_values = holm([estimates[i].p for i in members])
+        for index, p in zip(members, p_values, strict=True):
+            estimates[index] = replace(estimates[index], p_holm=p)
+    return estimates
+
+
+def write_estimates(path: Path, estimates: Iterable[Estimate]) -> None:
+    """Write the table; of comparisons that were asked for twice the first."""
+    unique = {e.id: e for e in reversed(list(estimates)) if e.exists}
+    rows = [asdict(e) for e in reversed(unique.values())]
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    write_text(path, table.to_csv(index=False, float_format="%.10g"))

@@ -1,0 +1,40 @@
+"""The unit of every metric. A metric without one is an error."""
+
+from __future__ import annotations
+
+MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
+RATIO, NATS, TIME = "ratio", "nats", "us"
+
+UNITS: dict[str, str] = {
+    **dict.fromkeys(
+        ("bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL"), RATIO
+    ),
+    "corpus_bleu": RATIO,
+    "fuzzy": "percent",
+    "empty": RATIO,
+    "accuracy": RATIO,
+    "perplexity": RATIO,
+    "cross_entropy": NATS,
+    "training_loss": NATS,
+    "bits_per_byte": "bits per byte",
+    "fold_error_float64": "logits",
+    "fold_error_float32": RATIO,
+    "collapse_error_float64": "logits",
+    "collapse_error_float32": RATIO,
+    "generated_tokens": "tokens",
+    "training_seconds": "s",
+    "tokens_per_second": "tokens/s",
+    "time_to_first_token": TIME,
+    "time_per_output_token": TIME,
+    "time_per_generated_token": TIME,
+    "generation_loop": TIME,
+    "step_time": TIME,
+}
+
+
+def unit_of(metric: str) -> str:
+    """The unit of a metric; a mismatched one has that of its metric.
+
+    Raises KeyError for a metric that has none here.
+    """
+    return UNITS[metric.removesuffix(MISMATCHED)]

@@ -1,0 +1,397 @@
+"""A study's configuration: what is computed, never on which machine.
+
+`load_study` turns the YAML of `config.yaml` plus overlays into one checked `Study`, which
+knows its models and runs. Unknown keys are refused, and an error names the key.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from shallower.corpus import EVALUATION_SETS
+from shallower.corpus.settings import Corpus
+from shallower.errors import UserError
+from shallower.files import read_json
+from shallower.models.registry import FFNS
+from shallower.strict import Strict
+from shallower.study import expand
+from shallower.study.explain import explain, suggestion
+from shallower.study.names import BUDGET, ModelName
+from shallower.study.runs import RunSpec
+from shallower.study.schema import (
+    T5,
+    Architecture,
+    Contrast,
+    Distillation,
+    Evaluation,
+    Experiments,
+    Initialisation,
+    Latency,
+    Original,
+    Shards,
+    StudyTraining,
+    Tokenizer,
+    TrainingChanges,
+    Tuning,
+)
+
+# Experiments whose runs are scored on the test text, and those that are on the
+# quality-latency plot.
+QUALITY = {"depth", "head", "budget", "ffn", "distillation"}
+FRONT = {
+    *("depth", "head", "ffn", "distillation", "skip", "elimination", "combined"),
+}
+Run = tuple[str, int]  # label of a model, and seed
+PairsByFamily = dict[str, list[tuple[str, str]]]
+
+
+class Study(Strict):
+    """One configuration file: everything under `results/<study>/`."""
+
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    corpus: Corpus
+    tokenizer: Tokenizer
+    shards: Shards
+    model: Architecture
+    original: Original
+    initialisation: Initialisation = Initialisation()
+    training: StudyTraining
+    distillation: Distillation = Distillation()
+    t5: T5 = T5()
+    healing: TrainingChanges = TrainingChanges()  # training on without a part
+    tuning: Tuning = Tuning()
+    experiments: Experiments
+    contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
+    evaluation: Evaluation
+    latency: Latency
+
+    # --- checks -----------------------------------------------------------------------
+
+    @field_validator("experiments")
+    @classmethod
+    def _depth_compares(cls, value: Experiments) -> Experiments:
+        """The paper compares both variants at two depths or more."""
+        if len(value.depth) != 1:
+            raise ValueError("depth: expected one grid; the figures compare its models")
+        grid = value.depth[0]
+        for name in ("variants", "depths", "seeds"):
+            items = getattr(grid, name) or []
+            if len(set(items)) != len(items):
+                raise ValueError(f"depth.0.{name}: found an entry twice in {items}")
+        if not {"baseline", "proposed"} <= set(grid.variants):
+            raise ValueError("depth.0.variants: baseline and proposed are needed")
+        if len(grid.depths) < 2:
+            raise ValueError("depth.0.depths: at least two depths are compared")
+        return value
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> Study:
+        """Prompts and answers must fit the contexts they are run in."""
+        latency, context = self.latency, self.model.context
+        if self.evaluation.new_tokens > context - 2:
+            raise ValueError(
+                f"evaluation.new_tokens: {self.evaluation.new_tokens} leave no room "
+                f"for a prompt in model.context ({context})"
+            )
+        for scale, fixed, longest in (
+            ("study", latency.study, context),
+            ("original", latency.original, self.original.context),
+        ):
+            if fixed.prompt_tokens + fixed.new_tokens > longest:
+                raise ValueError(
+                    f"latency.{scale}: {fixed.prompt_tokens} + {fixed.new_tokens} "
+                    f"tokens exceed the context of {longest}"
+                )
+            timed = latency.interventions
+            prompt = max(getattr(timed, scale).lengths) if timed else 0
+            if prompt > longest:
+                raise ValueError(
+                    f"latency.interventions.{scale}.lengths: {prompt} exceed the "
+                    f"context of {longest}"
+                )
+        if self.prompt_tokens + latency.study.new_tokens > context:
+            raise ValueError(
+                f"latency.study.new_tokens: {latency.study.new_tokens} after "
+                f"three quarters of a context of {context} exceed it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _overrides_name_models(self) -> Study:
+        for name in self.training.overrides:
+            if name not in self.models:
+                raise ValueError(
+                    f"training.overrides.{name}: no such model"
+                    f"{suggestion(name, list(self.models))}"
+                )
+            try:
+                self.spec(name, 0)
+            except ValidationError as error:
+                raise ValueError(
+                    f"training.overrides.{name}: {explain(error, RunSpec)}"
+                ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _contrasts_are_trained(self) -> Study:
+        for contrast in self.contrasts:
+            for side in (contrast.left, contrast.right):
+                if side not in self.models:
+                    raise ValueError(
+                        f"contrasts.{contrast.id}: no such model {side!r}"
+                        f"{suggestion(side, list(self.models))}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_are_trained(self) -> Study:
+        """A student's teacher is a run of this study, with the student's seed."""
+        if self.experiments.t5 and self.corpus.pairs is None:
+            raise ValueError("corpus.pairs: missing, experiments.t5 is tuned on them")
+        known = set(self.runs)
+        for model, seed in self.runs:
+            name = self.models[model]
+            needed = name.teacher or name.options.get("equal_flops")
+            if needed is not None and (needed, seed) not in known:
+                raise ValueError(
+                    f"experiments: {model} needs its teacher {needed} with seed "
+                    f"{seed}, which no experiment trains"
+                )
+        return self
+
+    # --- models and runs --------------------------------------------------------------
+
+    @cached_property
+    def cells(self) -> list[expand.Cell]:
+        """(experiment, model, seeds) of every model of every grid, in order."""
+        return expand.expand(self)
+
+    @cached_property
+    def names(self) -> dict[str, ModelName]:
+        """Every model, trained or intervened on, by its label."""
+        return self.models | self.interventions
+
+    @cached_property
+    def models(self) -> dict[str, ModelName]:
+        """Every model that is trained, by label, in the order of the experiments."""
+        names = [name for _, name, _ in self.cells if not name.is_intervened]
+        return {str(name): name for name in names}
+
+    @cached_property
+    def interventions(self) -> dict[str, ModelName]:
+        """Every trained model under an intervention, by label."""
+        names = [name for _, name, _ in self.cells if name.is_intervened]
+        return {str(name): name for name in names}
+
+    @cached_property
+    def interventions_of(self) -> dict[str, list[str]]:
+        """Labels of the interventions on each model that has any, by its label.
+
+        They are evaluated together, so with every seed that one of them has.
+        """
+        by_model: dict[str, list[str]] = {}
+        for label, name in self.interventions.items():
+            by_model.setdefault(str(name.run), []).append(label)
+        return by_model
+
+    @cached_property
+    def intervened_runs(self) -> list[Run]:
+        """Every run that interventions are evaluated on."""
+        runs = [
+            (str(name.run), seed)
+            for _, name, seeds in self.cells
+            if name.is_intervened
+            for seed in seeds
+        ]
+        return list(dict.fromkeys(runs))
+
+    @cached_property
+    def intervened(self) -> list[Run]:
+        """Every (label of an intervened model, seed) that is evaluated."""
+        return [
+            (label, seed)
+            for model, seed in self.intervened_runs
+            for label in self.interventions_of[model]
+        ]
+
+    @cached_property
+    def _experiments_of(self) -> dict[Run, list[str]]:
+        """The experiments of every run, in order."""
+        found: dict[Run, dict[str, None]] = {}
+        for experiment, name, seeds in self.cells:
+            if not name.is_intervened:
+                for seed in seeds:
+                    found.setdefault((str(name), seed), {})[experiment] = None
+        return {run: list(experiments) for run, experiments in found.items()}
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every run that is trained, each once."""
+        return list(self._experiments_of)
+
+    def runs_of(self, experiment: str) -> list[Run]:
+        """The runs of one experiment."""
+        chosen = [
+            (str(name), seed)
+            for part, name, seeds in self.cells
+            if part == experiment and not name.is_intervened
+            for seed in seeds
+        ]
+        return list(dict.fromkeys(chosen))
+
+    def models_of(self, experiment: str) -> list[str]:
+        """The trained models of one experiment, each once."""
+        return list(dict.fromkeys(model for model, _ in self.runs_of(experiment)))
+
+    @cached_property
+    def _seeds(self) -> dict[str, list[int]]:
+        seeds: dict[str, list[int]] = {}
+        for model, seed in [*self.runs, *self.intervened]:
+            seeds.setdefault(model, []).append(seed)
+        return seeds
+
+    def seeds_of(self, label: str) -> list[int]:
+        """The seeds of a model, trained or intervened on, in order."""
+        return self._seeds.get(label, [])
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the depth experiment."""
+        return self.experiments.depth[0].seeds or self.experiments.seeds
+
+    @property
+    def depths(self) -> list[int]:
+        """The depths of the depth experiment, ascending."""
+        return sorted(self.experiments.depth[0].depths)
+
+    @property
+    def depth_models(self) -> list[str]:
+        """The models of the depth experiment, in the order of its grid."""
+        return self.models_of("depth")
+
+    @property
+    def deepest_baseline(self) -> str:
+        """Label of the deepest baseline, which interventions are compared with."""
+        return str(ModelName("baseline", self.depths[-1]))
+
+    @property
+    def ffns(self) -> list[str]:
+        """The FFN variants of the experiment `ffn`."""
+        names = (self.models[model] for model in self.models_of("ffn"))
+        return list(dict.fromkeys(n.variant for n in names if n.variant in FFNS))
+
+    @cached_property
+    def students(self) -> list[str]:
+        """The decoders that are compared with themselves without their teacher.
+
+        Students of other experiments, trained to be combined, have no controls.
+        """
+        models = self.models_of("distillation")
+        return [model for model in models if self.models[model].teacher is not None]
+
+    @cached_property
+    def front(self) -> list[str]:
+        """Labels of all models on the quality-latency plot, trained or intervened on.
+
+        All at the study's own budget: what another schedule gives is as fast.
+        """
+        labels = [
+            str(name)
+            for experiment, name, _ in self.cells
+            if experiment in FRONT and not {*BUDGET} & {*name.options}
+        ]
+        return list(dict.fromkeys(labels))
+
+    @cached_property
+    def pairs(self) -> PairsByFamily:
+        """(left, right) labels that belong together, beside the depth experiment's.
+
+        ffn: a model with another FFN or other heads against the plain one of its depth;
+        equal_tokens, equal_flops: a student against its two controls; intervention: an
+        intervened, healed or tuned model against the model that it comes from.
+        """
+        pairs: PairsByFamily = {"ffn": []}
+        for model in self.models_of("ffn"):
+            name = self.models[model]
+            plain = str(ModelName(name.head, name.depth))
+            if model != plain and plain in self.models:
+                pairs["ffn"].append((model, plain))
+        controls = {
+            model: expand.student_controls(self, self.models[model])
+            for model in self.students
+        }
+        for index, family in enumerate(("equal_tokens", "equal_flops")):
+            pairs[family] = [(m, str(c[index])) for m, c in controls.items()]
+        pairs["intervention"] = []
+        for label, name in self.names.items():
+            source = name.run if name.is_intervened else name.parent
+            if source is not None and not name.t5_size:
+                pairs["intervention"].append((label, str(source)))
+        return pairs
+
+    # --- what is trained and scored ---------------------------------------------------
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of a full context, the tokens before those that are scored."""
+        return 3 * self.model.context // 4
+
+    def settings_of(self, name: ModelName) -> expand.Settings:
+        """Sections of a model's settings; the caller must not change them."""
+        label = str(name)
+        if label not in self._settings:
+            self._settings[label] = expand.settings_of(self, name)
+        return self._settings[label]
+
+    @cached_property
+    def _settings(self) -> dict[str, expand.Settings]:
+        return {}
+
+    @cached_property
+    def _specs(self) -> dict[str, RunSpec]:
+        """Specifications at seed 0, by label: seeds share everything else."""
+        return {}
+
+    def spec(self, model: str, seed: int) -> RunSpec:
+        """The complete specification of one run: content of `spec.yaml`."""
+        if model not in self._specs:
+            self._specs[model] = expand.resolve(self, self.models[model])
+        return self._specs[model].model_copy(update={"seed": seed})
+
+    def scored_on(self, model: str, seed: int) -> list[str]:
+        """The data sets that a run is scored on.
+
+        A search never sees the test split, nothing else needs the validation split, and
+        only the experiments that are about generated text generate any.
+        """
+        parts = set(self._experiments_of.get((model, seed), []))
+        if "t5" in parts:
+            return ["pairs" if self.models[model].options.get("task") else "spans"]
+        sets = ["validation"] if "learning_rate" in parts else []
+        if parts & QUALITY:
+            sets.append("text")
+        if parts & (QUALITY | FRONT):
+            sets.append("continuation")
+        if parts & {"depth", "budget"}:
+            sets += EVALUATION_SETS
+        return sets
+
+
+def load_study(config: dict[str, Any]) -> Study:
+    """Check a merged configuration. Raises UserError that names the first bad key."""
+    try:
+        return Study.model_validate(config)
+    except ValidationError as error:
+        raise UserError(f"configuration: {explain(error, Study)}") from None
+
+
+def read_study(path: str | Path) -> Study:
+    """A resolved study from its `study.json`. Raises UserError that names the file."""
+    try:
+        return Study.model_validate(read_json(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, Study)}") from None
