@@ -134,6 +134,17 @@ class Results:
             forms.setdefault((label, scale, *rest), []).append(form)
         return forms
 
+    def forms(
+        self,
+        label: str,
+        dataset: str,
+        metric: str,
+        scale: str = "study",
+        mode: str = "eager",
+    ) -> list[str]:
+        """The forms in which a metric of a model was measured."""
+        return self._forms.get((label, scale, mode, dataset, metric), [])
+
     def values(
         self,
         label: str,
@@ -148,7 +159,7 @@ class Results:
         `form` may be `deployed`: the last form that was measured. A model that has no
         folded form is as fast as trained, and so on.
         """
-        measured = self._forms.get((label, scale, mode, dataset, metric), [])
+        measured = self.forms(label, dataset, metric, scale, mode)
         if form == "deployed":
             form = max(measured, key=FORMS.index, default="trained")
         elif form not in measured:
@@ -267,18 +278,19 @@ class Results:
 
         Empty where the model was not scored on them.
         """
-        rows = self._text_rows
-        rows = rows[(rows["label"] == label) & (rows["form"] == form)]
-        return rows[["seed", "sample", "value", "weight"]]
+        columns = ["seed", "sample", "value", "weight"]
+        return self._text_rows.get((label, form), pd.DataFrame(columns=columns))
 
     @cached_property
-    def _text_rows(self) -> pd.DataFrame:
+    def _text_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         parts = []
         for model, seed in self.study.runs:
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))
-        return labelled(pd.concat(parts, ignore_index=True))
+        rows = labelled(pd.concat(parts, ignore_index=True))
+        columns = ["seed", "sample", "value", "weight"]
+        return {key: part[columns] for key, part in rows.groupby(["label", "form"])}
 
     def scores(self, model: str, seed: int) -> pd.DataFrame:
         """Every scored sample of a run and of the interventions on it."""
