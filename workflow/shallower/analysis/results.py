@@ -17,7 +17,7 @@ import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.files import read_json
-from shallower.study.names import ModelName, joined, twin
+from shallower.study.names import SEPARATOR, ModelName, twin
 from shallower.study.stages import original_spec
 from shallower.study.study import Run, Study, read_study
 
@@ -355,6 +355,6 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `label`, made of `model` and `intervention`."""
     if "model" not in table or "intervention" not in table:
         return table
-    table = table.assign(intervention=table["intervention"].fillna(""))
-    pairs = zip(table["model"], table["intervention"], strict=True)
-    return table.assign(label=[joined(model, done) for model, done in pairs])
+    done = table["intervention"].fillna("")
+    label = table["model"].where(done == "", table["model"] + SEPARATOR + done)
+    return table.assign(intervention=done, label=label)

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shallower.analysis import budgets
-from shallower.analysis.claims.base import Claim, Context, plain
+from shallower.analysis import budgets, heads_facts, learning_rates, roofline
+from shallower.analysis.claims.base import Claim, Context, Fact, plain
 from shallower.analysis.claims.heads_speed import faster_than_deeper, step_times
 from shallower.analysis.claims.heads_text import text_metrics
 from shallower.analysis.estimates import Comparison, mean_difference, mean_level
@@ -31,6 +31,7 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
+from shallower.study.names import ModelName
 from shallower.study.schema import Contrast
 from shallower.study.study import Study
 
@@ -220,6 +221,56 @@ def deeper_is_better(context: Context) -> Finding:
         f"[{slope.ci_low:.3f}, {slope.ci_high:.3f}] nats per block"
     )
     return replace(judged, note=judged.note or note)
+
+
+# --- what tables, figures and text show beside the claims -----------------------------
+
+PARTS = ("proposed", "linear", "silu_even")  # of the layer, against the SiLU alone
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Budgets, head variants against their baselines and SiLU, compiled decoding."""
+    yield from budgets.comparisons(study)
+    for model in study.models_of("head"):
+        name = study.models[model]
+        baseline = str(ModelName("baseline", name.depth, name.options))
+        if model != baseline and baseline in study.models:
+            yield Comparison(model, baseline, family="head")
+    shallow, silu = study.depths[0], plain("silu", study.depths[0])
+    for part in PARTS:
+        if {plain(part, shallow), silu} <= study.models.keys():
+            yield Comparison(plain(part, shallow), silu, family="head")
+    for scale, depths in (("study", study.depths), ("original", study.original.depths)):
+        sides = plain("baseline", depths[-1]), plain("proposed", depths[0])
+        for mode in ("compiled", "graph"):
+            where = ("decode", "time_per_output_token", "ratio", scale)
+            yield Comparison(*sides, *where, mode=mode)
+
+
+def tables(context: Context) -> dict[str, pd.DataFrame]:
+    """budget.csv, learning_rate.csv and roofline.csv; keeps their estimates."""
+    search = learning_rates.search_table(context.results)
+    for comparison in learning_rates.comparisons(search):
+        context.estimate(comparison)
+    sessions = roofline.by_session(context.results)
+    for found in roofline.estimates(context.results, sessions):
+        context.keep(found)
+    return {
+        "budget": budgets.budget_table(context.results),
+        "learning_rate": search,
+        "roofline": roofline.roofline_table(sessions),
+    }
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """Numbers of the text (see `heads_facts`)."""
+    yield from heads_facts.facts(context)
+    search = learning_rates.search_table(context.results)
+    yield from learning_rates.facts(context, search)
+    for budget in budgets.depth_budgets(context.results):
+        key = f"heads.budget.{budget.deep}"
+        yield Fact(key, budget.tokens_per_parameter, "tokens per parameter")
+    yield Fact("heads.margin", margin(context), "nats")
 
 
 # --- contrasts ------------------------------------------------------------------------
