@@ -73,6 +73,7 @@ def search_table(results: Results) -> pd.DataFrame:
     rows = []
     for model, losses in values.groupby("model", sort=False):
         name, spec = study.models[model], study.spec(model, 0)
+        start = spec.initialisation or study.initialisation
         bad = modes[modes.index.isin(losses.index)].astype(float)
         rows.append(
             {
@@ -80,7 +81,7 @@ def search_table(results: Results) -> pd.DataFrame:
                 "model": model,
                 "variant": name.variant,
                 "depth": name.depth,
-                "init_std": spec.initialisation.std,
+                "init_std": start.std,
                 "steps": spec.training.steps,
                 "learning_rate": spec.training.learning_rate,
                 "n": len(losses),

@@ -150,7 +150,7 @@ def estimates(results: Results, table: pd.DataFrame) -> Iterator[Estimate]:
 def _pair(
     sides: tuple[str, str],
     workload: str,
-    where: dict[str, str],
+    where: dict[str, Any],
     deep: pd.DataFrame,
     shallow: pd.DataFrame,
 ) -> Iterator[Estimate]:

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
 LEVEL = 0.95  # of every interval, unless it says otherwise
 
-Values = Sequence[float] | np.ndarray | pd.Series  # one number per independent unit
+Values = (
+    Sequence[float] | np.ndarray
+)  # or a pandas series: one number per independent unit
 
 
 # --- intervals ----------------------------------------------------------------------

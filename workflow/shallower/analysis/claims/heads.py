@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -120,7 +121,7 @@ def richer(context: Context) -> Finding:
 
     The fold shows that they add no function. What may be left is easier training.
     """
-    pair = [plain(variant, context.shallow) for variant in ("linear", "baseline")]
+    pair = plain("linear", context.shallow), plain("baseline", context.shallow)
     better = superiority(context.difference(*pair))
     same = equivalence(context.difference(*pair, one_sided=True), EQUIVALENT)
     if better.verdict == "supported":
@@ -139,7 +140,7 @@ def each_depth(dataset: str, metric: str) -> Callable[[Context], Finding]:
 
     def judge(context: Context) -> Finding:
         depths = context.study.depths
-        where = {"dataset": dataset, "metric": metric}
+        where: dict[str, Any] = {"dataset": dataset, "metric": metric}
         parts = [
             superiority(
                 context.difference(plain("proposed", d), plain("baseline", d), **where)
@@ -243,8 +244,8 @@ def comparisons(study: Study) -> Iterator[Comparison]:
     for scale, depths in (("study", study.depths), ("original", study.original.depths)):
         sides = plain("baseline", depths[-1]), plain("proposed", depths[0])
         for mode in ("compiled", "graph"):
-            where = ("decode", "time_per_output_token", "ratio", scale)
-            yield Comparison(*sides, *where, mode=mode)
+            place = ("decode", "time_per_output_token")
+            yield Comparison(*sides, *place, kind="ratio", scale=scale, mode=mode)
 
 
 def tables(context: Context) -> dict[str, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from shallower.analysis.claims.base import Context, plain
 from shallower.analysis.verdicts import (
@@ -18,8 +19,8 @@ from shallower.analysis.verdicts import (
 # (1.395) nor the number of calls (8/5) explain it.
 PLAUSIBLE = (1.15, 1.65)
 OVERHEAD = 1.1  # of a training step, proposed over baseline
-PER_TOKEN = {"dataset": "fixed", "metric": "time_per_output_token"}
-STEP = {"dataset": "step", "metric": "step_time"}
+PER_TOKEN: dict[str, Any] = {"dataset": "fixed", "metric": "time_per_output_token"}
+STEP: dict[str, Any] = {"dataset": "step", "metric": "step_time"}
 
 
 def faster_than_deeper(context: Context) -> Finding:

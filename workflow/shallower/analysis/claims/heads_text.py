@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from shallower.analysis.claims.base import Context, plain, scaled
 from shallower.analysis.estimates import Comparison, Estimate, mean_difference
@@ -42,7 +43,7 @@ def sensitive(context: Context, dataset: str, metric: str) -> bool:
     trained on a quarter, half and all of the tokens, each on its own schedule: from
     step to step in the mean, and beyond doubt (95 % interval) from first to last.
     """
-    where = {"dataset": dataset, "metric": metric}
+    where: dict[str, Any] = {"dataset": dataset, "metric": metric}
     labels = [context.at_steps("baseline", context.deep, s) for s in (0.25, 0.5, 1)]
     quarter, half, full = labels
     if quarter is None or half is None or full is None:
@@ -65,7 +66,7 @@ def _over_mismatched(
 
 
 def _equivalent(context: Context, dataset: str, metric: str) -> Finding:
-    where = {"dataset": dataset, "metric": metric}
+    where: dict[str, Any] = {"dataset": dataset, "metric": metric}
     deep = plain("baseline", context.deep)
     half = context.at_steps("baseline", context.deep, 0.5)
     assert half is not None
