@@ -1,0 +1,1 @@
+"""Claims of S2: other FFNs, and distillation."""

@@ -1,0 +1,1 @@
+"""Claims of S2: encoder-decoders."""
