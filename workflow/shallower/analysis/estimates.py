@@ -45,6 +45,11 @@ Kind = Literal[
     "spread",  # ratio of standard deviations
     "maximum",  # largest of all values
 ]
+UNIT_OF_KIND = {  # of the others the metric's
+    **dict.fromkeys(("ratio", "speedup", "spread"), "ratio"),
+    "correlation": "correlation",
+    "gain": "nats",
+}
 COLUMNS = [
     *("id", "kind", "left", "right", "scale", "form", "mode", "dataset", "metric"),
     *("unit", "replicates", "n", "effect", "ci_low", "ci_high", "level", "p", "p_holm"),
@@ -125,8 +130,8 @@ class Estimate:
     @classmethod
     def of(cls, comparison: Comparison, **answer: Any) -> Estimate:
         """The answer to a comparison."""
-        unit = "ratio" if comparison.kind in ("ratio", "speedup", "spread") else None
-        what = {"unit": unit or unit_of(comparison.metric), "id": comparison.id}
+        unit = UNIT_OF_KIND.get(comparison.kind) or unit_of(comparison.metric)
+        what = {"unit": unit, "id": comparison.id}
         return cls(**(asdict(comparison) | what | answer))
 
     @classmethod
