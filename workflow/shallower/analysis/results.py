@@ -17,7 +17,8 @@ import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.files import read_json
-from shallower.study.names import joined
+from shallower.study.names import ModelName, joined, twin
+from shallower.study.stages import original_spec
 from shallower.study.study import Run, Study, read_study
 
 FORMS = ("trained", "folded", "collapsed")  # in the order of deployment
@@ -35,6 +36,11 @@ class Results:
     def read(cls, directory: str | Path) -> Results:
         """From a study's folder, with its `study.json`."""
         return cls(Path(directory), read_study(Path(directory) / "study.json"))
+
+    @cached_property
+    def names(self) -> dict[str, ModelName]:
+        """Every model that has results, by label (see `names_of`)."""
+        return names_of(self.study)
 
     # --- tables -----------------------------------------------------------------------
 
@@ -92,7 +98,7 @@ class Results:
 
     @cached_property
     def learning_rates(self) -> pd.DataFrame:
-        """The search over learning rates: a row per model without its rate, and rate."""
+        """The search over learning rates: a row per group of models, and rate."""
         return self.table("learning_rate")
 
     @cached_property
@@ -257,7 +263,7 @@ class Results:
         return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
     def documents(self, label: str, form: str = "trained") -> pd.DataFrame:
-        """Cross-entropy (nats a token) of test documents: `seed, sample, value, weight`.
+        """Cross-entropy (nats) of test documents: `seed, sample, value, weight`.
 
         Empty where the model was not scored on them.
         """
@@ -288,7 +294,10 @@ class Results:
         """
         return [
             read_json(
-                self.directory / "evaluations" / model / f"seed{seed}.interventions.json"
+                self.directory
+                / "evaluations"
+                / model
+                / f"seed{seed}.interventions.json"
             )
             for model, seed in self.study.intervened_runs
         ]
@@ -307,6 +316,27 @@ class Results:
 
     def _run(self, model: str, seed: int) -> Path:
         return self.directory / "runs" / model / f"seed{seed}"
+
+
+def names_of(study: Study) -> dict[str, ModelName]:
+    """The study's models, those of the original's size, and A/A twins, by label."""
+    names = study.names | original_names(study)
+    deepest = [
+        ModelName("baseline", d[-1]) for d in (study.depths, study.original.depths)
+    ]
+    return names | {twin(str(name)): name for name in deepest}
+
+
+def original_names(study: Study) -> dict[str, ModelName]:
+    """The models that are counted and timed at the original's size, by label."""
+    spec = original_spec(study)
+    deep = spec.depths[-1]
+    names = [ModelName(head, depth) for head in spec.heads for depth in spec.depths]
+    names += [ModelName(ffn, deep) for ffn in spec.ffns]
+    names += [ModelName("baseline", deep, {"skip": text}) for text in spec.skips]
+    linear = [f"linear.{speedup:g}" for speedup in spec.speedups]
+    names += [ModelName("baseline", deep, {"eliminate": text}) for text in linear]
+    return {str(name): name for name in names}
 
 
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
