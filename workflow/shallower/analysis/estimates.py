@@ -45,11 +45,6 @@ Kind = Literal[
     "spread",  # ratio of standard deviations
     "maximum",  # largest of all values
 ]
-UNIT_OF_KIND = {  # of the others the metric's
-    **dict.fromkeys(("ratio", "speedup", "spread"), "ratio"),
-    "correlation": "correlation",
-    "gain": "nats",
-}
 COLUMNS = [
     *("id", "kind", "left", "right", "scale", "form", "mode", "dataset", "metric"),
     *("unit", "replicates", "n", "effect", "ci_low", "ci_high", "level", "p", "p_holm"),
@@ -129,10 +124,11 @@ class Estimate:
 
     @classmethod
     def of(cls, comparison: Comparison, **answer: Any) -> Estimate:
-        """The answer to a comparison."""
-        unit = UNIT_OF_KIND.get(comparison.kind) or unit_of(comparison.metric)
-        what = {"unit": unit, "id": comparison.id}
-        return cls(**(asdict(comparison) | what | answer))
+        """The answer to a comparison; its unit, if not given, is the metric's."""
+        if "unit" not in answer:
+            relative = comparison.kind in ("ratio", "speedup", "spread")
+            answer["unit"] = "ratio" if relative else unit_of(comparison.metric)
+        return cls(**(asdict(comparison) | {"id": comparison.id} | answer))
 
     @classmethod
     def missing(cls, comparison: Comparison, note: str = "not measured") -> Estimate:

@@ -5,15 +5,15 @@ the same trained model at the study's scale, in the form that is deployed. Seeds
 unit of quality, sessions (one process each) that of time.
 
 The probability of being on the front puts multivariate t noise around the means, with
-the covariance of the units and their degrees of freedom, so that for any two models the
-chance that one is better is one minus the one-sided p of their paired t test. (Resampling
-three seeds is overconfident: differences of one sign, which chance alone gives in one
-study of four, would be a probability of 0 or 1.) It is no verdict; gains have one.
+the covariance of the units and their degrees of freedom, so that for any two models
+the chance that one is better is one minus the one-sided p of their paired t test.
+Resampling is overconfident: three differences of one sign, which chance alone gives in
+one study of four, would be a probability of 0 or 1. Gains have verdicts, not these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
@@ -23,7 +23,7 @@ import pandas as pd
 
 from shallower.analysis import gains
 from shallower.analysis.claims.base import Context, Fact
-from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.estimates import Comparison, Estimate, Kind
 from shallower.analysis.gains import FAVOUR, Gain, Measured, non_dominated
 from shallower.analysis.interventions import (
     AXES,
@@ -157,12 +157,14 @@ def training_flops(results: Results, labels: list[str]) -> dict[str, float]:
     Parents and teachers are counted with theirs, each run once; an intervention costs
     what its run costs. Means over seeds.
     """
-    study, own, found = results.study, {}, {}
+    study, own, found = results.study, dict[str, float](), {}
     for label in labels:
         runs = lineage(study, str(study.names[label].run))
         for run in runs - set(own):
             seeds = study.seeds_of(run)
-            own[run] = np.mean([results.training(run, s)["flops"] for s in seeds])
+            own[run] = float(
+                np.mean([results.training(run, s)["flops"] for s in seeds])
+            )
         found[label] = float(sum(own[run] for run in sorted(runs)))
     return found
 
@@ -205,13 +207,14 @@ def curve_of(study: Study, data: Measured, curve: str) -> list[str]:
 def gain_over(
     context: Context, data: Measured, label: str, curve: str
 ) -> tuple[Estimate, Estimate]:
-    """A model's gain over a curve at equal latency, and its speed-up at equal quality."""
+    """A model's gain at equal latency, and its speed-up at equal quality."""
     others = curve_of(context.study, data, curve)
     answers = []
-    for kind, measure in (
-        ("gain", gains.gain_at_equal_latency),
-        ("speedup", gains.speedup_at_equal_quality),
-    ):
+    measures: dict[Kind, Callable[[Measured, str, list[str]], Gain]] = {
+        "gain": gains.gain_at_equal_latency,
+        "speedup": gains.speedup_at_equal_quality,
+    }
+    for kind, measure in measures.items():
         asked = against_curve(label, curve, data.axis, kind)
         if not others:
             answers.append(Estimate.missing(asked, f"no curve of {curve} was timed"))

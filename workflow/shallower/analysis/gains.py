@@ -5,8 +5,8 @@ depth that is slower and no better is no one's choice), straight from one to the
 latency. From the best of them to the slowest it is flat, so it never rises. It is not
 drawn beyond the fastest and the slowest model: a gain there is NaN.
 
-Choosing the better models by their means favours the curve a little where depth does not
-pay (`FAVOUR`; tests/test_front.py measures it); it never flatters the method.
+Choosing the better models by their means favours the curve a little where depth does
+not pay (`FAVOUR`; tests/test_gains.py measures it); it never flatters the method.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Measured:
         return list(self.quality)
 
     def paired(self, models: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(seeds, models) and (sessions, models), where all of these models have both."""
+        """(seeds, models) and (sessions, models) that all of these models have."""
         tables = self.quality[list(models)], self.latency[list(models)]
         quality, latency = (table.dropna().to_numpy(float) for table in tables)
         return quality, latency
@@ -138,14 +138,14 @@ def speedup_at_equal_quality(data: Measured, model: str, others: Sequence[str]) 
     factors = np.linspace(curve.knots[0], curve.knots[-1], STEPS + 1) / latency.mean()
     gains, delays = _gaps(quality, latency, curve, factors)
     low, high = _unresolved(factors, gains.mean(axis=0), _half(gains, delays), ratio)
-    notes = ["open below"] * (low == 0) + ["open above"] * np.isinf(high)
+    notes = ["open below"] * (low == 0) + ["open above"] * (high == np.inf)
     return Gain(ratio, low, high, len(quality), curve.models, ", ".join(notes))
 
 
 def _against(
     data: Measured, model: str, others: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, Curve | None]:
-    """The model's quality and latency, and the curve, over the units all of them have."""
+    """The model's quality and latency, and the curve, over the units that all have."""
     if model in others or not others:
         raise ValueError(f"{model} is to be compared with models other than itself")
     quality, latency = data.paired([model, *others])

@@ -62,7 +62,7 @@ def eliminations(study: Study) -> dict[str, Eliminate]:
 
 
 def fine_tuned(study: Study) -> list[str]:
-    """Labels of the runs that were trained on with tokens eliminated, nothing skipped."""
+    """Runs that were trained on with tokens eliminated and nothing skipped."""
     found = study.models.items()
     return [m for m, n in found if "tuned" in n.options and "skip" not in n.options]
 

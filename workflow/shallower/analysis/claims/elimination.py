@@ -61,14 +61,14 @@ def by_run(context: Context) -> dict[str, dict[Key, str]]:
     Without those that stay behind the speed-up of their label, as with a flat profile:
     what hardly eliminates shows nothing about elimination.
     """
-    study, found = context.study, {}
+    study, found = context.study, dict[str, dict[Key, str]]()
     given = predicted(context.results, "predicted_prefill")
     for label, choice in eliminations(study).items():
         name = study.names[label]
-        if source(name) == study.deepest_baseline:
-            if given.get(label, choice.speedup) >= REACHED * choice.speedup:
-                key = (choice.rule, choice.speedup)
-                found.setdefault(str(name.run), {})[key] = label
+        reached = given.get(label, choice.speedup) >= REACHED * choice.speedup
+        if reached and source(name) == study.deepest_baseline:
+            key = (choice.rule, choice.speedup)
+            found.setdefault(str(name.run), {})[key] = label
     return found
 
 
@@ -105,6 +105,7 @@ def falls_with_depth(context: Context) -> Finding:
         Comparison(
             model, dataset="validation", metric="contribution", kind="correlation"
         ),
+        unit="correlation",
         replicates="seeds",
         n=len(found),
         effect=float(np.mean(found)),

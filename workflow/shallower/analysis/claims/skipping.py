@@ -43,7 +43,6 @@ from shallower.analysis.verdicts import (
 from shallower.interventions.skip import PARTS
 from shallower.study.names import ModelName
 from shallower.study.study import Study
-from shallower.words import counted
 
 WITHIN = (0.85, 1.15)  # measured over predicted
 CLAIMED = 1.21  # of Llama-2 7B, generating one token
@@ -90,7 +89,7 @@ def cheapest(context: Context) -> Finding:
 
 
 def cheaper_than_blocks(context: Context) -> Finding:
-    """S3-2b: at equal latency too, against whole blocks, wherever their curve reaches."""
+    """S3-2b: at equal latency too, against whole blocks, where their curve reaches."""
     data = measured(context.results, "per_token")
     last = skipped(context.study).get(("attention", "last"), {})
     if not last or not curve_of(context.study, data, "blocks"):
@@ -104,10 +103,14 @@ def cheaper_than_blocks(context: Context) -> Finding:
             outside.append(f"{k} ({gain.note})")
         else:
             parts.append(judged_gain(gain))
-            labels.append(counted(k, "block"))
+            labels.append(_blocks(k))
     note = f"left out: {', '.join(outside)}" if outside else ""
     shown = conjunction(parts, labels) if parts else absent("times among the blocks'")
     return replace(shown, note=joined(shown.note, note))
+
+
+def _blocks(k: int) -> str:
+    return f"{k} block" if k == 1 else f"{k} blocks"
 
 
 def can_improve(context: Context) -> Finding:
@@ -193,7 +196,7 @@ def as_predicted(context: Context) -> Finding:
     parts, labels = [], []
     for k, (found, due) in timed.items():
         parts.append(within(divided(found, due), WITHIN))
-        labels.append(f"{counted(k, 'block')} {found.effect:.2f} of {due:.2f}")
+        labels.append(f"{_blocks(k)} {found.effect:.2f} of {due:.2f}")
     return conjunction(parts, labels)
 
 
@@ -239,7 +242,7 @@ def common_number(study: Study) -> int:
 
 
 def facts(context: Context) -> Iterator[Fact]:
-    """What was skipped, how well times are predicted, and how models gain over depth."""
+    """What was skipped, how well times are predicted, and gains over depth."""
     study = context.study
     labels = [
         label
