@@ -423,7 +423,7 @@ def facts(context: Context) -> Iterator[Fact]:
             if skipped and label not in curve_of(study, data, "blocks"):
                 gain_over(context, data, label, "blocks")
         yield from gain_counts(key, found)
-    trained = gains_over_training(context, [m for m in seen if m not in depths])
+    trained = [e for e in gains_over_training(context, seen) if e.left not in depths]
     yield from gain_counts("front.training", trained, 0.0)
     found = list(interactions(context))
     yield Fact("front.interactions", len(found))
