@@ -221,7 +221,7 @@ def faster_by_half(context: Context) -> Finding:
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:
-    """Cost and speed-up of every model with skipped sublayers, and of fewer blocks."""
+    """Cost and speed-up of skipped sublayers, and the cost of fewer blocks."""
     for label in skips(study):
         base = source(study.names[label])
         yield change(label, base)
@@ -229,7 +229,6 @@ def comparisons(study: Study) -> Iterator[Comparison]:
     for label in depth_baselines(study):
         if label != study.deepest_baseline:
             yield change(label, study.deepest_baseline)
-            yield speedup(study.deepest_baseline, label, "per_token")
     for label, name in original_skips(study).items():
         yield original_speedup(label, name)
 
@@ -253,6 +252,7 @@ def facts(context: Context) -> Iterator[Fact]:
     unhealed = [m for m in labels if m not in healed]
     yield Fact("skipping.models", len(labels))
     yield Fact("skipping.unhealed", len(unhealed))
+    yield Fact("skipping.healed.models", len(healed))
     k = common_number(study)
     if k:
         yield Fact("skipping.k", k)

@@ -121,7 +121,9 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
         }
         looks = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "alpha": 0.6}
         axes.errorbar(*at, **bars, zorder=2, **looks)
-    edge = {"mec": "0.1", "mew": 0.8} if row["on_front"] else {"mec": "white", "mew": 0.4}
+    edge = (
+        {"mec": "0.1", "mew": 0.8} if row["on_front"] else {"mec": "white", "mew": 0.4}
+    )
     alpha, zorder = (1.0, 4) if strong else (0.75, 3)
     looks = {"marker": marker, "ms": size, "mfc": colour, "alpha": alpha} | edge
     axes.plot(*at, zorder=zorder, **looks)
@@ -194,7 +196,9 @@ def _letters(axes: Axes, best: pd.DataFrame) -> None:
     offsets = places((targets - ends[:, 0]) / np.ptp(ends, axis=1) * SIZE)
     line: dict[str, Any] = {"arrowstyle": "-", "lw": 0.4, "color": "0.35"}
     box: dict[str, Any] = {"boxstyle": "circle,pad=.12", "fc": "white", "lw": 0.5}
-    for letter, target, offset in zip(letters(len(best)), targets, offsets, strict=True):
+    for letter, target, offset in zip(
+        letters(len(best)), targets, offsets, strict=True
+    ):
         axes.annotate(
             letter,
             target,
@@ -266,7 +270,7 @@ def _legend(figure: Figure, table: pd.DataFrame) -> None:
             handles.append(style.key(text, color=colour, marker=marker, ms=size, lw=0))
     handles.append(style.key("the front", color="0.25", lw=0.9))
     looks: dict[str, Any] = {"columnspacing": 0.9, "handlelength": 1.3}
-    style.above(figure, handles, ncols=len(handles), **looks)
+    style.above(figure, handles, ncols=-(-len(handles) // 2), **looks)
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {

@@ -21,7 +21,7 @@ COLOURS = {"attention": "#CC79A7", "ffn": "#009E73", "block": "#E69F00"}
 PARTS = {"attention": "attention", "ffn": "FFN", "block": "whole block"}
 # Rules whose points are joined over k.
 LINES: dict[str, Any] = {"last": "-", "first": (0, (2, 1.2))}
-HEALED: dict[str, Any] = {"marker": "P", "ms": 5.5, "mec": "0.1", "mew": 0.5}
+HEALED: dict[str, Any] = {"marker": "X", "ms": 5.5, "mec": "0.1", "mew": 0.5}
 ROOM = 0.5  # of what the points span, beyond them, for intervals
 
 
