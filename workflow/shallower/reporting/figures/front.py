@@ -59,7 +59,7 @@ def draw(results: Results, axis: str) -> Figure:
 
 
 def points(results: Results, axis: str) -> pd.DataFrame:
-    """Rows of pareto.csv of one axis in its unit; `blocks` of depth baselines, else 0."""
+    """Rows of pareto.csv of one axis, in its unit; `blocks` is 0 but for baselines."""
     table = results.pareto
     table = table[table["axis"] == axis].dropna(subset=["quality", "latency"])
     times = ["latency", "latency_ci_low", "latency_ci_high"]
@@ -120,13 +120,15 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
             for side, name in (("x", "latency"), ("y", "quality"))
         }
         looks = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "alpha": 0.6}
-        axes.errorbar(*at, **bars, zorder=2, **looks)
-    edge = (
-        {"mec": "0.1", "mew": 0.8} if row["on_front"] else {"mec": "white", "mew": 0.4}
-    )
-    alpha, zorder = (1.0, 4) if strong else (0.75, 3)
-    looks = {"marker": marker, "ms": size, "mfc": colour, "alpha": alpha} | edge
-    axes.plot(*at, zorder=zorder, **looks)
+        looks["zorder"] = 2
+        axes.errorbar(row["latency"], row["quality"], **bars, **looks)
+    looks = {"marker": marker, "ms": size, "mfc": colour}
+    looks |= {"mec": "white", "mew": 0.4, "alpha": 0.75, "zorder": 3}
+    if strong:
+        looks |= {"alpha": 1.0, "zorder": 4}
+    if row["on_front"]:
+        looks |= {"mec": "0.1", "mew": 0.8}
+    axes.plot(*at, **looks)
     if row["blocks"]:  # the number of blocks, within the mark
         looks = {"color": "white", "fontsize": 5, "fontweight": "bold", "zorder": 5}
         looks |= {"ha": "center", "va": "center_baseline"}

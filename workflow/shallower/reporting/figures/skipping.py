@@ -1,4 +1,4 @@
-"""Figure of skipping: what it costs by the number of blocks, and what each block does."""
+"""Figure of skipping: its cost by the number of blocks, and what each block does."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
                 if (skip.part, skip.rule) == (part, rule)
                 and not _healed(results, label)
             )
-            x, y = zip((0, 0.0), *points, strict=True)
-            at = [k + shifts[rule] * (k > 0) for k in x]
-            axes.plot(at, y, color=colour, linestyle=dash, zorder=2)
+            at = [0.0, *(k + shifts[rule] for k, _ in points)]
+            heights = [0.0, *(nats for _, nats in points)]
+            axes.plot(at, heights, color=colour, linestyle=dash, zorder=2)
     for label, skip in chosen.items():
         looks: dict[str, Any] = {"marker": RULES[skip.rule].marker, "ms": 3.8}
         if _healed(results, label):
@@ -80,8 +80,8 @@ def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
     trained = {"marker": "o", "ms": 5, "mec": "white", "mew": 0.4}
     for k, one in blocks.items():
         _point(axes, k - 0.16, one, style.COLOURS["baseline"], trained)
-    heights = [one.effect for one in (*found.values(), *blocks.values())]
-    within(axes, [0.0, *(float(skip.k) for skip in chosen.values())], [0.0, *heights])
+    drawn = [one.effect for one in (*found.values(), *blocks.values())]
+    within(axes, [0.0, *(float(skip.k) for skip in chosen.values())], [0.0, *drawn])
     axes.set(xlabel="blocks", ylabel="change of cross-entropy (nats)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from shallower.analysis.estimates import Estimate
@@ -58,11 +59,7 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
 
 def _short(value: float) -> str:
     """A speed-up as it was asked for: 2, 1.5."""
-    return (
-        number(value, 0 if value == int(value or 0) else 2)
-        if value > 0
-        else number(value)
-    )
+    return number(value) if math.isnan(value) else f"{value:g}"
 
 
 def _label(results: Results, key: str) -> str:

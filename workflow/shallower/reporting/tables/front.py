@@ -21,12 +21,10 @@ from shallower.reporting.latex import (
     MISSING,
     absent_table,
     escape,
-    interval,
     number,
     tabular,
 )
-from shallower.reporting.tables.skipping import gain_cells, ratio_cells
-from shallower.study.names import ModelName
+from shallower.reporting.tables.skipping import gain_cells, value_cells
 
 # Rules that are there to be compared with; their families come last.
 CONTROLS = {"first", "random", "recent", "window", "linear", "uniform"}
@@ -58,10 +56,10 @@ def shown(results: Results) -> pd.DataFrame:
     turns = systems.groupby(systems).cumcount().sort_values(kind="stable").index
     chosen = table.loc[[*first, *turns][:ROWS]]
     place = chosen["system"].map(list(SYSTEMS).index)
-    plain = [not names[m].is_depth_baseline for m in chosen.index]
-    order = chosen.assign(_place=place, _plain=plain, _label=chosen.index)
-    order = order.sort_values(["_place", "_plain", "_label"])
-    return order.drop(columns=["_place", "_plain", "_label"])
+    methods = [not names[m].is_depth_baseline for m in chosen.index]
+    study_order = [table.index.get_loc(m) for m in chosen.index]
+    keys = pd.DataFrame({"place": place, "method": methods, "order": study_order})
+    return chosen.loc[keys.sort_values(["place", "method", "order"]).index]
 
 
 def family(results: Results, label: str) -> str:
@@ -108,32 +106,25 @@ def methods(results: Results) -> str:
             words = "S1--S4" if system == "combined" else str(system)
             rows.append([words if index == 0 else "", *_cells(results, points, row)])
     above = r"& & & parameters & cache & training & \multicolumn{2}{c}{latency} & "
-    above += r"\multicolumn{2}{c}{cross-entropy} & & "
-    above += r"\multicolumn{5}{c}{at equal latency (t, or f for S4)} & "
-    above += r"\multicolumn{2}{c}{equal training} \\"
+    above += r"quality & on & \multicolumn{3}{c}{at equal latency} & "
+    above += r"\multicolumn{2}{c}{at equal training} \\"
     header = ["", "model", "what it changes", "(millions)", "(kB)", "(share)"]
-    header += [r"token (\textmu s)", "first (ms)", "nats", r"95\,\%", "front"]
-    header += ["gain", r"95\,\%", "faster", r"95\,\%", "verdict", "gain", r"95\,\%"]
+    header += [r"token (\textmu s)", "first (ms)", "(nats)", "front"]
+    header += ["gain", r"95\,\%", "verdict", "gain", r"95\,\%"]
     wide = r">{\raggedright\arraybackslash}p"
-    layout = rf"l{wide}{{3.4cm}}{wide}{{4.2cm}}rrrrrrllrlrllrl"
+    layout = rf"l{wide}{{3.4cm}}{wide}{{4.2cm}}rrrrrrlrllrl"
     return tabular(layout, [above, header], rows)
 
 
 def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[str]:
     study, label, axis = results.study, str(row["label"]), str(row["axis"])
-    name: ModelName = study.names[label]
+    name = study.names[label]
     at = {
-        each: points.loc[(label, each)]
-        for each in AXES
-        if (label, each) in points.index
+        each: points.loc[label, each] for each in AXES if (label, each) in points.index
     }
     times = {each: float(point["latency"]) for each, point in at.items()}
-    quality = next(iter(at.values()), pd.Series(dtype=float))
-    ends = [
-        float(quality.get(f"quality_ci_{end}", math.nan)) for end in ("low", "high")
-    ]
+    quality = [float(point["quality"]) for point in at.values()]
     verdict = row["verdict"] if isinstance(row["verdict"], str) else ""
-    training = results.estimate(against_training(label))
     return [
         printed(name),
         escape(changes(name, study.depths[-1])),
@@ -142,16 +133,11 @@ def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[
         number(float(row["training_share"]), 2),
         number(times.get("per_token", math.nan), 0),
         number(times.get("first_token", math.nan) / 1e3, 2),
-        number(float(quality.get("quality", math.nan)), 3),
-        interval(*ends, 3),
+        number(quality[0] if quality else math.nan, 3),
         ", ".join(MARKS[each] for each, point in at.items() if bool(point["on_front"])),
         *gain_cells(results, label, "depth", axis),
-        *ratio_cells(results.estimate(against_curve(label, "depth", axis, "speedup"))),
         escape(verdict) or MISSING,
-        number(training.effect, 3),
-        ""
-        if math.isnan(training.effect)
-        else interval(training.ci_low, training.ci_high, 3),
+        *value_cells(results.estimate(against_training(label)), 3),
     ]
 
 

@@ -95,18 +95,16 @@ def change_cells(found: Estimate) -> list[str]:
 
 
 def ratio_cells(found: Estimate) -> list[str]:
-    """A ratio and its interval, whose ends may be open."""
-    if math.isinf(found.ci_high):
-        return [number(found.effect), rf"[{number(found.ci_low)}, $\infty$]"]
-    return _pair(found, 2)
+    """A ratio and its interval."""
+    return value_cells(found, 2)
 
 
 def gain_cells(results: Results, label: str, curve: str, axis: str) -> list[str]:
     """A gain at equal latency and its interval over seeds and sessions."""
-    return _pair(results.estimate(against_curve(label, curve, axis)), 3)
+    return value_cells(results.estimate(against_curve(label, curve, axis)), 3)
 
 
-def _pair(found: Estimate, digits: int) -> list[str]:
+def value_cells(found: Estimate, digits: int) -> list[str]:
     """A value and its interval as printed; one dash where there is neither."""
     shown = interval(found.ci_low, found.ci_high, digits)
     return [number(found.effect, digits), "" if math.isnan(found.effect) else shown]
