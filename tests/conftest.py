@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from hub_place import place  # noqa: F401  fixtures for every module
 from hub_stand_in import downloads  # noqa: F401
-from made_up_systems import systems, without_arms  # noqa: F401
+from made_up import analysed, depth_alone  # noqa: F401
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
