@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import yaml
 
 from shallower.analysis.results import Results, names_of, original_names
@@ -464,7 +465,7 @@ class MadeUp:
             )
 
     def _write_evaluations(self) -> None:
-        """Four test documents of different lengths; their weighted mean is the run's."""
+        """Four test documents, whose mean by length is that of the run."""
         weights = np.array([10.0, 20.0, 30.0, 40.0])
         offsets = np.array([4.0, 2.0, 1.0, -2.75]) / 10  # of mean 0 by weight
         for label, seed in self.study.runs:
@@ -578,3 +579,27 @@ def _shards() -> dict[str, Any]:
         **{"characters_per_token": 3.5, "unknown_rate": 0.001},
         **{"checked_documents": 100, "round_trip_failures": 1},
     }
+
+
+# --- as fixtures ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A study of all systems with the tables of its analysis. Not to be changed."""
+    return _analysed(all_systems(), tmp_path_factory.mktemp("all_systems"))
+
+
+@pytest.fixture(scope="session")
+def depth_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The same of a study that has no other experiment. Not to be changed."""
+    study = study_of(default_configuration())
+    return _analysed(study, tmp_path_factory.mktemp("depth_alone"))
+
+
+def _analysed(study: Study, folder: Path) -> Results:
+    from shallower.analysis.write import write_analysis
+
+    MadeUp(study, folder).results()
+    write_analysis(folder)
+    return Results.read(folder)

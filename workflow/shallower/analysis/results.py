@@ -17,7 +17,7 @@ import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.files import read_json
-from shallower.study.names import ModelName, joined, twin
+from shallower.study.names import SEPARATOR, ModelName, twin
 from shallower.study.stages import original_spec
 from shallower.study.study import Run, Study, read_study
 
@@ -144,6 +144,17 @@ class Results:
             forms.setdefault((label, scale, *rest), []).append(form)
         return forms
 
+    def forms(
+        self,
+        label: str,
+        dataset: str,
+        metric: str,
+        scale: str = "study",
+        mode: str = "eager",
+    ) -> list[str]:
+        """The forms in which a metric of a model was measured."""
+        return self._forms.get((label, scale, mode, dataset, metric), [])
+
     def values(
         self,
         label: str,
@@ -158,7 +169,7 @@ class Results:
         `form` may be `deployed`: the last form that was measured. A model that has no
         folded form is as fast as trained, and so on.
         """
-        measured = self._forms.get((label, scale, mode, dataset, metric), [])
+        measured = self.forms(label, dataset, metric, scale, mode)
         if form == "deployed":
             form = max(measured, key=FORMS.index, default="trained")
         elif form not in measured:
@@ -277,18 +288,19 @@ class Results:
 
         Empty where the model was not scored on them.
         """
-        rows = self._text_rows
-        rows = rows[(rows["label"] == label) & (rows["form"] == form)]
-        return rows[["seed", "sample", "value", "weight"]]
+        columns = ["seed", "sample", "value", "weight"]
+        return self._text_rows.get((label, form), pd.DataFrame(columns=columns))
 
     @cached_property
-    def _text_rows(self) -> pd.DataFrame:
+    def _text_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         parts = []
         for model, seed in self.study.runs:
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))
-        return labelled(pd.concat(parts, ignore_index=True))
+        rows = labelled(pd.concat(parts, ignore_index=True))
+        columns = ["seed", "sample", "value", "weight"]
+        return {key: part[columns] for key, part in rows.groupby(["label", "form"])}
 
     def scores(self, model: str, seed: int) -> pd.DataFrame:
         """Every scored sample of a run and of the interventions on it."""
@@ -353,6 +365,6 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `label`, made of `model` and `intervention`."""
     if "model" not in table or "intervention" not in table:
         return table
-    table = table.assign(intervention=table["intervention"].fillna(""))
-    pairs = zip(table["model"], table["intervention"], strict=True)
-    return table.assign(label=[joined(model, done) for model, done in pairs])
+    done = table["intervention"].fillna("")
+    label = table["model"].where(done == "", table["model"] + SEPARATOR + done)
+    return table.assign(intervention=done, label=label)

@@ -189,7 +189,9 @@ def summarised(rows: pd.DataFrame, study: Study) -> pd.DataFrame:
     names = [known[label] for label in labels]
     rules = [name.variant in PAIR_BASELINES for name in names]
     table = table.assign(
-        system=["S2" if rule else n.system for rule, n in zip(rules, names, strict=True)],
+        system=[
+            "S2" if rule else n.system for rule, n in zip(rules, names, strict=True)
+        ],
         variant=[name.variant for name in names],
         depth=[name.depth for name in names],
     )

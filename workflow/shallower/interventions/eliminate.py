@@ -28,7 +28,7 @@ MAXIMAL_ALPHA = 1e6  # only the fewest tokens are left where a profile is below 
 
 @dataclass(frozen=True)
 class Rule:
-    """Whose profile says how many tokens are kept, what ranks them, and its words."""
+    """Whose profile says how many tokens are left, what ranks them, and its words."""
 
     profile: Literal["acc", "linear", "uniform"]
     ranking: Ranking
@@ -259,3 +259,17 @@ def best_effort(
         return solve_alpha(costs, elimination, tokens, speedup)
     except ValueError:
         return replace(elimination, alpha=MAXIMAL_ALPHA)
+
+
+def predicted_speedup(
+    costs: BlockCosts, rule: Eliminate, longest: int, tokens: int
+) -> float:
+    """S_pred for a prompt of `tokens`, with alpha solved for the `longest` one.
+
+    For a rule whose profile uses no data, such as linear; one alpha serves all lengths.
+    Raises ValueError if the profile cannot reach the rule's speed-up.
+    """
+    depth = len(costs.attention)
+    elimination = rule.elimination((1.0,) * depth, depth)
+    counts = solve_alpha(costs, elimination, longest, rule.speedup).counts(tokens)
+    return prefill_speedup(costs, counts, tokens)
