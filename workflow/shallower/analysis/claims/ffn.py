@@ -161,7 +161,7 @@ def spread_ratio(context: Context, left: str, right: str) -> Estimate:
         context.results.values(label, "text", "cross_entropy").dropna().to_numpy()
         for label in (left, right)
     )
-    ratio, low, high = _f_interval(a, b)
+    ratio, low, high = spread_interval(a, b)
     return Estimate.of(
         comparison,
         replicates="seeds",
@@ -173,7 +173,7 @@ def spread_ratio(context: Context, left: str, right: str) -> Estimate:
     )
 
 
-def _f_interval(a: Values, b: Values) -> tuple[float, float, float]:
+def spread_interval(a: Values, b: Values) -> tuple[float, float, float]:
     if min(len(a), len(b)) < 2:
         return NAN, NAN, NAN
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
