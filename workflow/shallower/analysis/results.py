@@ -92,6 +92,16 @@ class Results:
         return self.table("pareto")
 
     @cached_property
+    def methods(self) -> pd.DataFrame:
+        """What every model of the front costs, with the verdict on its gain."""
+        return self.table("methods").set_index("label", drop=False)
+
+    @cached_property
+    def profiles(self) -> pd.DataFrame:
+        """Importance and contribution of each block: `model, seed, block, metric`."""
+        return self.table("profiles")
+
+    @cached_property
     def roofline(self) -> pd.DataFrame:
         """Decoding times beside the time in which the weights can be read."""
         return self.table("roofline")

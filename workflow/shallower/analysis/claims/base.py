@@ -171,6 +171,12 @@ def shifted(found: Estimate, by: float) -> Estimate:
     return replace(found, **{key: getattr(found, key) + by for key in keys})
 
 
+def divided(found: Estimate, by: float) -> Estimate:
+    """An estimate over a constant, as a measured ratio over the predicted one."""
+    keys = ("effect", "ci_low", "ci_high")
+    return replace(found, **{key: getattr(found, key) / by for key in keys})
+
+
 def judged(claims: Iterable[Claim], context: Context) -> list[dict[str, Any]]:
     """Rows of claims.csv."""
     return [claim.row(context) for claim in claims]

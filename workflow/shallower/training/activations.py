@@ -1,4 +1,4 @@
-"""What happens inside the blocks during training, looked at every few steps.
+"""Activation statistics of the blocks during training, by hooks, every few steps.
 
 Rows of `diagnostics.csv`: iteration, block (counted from 0), quantity, value.
 
@@ -9,8 +9,8 @@ entropy: of the attention rows, mean over heads and queries, in nats;
 gradient_norm: of the block's parameters, before clipping;
 update_ratio: norm of the step's change of the block's matrices over their norm.
 
-Where several processes train a run, each looks at its sequences or heads, and a row is
-the mean of what they found (of the squares, for a root mean square).
+If several processes train a run, each measures its sequences or heads, and a row is the
+mean over them (of the squares, for a root mean square).
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import torch
 from torch import Tensor, nn
 
 from shallower.models.llama import Attention, Block, LlamaLM
-from shallower.training.group import ALONE, Alone
+from shallower.training.processes import SINGLE, SingleProcess
 
 DIAGNOSTIC_COLUMNS = ["iteration", "block", "quantity", "value"]
 SEQUENCES = 2  # of the batch whose attention rows are computed again
 
 
-class Watch:
-    """Looks at one training step; a context manager around it."""
+class ActivationStatistics:
+    """Measures one training step; a context manager around it."""
 
-    def __init__(self, model: LlamaLM, group: Alone = ALONE) -> None:
+    def __init__(self, model: LlamaLM, group: SingleProcess = SINGLE) -> None:
         self.group = group
-        # In a block that is skipped whole there is nothing to look at.
+        # A block whose sublayers are both skipped has nothing to measure.
         self._blocks = [(i, b) for i, b in enumerate(model.blocks) if _matrices(b)]
-        self.found: list[tuple[int, str, float]] = []
+        self.values: list[tuple[int, str, float]] = []
         self._hooks: list[Any] = []
         self._before: list[list[Tensor]] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> ActivationStatistics:
         for index, block in self._blocks:
             assert isinstance(block, Block)
             if block.attention is None or block.attention_norm is None:
@@ -65,7 +65,7 @@ class Watch:
         for index, block in self._blocks:
             gradients = [p.grad for p in block.parameters() if p.grad is not None]
             total = self.group.total_norm(gradients)
-            self.found.append((index, "gradient_norm", total.item()))
+            self.values.append((index, "gradient_norm", total.item()))
             self._before.append([p.detach().clone() for p in _matrices(block)])
 
     def after_update(self) -> None:
@@ -74,14 +74,14 @@ class Watch:
             new = _matrices(block)
             change = [a.detach() - b for a, b in zip(new, old, strict=True)]
             ratio = self.group.total_norm(change) / self.group.total_norm(old)
-            self.found.append((index, "update_ratio", ratio.item()))
+            self.values.append((index, "update_ratio", ratio.item()))
 
     def rows(self, iteration: int) -> list[list[Any]]:
         """Rows of DIAGNOSTIC_COLUMNS; with accumulation, of the last part.
 
         Every process of the group must call this.
         """
-        last = self._last()
+        last = self._latest()
         if self.group.size > 1:
             powers = [2 if what.endswith("rms") else 1 for _, what in last]
             raised = [v**n for v, n in zip(last.values(), powers, strict=True)]
@@ -90,11 +90,11 @@ class Watch:
             last = dict(zip(last, values, strict=True))
         return [[iteration, *key, v] for key, v in last.items()]
 
-    def _last(self) -> dict[tuple[int, str], float]:
-        return {(block, quantity): value for block, quantity, value in self.found}
+    def _latest(self) -> dict[tuple[int, str], float]:
+        return {(block, quantity): value for block, quantity, value in self.values}
 
     def _note(self, block: int, quantity: str, value: Tensor) -> None:
-        self.found.append((block, quantity, value.item()))
+        self.values.append((block, quantity, value.item()))
 
     def _outputs(self, block: int) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -112,8 +112,8 @@ class Watch:
         @torch.no_grad()
         def hook(module: Attention, inputs: tuple[Any, ...], output: Tensor) -> None:
             self._note(block, "branch_rms", rms(output))
-            stream = self._last()[block, "stream_rms"]
-            self.found.append((block, "branch_ratio", float(rms(output)) / stream))
+            stream = self._latest()[block, "stream_rms"]
+            self.values.append((block, "branch_ratio", float(rms(output)) / stream))
             x, rotary = inputs[0][:SEQUENCES], inputs[1]
             self._note(block, "entropy", entropy(*module.project(x, rotary)[:2]))
 

@@ -1,8 +1,10 @@
-"""The front: every model and arm of a study by quality and time."""
+"""Figures of the front: every model of a study by quality and latency."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shallower.analysis.interventions import depth_baselines
+from shallower.analysis.results import Results
 from shallower.reporting import style
-from shallower.reporting.experiments import above, absent, key
 from shallower.reporting.labels import SYSTEMS, label
-from shallower.reporting.nulls import null_curve, plain
-from shallower.reporting.results import Results
 
-AXES = {  # axis -> unit of the horizontal axis, microseconds in one, label
+UNITS = {  # axis -> microseconds in one unit, label
     "per_token": (1.0, "time per token (µs)"),
     "first_token": (1e3, "time to the first token (ms)"),
 }
@@ -29,7 +30,6 @@ LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "combined": ("#E69F00", "P", 4.4),
 }
 SHOWN = 0.75  # of the points that are slower and no better, how far up is drawn
-CROWD = 60  # models from which on the intervals of those off the front are fainter
 SIZE = (330.0, 180.0)  # of the axes, about, in points
 # Centres of letters relative to their models, in the order in which they are tried.
 OFFSETS = [(-8.0, -8.0), (-19.0, -8.0), (-8.0, -19.0), (-30.0, -8.0), (-19.0, -19.0)]
@@ -37,118 +37,107 @@ APART = 11.0  # points between two letters' centres
 LINE = 27  # characters of a line of the key
 
 
-def per_token(results: Results) -> Figure:
-    """Cross-entropy against the time that a token takes."""
-    return draw(results, "per_token")
-
-
-def first_token(results: Results) -> Figure:
-    """Cross-entropy against the time until the first token."""
-    return draw(results, "first_token")
-
-
 def draw(results: Results, axis: str) -> Figure:
     """All models of one axis, the front as a stepped line, its models in a key."""
-    table = results.pareto
-    table = table[table["axis"] == axis].dropna(subset=["quality", "latency"])
+    table = points(results, axis)
     if table.empty:
-        return absent("quality against latency", style.PAGE)
-    unit, words = AXES[axis]
-    table = in_unit(table, unit)
+        return style.absent("quality against latency", style.PAGE)
     figure = Figure(figsize=(style.PAGE, 3.25))
     axes, side = figure.subplots(1, 2, width_ratios=[2.75, 1])
     ceiling = highest(table)
-    _null(axes, table)
-    faint = 0.3 if len(table) <= CROWD else 0.15
+    axes.plot(*depth_curve(table), color=BASELINE, lw=1.1, alpha=0.55, zorder=1)
     for row in table.to_dict("records"):
-        _point(axes, row, ceiling, faint)
-    best = table[table["on_front"].astype(bool)].sort_values("latency")
+        _point(axes, row, ceiling)
+    best = table[table["on_front"]].sort_values("latency")
     _step(axes, best, table["latency"].max())
     _limits(axes, table, ceiling)
-    _marks(axes, best)
-    _key(side, best)
-    axes.set(xlabel=words, ylabel="cross-entropy of continuations (nats)")
+    _letters(axes, best)
+    _key(side, results, best)
+    axes.set(xlabel=UNITS[axis][1], ylabel="cross-entropy of continuations (nats)")
     _legend(figure, table)
     return figure
 
 
-def in_unit(table: pd.DataFrame, unit: float) -> pd.DataFrame:
-    """The points with their times in another unit than the microsecond."""
+def points(results: Results, axis: str) -> pd.DataFrame:
+    """Rows of pareto.csv of one axis, in its unit; `blocks` is 0 but for baselines."""
+    table = results.pareto
+    table = table[table["axis"] == axis].dropna(subset=["quality", "latency"])
     times = ["latency", "latency_ci_low", "latency_ci_high"]
-    return table.assign(**{name: table[name] / unit for name in times})
+    table = table.assign(**{name: table[name] / UNITS[axis][0] for name in times})
+    names, plain = results.study.names, set(depth_baselines(results.study))
+    blocks = [names[m].depth if m in plain else 0 for m in table["label"]]
+    return table.assign(blocks=blocks, on_front=table["on_front"].astype(bool))
+
+
+def depth_curve(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Times and cross-entropies of the curve of depth baselines.
+
+    As `analysis.gains` has it: straight between depths that no other dominates, and
+    flat from the best to the slowest depth. Empty without baselines.
+    """
+    rows = table[table["blocks"] > 0].sort_values(["latency", "quality"])
+    times, nats = rows["latency"].to_numpy(float), rows["quality"].to_numpy(float)
+    if len(nats) == 0:
+        return times, nats
+    best = np.minimum.accumulate(nats)
+    chosen = np.flatnonzero(np.diff(best, prepend=np.inf) < 0)
+    x, y = times[chosen], nats[chosen]
+    return np.append(x, times[-1]), np.append(y, y[-1])
 
 
 def highest(table: pd.DataFrame) -> float:
     """Cross-entropy up to which points are drawn in their place.
 
-    The front, the null and most others are; a few arms may be ruined, and would press
-    all that matters into a strip.
+    The front, the depth baselines and most others are; a few interventions may ruin a
+    model, and would press all that matters into a strip.
     """
-    kept = table["on_front"].astype(bool) | table["model"].map(plain)
-    due = max(table.loc[kept, "quality"].max(), table["quality"].quantile(SHOWN))
+    needed = table.loc[table["on_front"] | (table["blocks"] > 0), "quality"]
+    due = max(needed.max(), table["quality"].quantile(SHOWN))
     room = due - table["quality"].min()
     top = due + 0.12 * (room or 1.0)
     return max(top, 0.0) if table["quality"].max() > top else float("inf")
 
 
-def _null(axes: Axes, table: pd.DataFrame) -> None:
-    """What leaving out blocks before training gives: the line to lie below."""
-    curve = null_curve(table)
-    axes.plot(*curve, color=BASELINE, lw=1.1, alpha=0.55, zorder=1)
+def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
+    """A model; one that is off the scale, at the upper edge.
 
-
-def _point(axes: Axes, row: dict[str, Any], ceiling: float, faint: float) -> None:
-    """A model with both its intervals; one that is off the scale, at the upper edge."""
-    is_null, on_front = plain(row["model"]), bool(row["on_front"])
+    Intervals are drawn of the models that are read closely: those on the front and the
+    depth baselines.
+    """
     colour, marker, size = LOOKS[row["system"]]
-    if is_null:
+    if row["blocks"]:
         colour, marker, size = BASELINE, "o", 6.6
+    at = (row["latency"], row["quality"])
     if row["quality"] > ceiling:
-        x, y = row["latency"], 0.985
         where = axes.get_xaxis_transform()
-        axes.plot(x, y, "^", color=colour, ms=3, mew=0, alpha=0.8, transform=where)
+        looks: dict[str, Any] = {"color": colour, "ms": 3, "mew": 0, "alpha": 0.8}
+        axes.plot(row["latency"], 0.985, "^", transform=where, **looks)
         return
-    bars: dict[str, Any] = {
-        f"{side}err": [[_length(row, name, "low")], [_length(row, name, "high")]]
-        for side, name in (("x", "latency"), ("y", "quality"))
-    }
-    strong = on_front or is_null
-    axes.errorbar(
-        *(row["latency"], row["quality"]),
-        **bars,
-        fmt="none",
-        ecolor=colour,
-        elinewidth=0.7 if strong else 0.5,
-        alpha=0.6 if strong else faint,
-        zorder=2,
-    )
-    axes.plot(
-        *(row["latency"], row["quality"]),
-        marker=marker,
-        ms=size,
-        mfc=colour,
-        mec="0.1" if on_front else "white",
-        mew=0.8 if on_front else 0.4,
-        alpha=1 if strong else 0.75,
-        zorder=4 if strong else 3,
-    )
-    if is_null:  # the number of blocks, within the mark
-        axes.annotate(
-            row["model"].rpartition("-")[2],
-            (row["latency"], row["quality"]),
-            color="white",
-            fontsize=5,
-            fontweight="bold",
-            ha="center",
-            va="center_baseline",
-            zorder=5,
-        )
+    strong = bool(row["on_front"] or row["blocks"])
+    if strong:
+        bars: dict[str, Any] = {
+            f"{side}err": [[_length(row, name, "low")], [_length(row, name, "high")]]
+            for side, name in (("x", "latency"), ("y", "quality"))
+        }
+        looks = {"fmt": "none", "ecolor": colour, "elinewidth": 0.7, "alpha": 0.6}
+        looks["zorder"] = 2
+        axes.errorbar(row["latency"], row["quality"], **bars, **looks)
+    looks = {"marker": marker, "ms": size, "mfc": colour}
+    looks |= {"mec": "white", "mew": 0.4, "alpha": 0.75, "zorder": 3}
+    if strong:
+        looks |= {"alpha": 1.0, "zorder": 4}
+    if row["on_front"]:
+        looks |= {"mec": "0.1", "mew": 0.8}
+    axes.plot(*at, **looks)
+    if row["blocks"]:  # the number of blocks, within the mark
+        looks = {"color": "white", "fontsize": 5, "fontweight": "bold", "zorder": 5}
+        looks |= {"ha": "center", "va": "center_baseline"}
+        axes.annotate(str(row["blocks"]), at, **looks)
 
 
 def _length(row: dict[str, Any], name: str, end: str) -> float:
     """Of an error bar; none without an interval."""
-    length = abs(row[f"{name}_ci_{end}"] - row[name])
-    return float(np.nan_to_num(length))
+    return float(np.nan_to_num(abs(row[f"{name}_ci_{end}"] - row[name])))
 
 
 def _step(axes: Axes, best: pd.DataFrame, slowest: float) -> None:
@@ -169,10 +158,12 @@ def _limits(axes: Axes, table: pd.DataFrame, ceiling: float) -> None:
     above_all = shown["quality_ci_high"].fillna(shown["quality"]).max()
     top = min(above_all, high + 0.25 * reach) if np.isinf(ceiling) else ceiling
     axes.set_ylim(bottom, top + 0.03 * reach)
-    span = table["latency"].max() - table["latency"].min() or 1.0
-    axes.set_xlim(
-        table["latency"].min() - 0.07 * span, table["latency"].max() + 0.05 * span
-    )
+    left, right = table["latency"].min(), table["latency"].max()
+    span = right - left or 1.0
+    axes.set_xlim(left - 0.07 * span, right + 0.05 * span)
+
+
+# --- letters and their key ------------------------------------------------------------
 
 
 def letters(count: int) -> list[str]:
@@ -182,35 +173,37 @@ def letters(count: int) -> list[str]:
     return [*alphabet, *more][:count]
 
 
-def places(points: np.ndarray) -> list[tuple[float, float]]:
+def places(targets: np.ndarray) -> list[tuple[float, float]]:
     """Where the letters of (models, 2) points stand, relative to them, in points.
 
     Below and left of a model on the front there is no other: only their letters could
     be in each other's way.
     """
     taken: list[np.ndarray] = []
-    for point in points:
-        tried = [point + offset for offset in OFFSETS]
+    for target in targets:
+        tried = [target + offset for offset in OFFSETS]
         free = [
             place
             for place in tried
             if all(np.hypot(*(place - other)) > APART for other in taken)
         ]
         taken.append((free or tried)[0])
-    return [(float(x), float(y)) for x, y in np.array(taken) - points]
+    return [(float(x), float(y)) for x, y in np.array(taken) - targets]
 
 
-def _marks(axes: Axes, best: pd.DataFrame) -> None:
+def _letters(axes: Axes, best: pd.DataFrame) -> None:
     """The letters of the models on the front."""
-    points = best[["latency", "quality"]].to_numpy(float)
+    targets = best[["latency", "quality"]].to_numpy(float)
     ends = np.array([axes.get_xlim(), axes.get_ylim()])
-    offsets = places((points - ends[:, 0]) / np.ptp(ends, axis=1) * SIZE)
-    for letter, point, offset in zip(letters(len(best)), points, offsets, strict=True):
-        far = offset != OFFSETS[0]
-        line: dict[str, Any] = {"arrowstyle": "-", "lw": 0.4, "color": "0.35"}
+    offsets = places((targets - ends[:, 0]) / np.ptp(ends, axis=1) * SIZE)
+    line: dict[str, Any] = {"arrowstyle": "-", "lw": 0.4, "color": "0.35"}
+    box: dict[str, Any] = {"boxstyle": "circle,pad=.12", "fc": "white", "lw": 0.5}
+    for letter, target, offset in zip(
+        letters(len(best)), targets, offsets, strict=True
+    ):
         axes.annotate(
             letter,
-            point,
+            target,
             xytext=offset,
             textcoords="offset points",
             fontsize=6.5,
@@ -218,19 +211,19 @@ def _marks(axes: Axes, best: pd.DataFrame) -> None:
             ha="center",
             va="center",
             zorder=6,
-            arrowprops=line | {"shrinkA": 3, "shrinkB": 2} if far else None,
-            bbox={"boxstyle": "circle,pad=.12", "fc": "white", "ec": "0.35", "lw": 0.5},
+            arrowprops=line if offset != OFFSETS[0] else None,
+            bbox=box | {"ec": "0.35"},
         )
 
 
-def _key(axes: Axes, best: pd.DataFrame) -> None:
+def _key(axes: Axes, results: Results, best: pd.DataFrame) -> None:
     """The models on the front: letter, name, probability of being there."""
     axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines: list[tuple[str, list[str], str, str]] = []
     for letter, row in zip(letters(len(best)), best.to_dict("records"), strict=True):
-        text = wrapped(label(row["model"]))
-        colour = BASELINE if plain(row["model"]) else LOOKS[row["system"]][0]
+        text = wrapped(label(results.study.names[row["label"]]))
+        colour = BASELINE if row["blocks"] else LOOKS[row["system"]][0]
         lines.append((letter, text, chance(row["on_front_probability"]), colour))
     rows = sum(len(text) for _, text, *_ in lines) + 0.35 * len(lines) + 1.3
     height = min(0.052, 0.98 / rows)
@@ -268,14 +261,20 @@ def chance(probability: float) -> str:
 
 
 def _legend(figure: Figure, table: pd.DataFrame) -> None:
-    """The systems that are there, the null and the front."""
+    """The systems that are there, the depth baselines and the front."""
     blue: dict[str, Any] = {"color": BASELINE, "marker": "o", "ms": 5.5, "lw": 1}
-    handles = [key("baseline, number of blocks", **blue)]
-    others = table[~table["model"].map(plain)]["system"].unique()
+    handles = [style.key("baseline of so many blocks, and their curve", **blue)]
+    others = set(table.loc[table["blocks"] == 0, "system"])
     for system, (colour, marker, size) in LOOKS.items():
         if system in others:
             words = SYSTEMS[system]
             text = words if system == "combined" else f"{system}: {words}"
-            handles.append(key(text, color=colour, marker=marker, ms=size, lw=0))
-    handles.append(key("the front", color="0.25", lw=0.9))
-    above(figure, handles, ncols=len(handles), columnspacing=0.9, handlelength=1.3)
+            handles.append(style.key(text, color=colour, marker=marker, ms=size, lw=0))
+    handles.append(style.key("the front", color="0.25", lw=0.9))
+    looks: dict[str, Any] = {"columnspacing": 0.9, "handlelength": 1.3}
+    style.above(figure, handles, ncols=-(-len(handles) // 2), **looks)
+
+
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    f"front_{axis}": partial(draw, axis=axis) for axis in UNITS
+}
