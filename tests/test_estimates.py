@@ -176,16 +176,14 @@ def test_an_estimate_survives_its_file(world: MadeUp) -> None:
 
 
 def test_every_verdict_rests_on_estimates_of_the_table(analysed: Results) -> None:
-    """Effects and intervals of claims are those of a row, in the claim's unit."""
-    rows = analysed.estimates
-    claims = analysed.claims
+    """A claim's interval is that of a row, or a multiple of it (percent, a share)."""
+    rows, claims = analysed.estimates, analysed.claims
     assert claims["id"].is_unique
     assert rows["id"].is_unique
+    ends = rows[["ci_low", "ci_high"]].div(rows["effect"], axis=0).to_numpy()
     for row in claims.dropna(subset=["ci_low"]).to_dict("records"):
-        factor = 100 if row["unit"] == "percent" else 1
-        same = np.isclose(rows["effect"] * factor, row["effect"], rtol=1e-6)
-        same &= np.isclose(rows["ci_low"] * factor, row["ci_low"], rtol=1e-6)
-        assert same.any(), row["id"]
+        own = np.array([row["ci_low"], row["ci_high"]]) / row["effect"]
+        assert np.isclose(ends, own, rtol=1e-6).all(axis=1).any(), row["id"]
 
 
 def test_facts_are_unique_and_count_verdicts(analysed: Results) -> None:
