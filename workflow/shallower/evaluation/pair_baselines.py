@@ -19,8 +19,8 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from shallower.evaluation.pairs import Row, answer_rows
-from shallower.files import replacing
+from shallower.evaluation.pairs import answer_rows
+from shallower.evaluation.table import Part, Row, table_of, write_table
 
 # Words of fewer training sentences tell nothing that could be learnt of them.
 SENTENCES = 2
@@ -32,15 +32,13 @@ _WORD = re.compile(r"\w+")
 
 
 def write_baselines(pairs: Path, labels: int, output: Path) -> None:
-    """Score both baselines on the test pairs: rows of `evaluate`, and the model."""
+    """Score both baselines on the test pairs: rows of `evaluate`, model and seed 0."""
     train, test = (pd.read_parquet(pairs / f"{s}.parquet") for s in ("train", "test"))
-    columns = ["dataset", "group", "sample", "metric", "value", "weight"]
     frames = [
-        pd.DataFrame(rows, columns=columns).assign(form="trained", model=name, seed=0)
+        table_of([Part("", "trained", rows)]).assign(model=name, seed=0)
         for name, rows in baseline_rows(train, test, labels).items()
     ]
-    with replacing(output) as temporary:
-        pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+    write_table(pd.concat(frames, ignore_index=True), output)
 
 
 def baseline_rows(
@@ -49,7 +47,7 @@ def baseline_rows(
     """Rows of accuracy and cross-entropy of the `test` pairs, by baseline."""
     return {
         "majority": list(answer_rows(test, majority(train, test, labels))),
-        "bag_of_words": list(answer_rows(test, bag_of_words(train, test, labels))),
+        "bag_of_words": list(answer_rows(test, bag_of_words_of(train, test, labels))),
     }
 
 
@@ -62,7 +60,7 @@ def majority(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray
     return np.tile(np.log(counts / counts.sum()), (len(test), 1))
 
 
-def bag_of_words(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray:
+def bag_of_words_of(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray:
     """Log-probabilities (test pairs, labels) by a logistic regression on words."""
     words = Words.of([*train["first"], *train["second"]])
     weights = fitted(words.features(train), train["label"].to_numpy(), labels)
@@ -79,7 +77,7 @@ class Words:
     @classmethod
     def of(cls, texts: list[str]) -> Words:
         """Those of at least two of the `texts`."""
-        counts = Counter(word for text in texts for word in _words(text))
+        counts = Counter(word for text in texts for word in _words_of(text))
         kept = sorted(word for word, count in counts.items() if count >= SENTENCES)
         found = np.array([counts[word] for word in kept], np.float64)
         return cls({word: n for n, word in enumerate(kept)}, np.log(len(texts) / found))
@@ -108,7 +106,7 @@ class Words:
     def _vectors(self, texts: list[str]) -> sparse.csr_array:
         """Each text's words, once each, by their weights: rows of length 1 or 0."""
         rows = [
-            [self.places[word] for word in _words(text) if word in self.places]
+            [self.places[word] for word in _words_of(text) if word in self.places]
             for text in texts
         ]
         ends = np.cumsum([0, *map(len, rows)])
@@ -120,7 +118,7 @@ class Words:
         return sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ found
 
 
-def _words(text: str) -> list[str]:
+def _words_of(text: str) -> list[str]:
     """A text's words in lower case, each once."""
     return sorted(set(_WORD.findall(text.lower())))
 

@@ -16,6 +16,7 @@ from scipy.special import log_softmax
 from torch import nn
 from torch.nn import functional as F
 
+from shallower.evaluation.table import Row
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.pairs import encode_pairs
@@ -24,8 +25,6 @@ from shallower.training.spans import CorruptedWindows, label_id
 if TYPE_CHECKING:
     import pandas as pd
 
-# Data set, group, sample, metric, value, weight: as `evaluate.COLUMNS` has them.
-Row = tuple[str, str, str, str, float, float]
 NOISE_SEED = 0  # the same noise for every model and seed: differences are paired
 
 
@@ -57,7 +56,7 @@ def label_scores(
 ) -> np.ndarray:
     """Logits (pairs, labels) of the labels' ids at the decoder's first position."""
     pieces, device = len(tokenizer), _device(model)
-    # What stands here is not to be seen by the first position; so it is no answer.
+    # The first position does not see this label, so it gives nothing away.
     start = torch.full((batch_size, 1), tokenizer.eos, device=device)
     scores = [np.empty((0, labels))]
     for first in range(0, len(table), batch_size):
@@ -80,8 +79,8 @@ def answer_rows(table: pd.DataFrame, log_probabilities: np.ndarray) -> Iterator[
         table.to_dict("records"), answers.tolist(), log_probabilities, strict=True
     ):
         place = ("pairs", item["group"], item["id"])
-        yield (*place, "accuracy", float(answer == item["label"]), 1.0)
-        yield (*place, "cross_entropy", -float(each[item["label"]]), 1.0)
+        yield Row(*place, "accuracy", float(answer == item["label"]), 1.0)
+        yield Row(*place, "cross_entropy", -float(each[item["label"]]), 1.0)
 
 
 @torch.inference_mode()
@@ -107,7 +106,7 @@ def span_rows(
         means = nats.double().mean(dim=1).tolist()
         for window, mean in zip(chosen, means, strict=True):
             weight = float(labels.shape[1])
-            yield ("spans", "", str(window), "cross_entropy", mean, weight)
+            yield Row("spans", "", str(window), "cross_entropy", mean, weight)
 
 
 def _device(model: nn.Module) -> torch.device:
