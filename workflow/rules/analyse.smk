@@ -1,15 +1,15 @@
-# one CSV per data set, one of all, and the paired differences; the only rule that has
-# every run's files as input, of which it writes the list that later rules depend on
+# one CSV per data set, and one of all; the only rule that has every run's files as input,
+# of which it writes the list that later rules depend on
 rule summary:
     input:
-        spec=of_every_run(rules.train.output.spec),
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("summary")),
         losses=of_every_run(rules.train.output.losses),
         diagnostics=of_every_run(rules.train.output.diagnostics),
         facts=of_every_run(rules.train.output.facts),
         scores=of_every_run(rules.evaluate.output.scores),
         samples=of_every_run(rules.evaluate.output.samples),
-        arms=of_runs(ARMS, study.arm_runs),
-        arm_scores=of_runs(rules.evaluate.output.scores, study.arm_cells),
+        interventions=of_every_run(rules.evaluate.output.interventions),
         latency=rules.latency.output.latency,
         step_time=rules.latency.output.step_time,
         baselines=rules.pairs.output.baselines if study.experiments.t5 else [],
@@ -24,92 +24,53 @@ rule summary:
         by_seed="<results>/by_seed.csv",
         sessions="<results>/sessions.csv",
         runs="<results>/runs.json",
-        comparisons=report(
-            "<results>/comparisons.csv",
-            category="Tables",
-            labels={"table": "paired comparisons"},
-            caption="../../report/captions/comparisons.rst",
-        ),
     log:
         "<logs>/summary.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.summary, parent=True),
-        settings=whole_study,
-        depends=depends_on(study.summarised),
-        sets=SUMMARISED_SETS,
-        code=code_digest(
-            "analysis.summary", "analysis.comparisons", "analysis.inventory"
-        ),
     shell:
-        "python -m shallower summary --results {params.results}"
-        " --settings {params.settings:q} --sets {params.sets}"
-        " 2> >(tee {log} >&2)"
+        "python -m shallower summary --results {params.results} 2>&1 | tee {log} >&2"
 
 
-# all methods by quality and latency: the front, gains over depth, what combines
-rule front:
+# every difference and ratio with its interval, every claim with its verdict, all methods
+# by quality and latency
+rule estimates:
     input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("estimates")),
         by_seed=rules.summary.output.by_seed,
         parameters=rules.parameters.output.table,
-        runs=rules.summary.output.runs,
-    output:
-        pareto=report(
-            "<results>/pareto.csv",
-            category="Tables",
-            labels={"table": "quality against latency"},
-            caption="../../report/captions/pareto.rst",
-        ),
-        tables=expand("<results>/{table}.csv", table=FRONT_TABLES),
-    log:
-        "<logs>/front.log",
-    conda:
-        "../../envs/pipeline.yaml"
-    params:
-        results=subpath(output.pareto, parent=True),
-        settings=STUDY,
-        code=code_digest("analysis.front"),
-    shell:
-        "python -m shallower front --results {params.results}"
-        " --settings {params.settings:q} 2> >(tee {log} >&2)"
-
-
-# every claim of the original with its verdict; search, budgets and roofline
-rule claims:
-    input:
-        by_seed=rules.summary.output.by_seed,
-        parameters=rules.parameters.output.table,
+        predictions=rules.parameters.output.predictions,
         runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
         bandwidth=rules.latency.output.bandwidth,
-        front=rules.front.output.pareto,
     output:
+        estimates=report(
+            "<results>/estimates.csv",
+            category="Tables",
+            labels={"table": "every estimate with its interval"},
+            caption="../../report/captions/estimates.rst",
+        ),
         claims=report(
             "<results>/claims.csv",
             category="Tables",
             labels={"table": "claims and verdicts"},
             caption="../../report/captions/claims.rst",
         ),
-        search="<results>/learning_rate.csv",
-        envelopes="<results>/learning_rate_envelope.csv",
-        budgets="<results>/budget.csv",
-        budget_pairs="<results>/budget_pairs.csv",
-        roofline="<results>/roofline.csv",
-        pairs="<results>/roofline_pairs.csv",
+        pareto=report(
+            "<results>/pareto.csv",
+            category="Tables",
+            labels={"table": "quality against latency"},
+            caption="../../report/captions/pareto.rst",
+        ),
+        others=expand("<results>/{table}.csv", table=ANALYSIS_TABLES),
     log:
-        "<logs>/claims.log",
+        "<logs>/estimates.log",
     conda:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.claims, parent=True),
-        settings=STUDY,
-        code=code_digest(
-            "analysis.claims",
-            "analysis.search",
-            "analysis.budgets",
-            "analysis.roofline",
-        ),
     shell:
-        "python -m shallower claims --results {params.results}"
-        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+        "python -m shallower estimates --results {params.results} 2>&1 | tee {log} >&2"

@@ -1,17 +1,15 @@
 import gc
-import hashlib
-import json
+import re
+import sys
 from glob import glob
-from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from shallower.config import load_study
 from shallower.corpus import EVALUATION_SETS, downloaded
-from shallower.digest import code_digest
 from shallower.errors import UserError
-from shallower.reporting.contents import FIGURES, TABLES
-from shallower.wanted import arms_rule
+from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
+from shallower.study.inputs import Inputs
+from shallower.study.study import load_study
 
 # A large study's graph is millions of objects that stay: looking through all of them
 # for garbage every few thousand new ones takes an eighth of a dry run.
@@ -27,32 +25,29 @@ try:
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
+# What every stage is told, in files that change when their content does.
+INPUTS = Inputs(study)
+if not workflow.remote_exec:
+    INPUTS.write()
+    for reason in INPUTS.reasons():
+        print(f"rerun: {reason}", file=sys.stderr)
+
+# 1 in a job of a cluster, which ends at its runtime: training is told. 0 elsewhere.
+ENDS_AT_RUNTIME = int(workflow.remote_exec)
+
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
+# Data sets that are scored, and the split of the text that they come from.
 HELD_OUT = {
     "text": "test",
     "continuation": "test",
     "validation": "validation",
     "spans": "test",
-}  # -> split
+}
 SUMMARISED_SETS = [
-    "train",
-    "text",
-    "continuation",
-    "validation",
-    "spans",
-    "pairs",
+    *("train", "text", "continuation", "validation", "spans", "pairs"),
     *EVALUATION_SETS,
-    "fixed",
-    "decode",
-    "step",
-]
-
-
-# What the front is written to, beside pareto.csv.
-FRONT_TABLES = [
-    *("gains", "dominance", "additivity", "hypervolume"),
-    *("methods", "profiles", "arms"),
+    *("fixed", "decode", "step"),
 ]
 
 
@@ -69,8 +64,7 @@ localrules:
     shards,
     parameters,
     summary,
-    front,
-    claims,
+    estimates,
     figures,
     tables,
     typeset,
@@ -82,44 +76,27 @@ localrules:
 
 
 wildcard_constraints:
-    # Not the models' names themselves: tried one by one, for every file of every job.
-    # Of runs alone: an arm has no rule of its own, it is evaluated with its run's others.
-    model=r"(?![^/]*__eliminate=)(?![^/]*__skip=(?![^/]*__healed=))[^/]+",
+    model="[^/]+",
     seed=r"\d+",
     split="train|validation|test",
     part=r"\d+",
 
 
-def as_json(value):
-    """Settings as they travel on the command line; Snakemake reruns when they change."""
-    if hasattr(value, "model_dump"):
-        value = value.model_dump(mode="json")
-    return json.dumps(value, separators=(",", ":"))
-
-
-# As the commands get it that need to know every run: a list of runs would outgrow what
-# Linux allows a command line (128 KiB), the study's grids do not.
-STUDY = as_json(study)
-
-
-def whole_study(wildcards, output):
-    """The study, for a rule that says with `depends` which part of it matters.
-
-    Snakemake does not compare a parameter that is made with the help of `output`.
-    """
-    return STUDY
-
-
-def depends_on(*values):
-    """Digest of the values a rule's result depends on; short, however many runs."""
-    return hashlib.sha256(as_json(values).encode()).hexdigest()[:16]
-
-
-def named(wildcards):
+def run_of(wildcards):
     """Model and seed of a run, if the study has that model."""
     if wildcards.model not in study.models:
         raise WorkflowError(f"no such model in study {study.study}: {wildcards.model}")
     return wildcards.model, int(wildcards.seed)
+
+
+def code_of(stage):
+    """The file with the digests of the code that a run's stage depends on."""
+    return lambda wildcards: str(INPUTS.code_file(stage, run_of(wildcards)[0]))
+
+
+def run_folder(model, seed):
+    """Where a run's files are."""
+    return f"results/{study.study}/runs/{model}/seed{seed}"
 
 
 def source_files():
@@ -151,39 +128,23 @@ def tokenizer_given():
     return study.tokenizer.model or []
 
 
-def run_spec(wildcards):
-    """The complete specification of one run."""
-    return as_json(study.run(*named(wildcards)))
-
-
-def ended_at_runtime(wildcards, output):
-    """1 within a cluster's job, which ends at its runtime; on one's own machine 0.
-
-    Made with the help of `output`, so that it is not compared: to Snakemake within a job
-    the runs that the job's own depends on would seem to have been trained otherwise,
-    and it would train them again.
-    """
-    return int(workflow.remote_exec)
-
-
-def runs_needed(wildcards):
+def other_runs(wildcards):
     """Folders of the runs that a run depends on, by the option that names them."""
-    model, seed = named(wildcards)
-    needed = {"parent": study.parent_of(model), "teacher": study.teacher_of(model)}
-    return {
-        option: f"results/{study.study}/runs/{name}/seed{seed}"
-        for option, name in needed.items()
-        if name
-    }
+    model, seed = run_of(wildcards)
+    spec = study.spec(model, seed)
+    labels = {"parent": spec.parent}
+    if spec.distillation:
+        labels["teacher"] = spec.distillation.teacher
+    return {key: run_folder(label, seed) for key, label in labels.items() if label}
 
 
 def training_files(wildcards):
     """What a run is trained on beside the text, and the runs it depends on."""
-    files = {}
-    for option, folder in runs_needed(wildcards).items():
-        files |= {option: f"{folder}/model.safetensors"}
-        files |= {f"{option}_spec": f"{folder}/spec.yaml"}
-    if study.models[wildcards.model].options.get("task") == "pairs":
+    files = {
+        option: f"{folder}/model.safetensors"
+        for option, folder in other_runs(wildcards).items()
+    }
+    if study.spec(*run_of(wildcards)).task == "pairs":
         files["pairs"] = "<results>/corpus/pairs/train.parquet"
         files["tokenizer"] = "<results>/tokens/tokenizer.model"
     return files
@@ -191,55 +152,11 @@ def training_files(wildcards):
 
 def training_options(wildcards, input):
     """The same as the command line has it."""
-    chosen = runs_needed(wildcards)
+    options = other_runs(wildcards)
     for option in ("pairs", "tokenizer"):
         if option in input.keys():
-            chosen[option] = input[option]
-    return "".join(f" --{option} {path}" for option, path in chosen.items())
-
-
-EVALUATION = study.evaluation.model_dump() | {"prompt_tokens": study.prompt_tokens}
-
-
-def evaluation_of(wildcards):
-    """What one run is scored on, and how."""
-    return as_json(EVALUATION | {"scored_on": study.scored_on(*named(wildcards))})
-
-
-def arms_over(run):
-    """What is done to a run at inference alone: of each arm, the options that say it."""
-    return {
-        arm: {
-            k: study.arms[arm].options[k]
-            for k in ("skip", "eliminate")
-            if k in study.arms[arm].options and k not in study.models[run].options
-        }
-        for arm in study.arms_of[run]
-    }
-
-
-def arm_settings(run):
-    """As the command gets it: how arms are scored, and which there are."""
-
-    def settings(wildcards):
-        wanted = {
-            "arms": arms_over(run),
-            "seed": int(wildcards.seed),
-            "window": study.tuning.window,
-        }
-        return as_json(EVALUATION | wanted)
-
-    return settings
-
-
-ARMS = "<results>/evaluations/{model}/seed{seed}.arms.json"  # of a run that has any
-
-
-def arm_sets(wildcards):
-    """The evaluation sets that arms generate text on."""
-    return [
-        f"<results>/corpus/{name}/test.parquet" for name in study.evaluation.arm_sets
-    ]
+            options[option] = input[option]
+    return "".join(f" --{option} {path}" for option, path in options.items())
 
 
 def all_cores(wildcards):
@@ -248,17 +165,21 @@ def all_cores(wildcards):
 
 
 def scored_files(wildcards):
-    """The data that one run is scored on, and no other: see `scored_on`."""
-    scored_on = study.scored_on(*named(wildcards))
+    """The data that one run is scored on, and no other."""
+    run = run_of(wildcards)
+    scored_on = study.scored_on(*run)
     splits = [HELD_OUT[name] for name in scored_on if name in HELD_OUT]
+    sets = [name for name in scored_on if name in (*EVALUATION_SETS, "pairs")]
+    if run in set(study.intervened_runs):
+        # Choices are made on validation text, and scored on test text.
+        splits += ["test", "validation"]
+        sets += study.evaluation.intervention_sets
     splits = list(dict.fromkeys(splits))
     return {
         "text": [f"<results>/corpus/text/{split}.parquet" for split in splits],
         "tokens": [f"<results>/tokens/text/{split}/manifest.json" for split in splits],
         "sets": [
-            f"<results>/corpus/{name}/test.parquet"
-            for name in scored_on
-            if name in (*EVALUATION_SETS, "pairs")
+            f"<results>/corpus/{name}/test.parquet" for name in dict.fromkeys(sets)
         ],
     }
 
@@ -283,7 +204,7 @@ def parts_of(wildcards):
 
 
 def of_runs(pattern, runs):
-    """The pattern's file of each of these (model, seed).
+    """The pattern's file of each of these runs.
 
     A function, as Snakemake compares a plain list with itself for each of its files.
     """
@@ -295,14 +216,16 @@ def of_runs(pattern, runs):
 
 
 def of_every_run(pattern):
-    """The pattern's file of every model and seed of the study."""
+    """The pattern's file of every run of the study."""
     return of_runs(pattern, study.runs)
+
+
+def timed_runs():
+    """Every run whose weights the latency job loads."""
+    labels = [*study.depth_models, *study.models_of("ffn"), *study.front]
+    models = dict.fromkeys(str(study.names[label].run) for label in labels)
+    return [(model, seed) for model in models for seed in study.seeds_of(model)]
 
 
 CORPUS = f"results/{study.study}/corpus"
 TOKENS = f"results/{study.study}/tokens/text"
-
-
-def runs_folder(wildcards, input):
-    """The folder that holds every run."""
-    return Path(input.weights[0]).parents[2]

@@ -1,6 +1,8 @@
 # read the sources, split them by document, build the evaluation sets
 rule corpus:
     input:
+        settings=str(INPUTS.settings_file("corpus")),
+        code=str(INPUTS.code_file("corpus")),
         files=source_files(),
         hub=hub_manifests(),
     output:
@@ -16,8 +18,6 @@ rule corpus:
         "../../envs/pipeline.yaml"
     params:
         directory=subpath(output.manifest, parent=True),
-        settings=as_json(study.corpus.model_dump(mode="json", exclude={"pairs"})),
-        code=code_digest("corpus.build"),
     shell:
-        "python -m shallower corpus --settings {params.settings:q}"
-        " --output {params.directory} 2> >(tee {log} >&2)"
+        "python -m shallower corpus --settings {input.settings}"
+        " --output {params.directory} 2>&1 | tee {log} >&2"

@@ -12,15 +12,12 @@ rule download:
         "../../envs/pipeline.yaml"
     params:
         directory=subpath(output.manifest, parent=True),
-        settings=lambda wildcards: as_json(HUB[wildcards.name].source),
-        kind=lambda wildcards: HUB[wildcards.name].kind,
-        key=lambda wildcards: HUB[wildcards.name].key,
+        results=str(INPUTS.directory),
         lock=str(downloaded.LOCK),
-        code=code_digest("corpus.hub"),
     shell:
-        "python -m shallower download --settings {params.settings:q}"
-        " --kind {params.kind} --key {params.key} --lock {params.lock}"
-        " --output {params.directory} 2> >(tee {log} >&2)"
+        "python -m shallower download --name {wildcards.name}"
+        " --results {params.results} --lock {params.lock}"
+        " --output {params.directory} 2>&1 | tee {log} >&2"
 
 
 if HUB_FILE is not None:
@@ -37,9 +34,8 @@ if HUB_FILE is not None:
         conda:
             "../../envs/pipeline.yaml"
         params:
-            settings=as_json(HUB_FILE),
+            settings=str(INPUTS.settings_file("tokenizer")),
             lock=str(downloaded.LOCK),
-            code=code_digest("corpus.hub"),
         shell:
-            "python -m shallower download-file --settings {params.settings:q}"
-            " --lock {params.lock} --output {output.file} 2> >(tee {log} >&2)"
+            "python -m shallower download-file --settings {params.settings}"
+            " --lock {params.lock} --output {output.file} 2>&1 | tee {log} >&2"

@@ -1,6 +1,8 @@
 # pairs of sentences for the encoder-decoders, and what simple rules answer to them
 rule pairs:
     input:
+        settings=str(INPUTS.settings_file("pairs")),
+        code=str(INPUTS.code_file("pairs")),
         text=expand(
             "<results>/corpus/text/{split}.parquet",
             split=["train", "validation", "test"],
@@ -20,9 +22,7 @@ rule pairs:
     params:
         directory=subpath(output.manifest, parent=True),
         corpus=subpath(output.manifest, ancestor=2),
-        settings=as_json(study.corpus.pairs),
-        code=code_digest("corpus.pairs", "evaluation.pair_baselines"),
     shell:
-        "python -m shallower pairs --settings {params.settings:q}"
+        "python -m shallower pairs --settings {input.settings}"
         " --corpus {params.corpus} --output {params.directory}"
-        " --baselines {output.baselines} 2> >(tee {log} >&2)"
+        " --baselines {output.baselines} 2>&1 | tee {log} >&2"

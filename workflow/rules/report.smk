@@ -1,15 +1,12 @@
 # every figure of the paper, as PDF for print and SVG for screens
 rule figures:
     input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("figures")),
         summary=rules.summary.output.summary,
         by_seed=rules.summary.output.by_seed,
-        comparisons=rules.summary.output.comparisons,
+        estimates=rules.estimates.output,
         parameters=rules.parameters.output.table,
-        search=rules.claims.output.search,
-        budgets=rules.claims.output.budgets,
-        roofline=rules.claims.output.roofline,
-        front=rules.front.output.pareto,
-        front_tables=rules.front.output.tables,
         runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
@@ -29,35 +26,25 @@ rule figures:
     threads: 2  # processes that share out the figures
     params:
         results=subpath(input.summary, parent=True),
-        settings=STUDY,
-        code=code_digest("reporting.figures"),
     shell:
-        "python -m shallower figures --results {params.results}"
-        " --settings {params.settings:q} --threads {threads} 2> >(tee {log} >&2)"
+        "python -m shallower figures --results {params.results} --threads {threads}"
+        " 2>&1 | tee {log} >&2"
 
 
 # the paper's tables, and every number its text mentions
 rule tables:
     input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("tables")),
         summary=rules.summary.output.summary,
-        comparisons=rules.summary.output.comparisons,
-        claims=rules.claims.output.claims,
-        search=rules.claims.output.search,
-        envelopes=rules.claims.output.envelopes,
-        budgets=rules.claims.output.budgets,
-        budget_pairs=rules.claims.output.budget_pairs,
-        roofline=rules.claims.output.roofline,
-        pairs=rules.claims.output.pairs,
-        front=rules.front.output.pareto,
-        front_tables=rules.front.output.tables,
         sessions=rules.summary.output.sessions,
+        estimates=rules.estimates.output,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,
         tokens=expand(
             "<results>/tokens/text/{split}/manifest.json", split=["train", "test"]
         ),
         runs=rules.summary.output.runs,
-        latency=rules.latency.output.latency,
         benchmark="benchmarks/results/decode.csv",
         benchmarked="benchmarks/results/about.json",
     output:
@@ -69,11 +56,8 @@ rule tables:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.numbers, parent=True),
-        settings=STUDY,
-        code=code_digest("reporting.tables", "reporting.numbers"),
     shell:
-        "python -m shallower report --results {params.results}"
-        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+        "python -m shallower tables --results {params.results} 2>&1 | tee {log} >&2"
 
 
 # typeset the paper; no shell escape, and a fixed date so that the same input gives
@@ -107,6 +91,8 @@ rule typeset:
 # what the study was made with, and the checksum of every result
 rule provenance:
     input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("provenance")),
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
         numbers=rules.tables.output.numbers,
@@ -119,11 +105,9 @@ rule provenance:
         "../../envs/pipeline.yaml"
     params:
         results=subpath(output.provenance, parent=True),
-        settings=STUDY,
-        code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower provenance --results {params.results}"
-        " --settings {params.settings:q} 2> >(tee {log} >&2)"
+        " 2>&1 | tee {log} >&2"
 
 
 # the copy for the study that was asked for, if everything in it can be made again
@@ -144,13 +128,9 @@ rule paper:
     threads: 2  # the figures are drawn again
     params:
         results=subpath(input.provenance, parent=True),
-        settings=STUDY,
-        sets=SUMMARISED_SETS,
-        code=code_digest("reporting.provenance"),
     shell:
         "(python -m shallower verify --results {params.results}"
-        " --settings {params.settings:q} --sets {params.sets} --threads {threads}"
-        " && cp {input.pdf} {output.pdf}) 2> >(tee {log} >&2)"
+        " --threads {threads} && cp {input.pdf} {output.pdf}) 2>&1 | tee {log} >&2"
 
 
 # the same check by itself: without an output it always runs, and without an input it
@@ -163,13 +143,9 @@ rule verify:
     threads: 2  # the figures are drawn again
     params:
         results=f"results/{study.study}",
-        settings=STUDY,
-        sets=SUMMARISED_SETS,
-        code=code_digest("reporting.provenance"),
     shell:
         "python -m shallower verify --results {params.results}"
-        " --settings {params.settings:q} --sets {params.sets} --threads {threads}"
-        " 2> >(tee {log} >&2)"
+        " --threads {threads} 2>&1 | tee {log} >&2"
 
 
 SHOWN = (study.depth_models[-1], study.seeds[0])
@@ -179,7 +155,6 @@ SHOWN = (study.depth_models[-1], study.seeds[0])
 rule notebook_training:
     input:
         notebook="notebooks/training.ipynb",
-        spec=of_runs(rules.train.output.spec, [SHOWN]),
         losses=of_runs(rules.train.output.losses, [SHOWN]),
         facts=of_runs(rules.train.output.facts, [SHOWN]),
     output:
@@ -213,7 +188,7 @@ rule notebook_comparison:
     input:
         notebook="notebooks/comparison.ipynb",
         summary=rules.summary.output.summary,
-        comparisons=rules.summary.output.comparisons,
+        estimates=rules.estimates.output.estimates,
         samples=of_runs(
             rules.evaluate.output.samples,
             [(model, study.seeds[0]) for model in COMPARED],

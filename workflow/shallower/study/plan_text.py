@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from shallower.planning.estimate import ModelPlan, Plan
+from shallower.study.plan import ModelPlan, Plan
 
 WIDTH = 92
 LABEL = 9  # columns before a paragraph's text
@@ -87,7 +87,7 @@ def _training(plan: Plan) -> str:
 
 def _tokens(plan: Plan) -> str:
     ratios = [each.tokens / each.parameters_trained for each in plan.models]
-    text = f"{count(plan.tokens)} in all, {_span(ratios)} a parameter"
+    text = f"{count(plan.tokens)} in all, {_span(ratios)} per parameter"
     corpus = plan.corpus
     if not corpus.train_tokens:
         return f"{text}; how many {corpus.source} has is not known before it is read"

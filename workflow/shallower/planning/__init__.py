@@ -1,1 +1,0 @@
-"""What a study takes, before anything of it runs: jobs, FLOPs, hours, disk, memory."""

@@ -1,0 +1,224 @@
+"""The files in which stages are told what to do, written only when their content changes.
+
+Under `results/<study>/`: `study.json`; `runs/<model>/seed<k>/spec.yaml` of every run and
+`evaluations/<model>/seed<k>.spec.json`; `settings/<stage>.json` for stages that need a part
+of the study; `code/<stage>.json`, the digests of the code that makes a stage's results. All
+are inputs of rules, so a change reruns what depends on it and nothing else.
+
+A file is compared by what it says: a new field with a default changes no file that was
+written before.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from shallower.code import STAGES, run_code, stage_code
+from shallower.errors import UserError
+from shallower.files import write_json, write_text
+from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
+from shallower.study.stages import evaluation_spec, latency_spec, sizes_spec
+from shallower.study.study import Run, Study
+
+
+class Inputs:
+    """The input files of a study's stages, and where they are."""
+
+    def __init__(self, study: Study, results: str | Path = "results") -> None:
+        self.study = study
+        self.directory = Path(results) / study.study
+        self._code: dict[str, dict[str, str]] = {}
+        self._code_of: dict[tuple[str, str], str] = {}
+
+    # --- paths ------------------------------------------------------------------------
+
+    @property
+    def study_file(self) -> Path:
+        """study.json, the resolved study."""
+        return self.directory / "study.json"
+
+    def settings_file(self, stage: str) -> Path:
+        """What one stage is told: a part of the study."""
+        return self.directory / "settings" / f"{stage}.json"
+
+    def spec_file(self, run: Run) -> Path:
+        """spec.yaml, the complete specification of a run."""
+        return self.directory / "runs" / run[0] / f"seed{run[1]}" / "spec.yaml"
+
+    def evaluation_file(self, run: Run) -> Path:
+        """What a run is scored on."""
+        return self.directory / "evaluations" / run[0] / f"seed{run[1]}.spec.json"
+
+    def code_file(self, stage: str, model: str | None = None) -> Path:
+        """Digests of the code of a stage; for train and evaluate, of a model's."""
+        name = stage if model is None else self._run_code(stage, model)
+        return self.directory / "code" / f"{name}.json"
+
+    def _run_code(self, stage: str, model: str) -> str:
+        if (stage, model) not in self._code_of:
+            config = self.study.spec(model, 0).model
+            name, digests = run_code(stage, config)
+            self._code[name] = digests
+            self._code_of[stage, model] = name
+        return self._code_of[stage, model]
+
+    # --- writing ----------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Write every file whose content changed, and no other."""
+        study = self.study
+        _write_json(self.study_file, study)
+        for stage, part in self._settings().items():
+            if part is not None:
+                _write_json(self.settings_file(stage), part)
+        dumped: dict[str, str] = {}
+        for run in study.runs:
+            model, seed = run
+            if model not in dumped:
+                values = study.spec(model, 0).model_dump(mode="json", exclude={"seed"})
+                dumped[model] = yaml.dump(
+                    values, Dumper=YamlDumper, sort_keys=False, allow_unicode=True
+                )
+            text = f"seed: {seed}\n{dumped[model]}"
+            _write(self.spec_file(run), text, RunSpec, _from_yaml)
+            _write_json(self.evaluation_file(run), evaluation_spec(study, *run))
+        self.write_code()
+
+    def write_code(self) -> None:
+        """Write the digests of all code that the study's rules depend on."""
+        for model in self.study.models:
+            for stage in ("train", "evaluate"):
+                self._run_code(stage, model)
+        code = self._code | {stage: stage_code(stage) for stage in STAGES}
+        for name, digests in code.items():
+            path = self.directory / "code" / f"{name}.json"
+            if _read_json(path) != digests:
+                write_json(path, digests)
+
+    def _settings(self) -> dict[str, BaseModel | None]:
+        study = self.study
+        return {
+            "corpus": study.corpus.model_copy(update={"pairs": None}),
+            "pairs": study.corpus.pairs,
+            "tokenizer": study.tokenizer,
+            "latency": latency_spec(study),
+            "parameters": sizes_spec(study),
+        }
+
+    # --- why something runs again -----------------------------------------------------
+
+    def reasons(self) -> Iterator[str]:
+        """Why finished runs are trained again, in words: a line for each reason.
+
+        For example "proposed-5: learning_rate 0.003 -> 0.001" or
+        "train: code of models/llama.py changed".
+        """
+        told: dict[str, list[str]] = {}
+        for run in self.study.runs:
+            made = _made_with(self.spec_file(run).with_name("training.json"))
+            if made is None:
+                continue
+            for reason in self._differences(run, made):
+                told.setdefault(reason, []).append(run[0])
+        for reason, models in told.items():
+            models = list(dict.fromkeys(models))
+            shown = ", ".join(models[:3])
+            if len(models) > 3:
+                shown += f" and {len(models) - 3} other models"
+            yield f"{shown}: {reason}"
+
+    def _differences(self, run: Run, made: dict[str, Any]) -> Iterator[str]:
+        model, seed = run
+        try:
+            before = RunSpec.model_validate(made["spec"])
+        except (ValidationError, KeyError):
+            yield "its specification cannot be read"
+            return
+        after = self.study.spec(model, seed)
+        if before != after:
+            yield from changes(
+                before.model_dump(mode="json"), after.model_dump(mode="json")
+            )
+        now = self._code[self._run_code("train", model)]
+        yield from code_changes(made.get("code") or {}, now)
+
+
+def changes(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """Which values differ between two nested dictionaries: `key old -> new`."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in [*before, *(name for name in after if name not in before)]:
+            path = f"{key}.{name}" if key else str(name)
+            yield from changes(before.get(name), after.get(name), path)
+    elif before != after:
+        yield f"{key.removeprefix('training.')} {_shown(before)} -> {_shown(after)}"
+
+
+def code_changes(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    """Which modules differ, as paths within the package."""
+    if not before:
+        return
+    for module in sorted({*before, *after}):
+        if before.get(module) != after.get(module):
+            path = module.replace(".", "/") + ".py"
+            if module not in before:
+                yield f"code: {path} is new"
+            elif module not in after:
+                yield f"code: {path} is gone"
+            else:
+                yield f"code: {path} changed"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
+
+
+def _made_with(path: Path) -> dict[str, Any] | None:
+    """What a finished run was made with; None if it is not finished."""
+    facts = _read_json(path)
+    made = facts.get("made_with") if isinstance(facts, dict) else None
+    return made if isinstance(made, dict) else None
+
+
+# --- files that say the same --------------------------------------------------------
+
+
+def _write_json(path: Path, content: BaseModel) -> None:
+    text = content.model_dump_json(indent=1) + "\n"
+    _write(path, text, type(content), json.loads)
+
+
+def _write(
+    path: Path, text: str, kind: type[BaseModel], parse: Callable[[str], Any]
+) -> None:
+    """Write `text`, unless the file already says the same."""
+    try:
+        there = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        there = ""
+    if there == text:
+        return
+    if there:
+        try:
+            same = kind.model_validate(parse(there)) == kind.model_validate(parse(text))
+        except (ValidationError, ValueError, UserError, yaml.YAMLError):
+            same = False
+        if same:
+            return
+    write_text(path, text)
+
+
+def _from_yaml(text: str) -> Any:
+    return yaml.load(text, YamlLoader)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
