@@ -1,13 +1,15 @@
 """An intervention: sublayers that are skipped, tokens that are eliminated, or both.
 
 `Intervention` is what a label says, `Choice` what was chosen for one trained model: the
-blocks, and how many tokens. A choice is plain data, so that whoever times an intervention
-does with a model what was done when it was scored. Free of torch; `apply.py` applies it.
+blocks, and how many tokens. A choice is plain data, so that a model is timed with the
+choice that it was scored with. Free of torch; `apply.py` applies it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from shallower.interventions.eliminate import Eliminate, Elimination
 from shallower.interventions.skip import Skip
@@ -22,8 +24,10 @@ class Intervention:
     eliminate: Eliminate | None = None
 
     @classmethod
-    def parse(cls, skip: str | None = None, eliminate: str | None = None) -> Intervention:
-        """From written forms, as `attention.last.2` and `acc.1.5`; ValueError if bad."""
+    def parse(
+        cls, skip: str | None = None, eliminate: str | None = None
+    ) -> Intervention:
+        """From text, as `attention.last.2` and `acc.1.5`; ValueError if bad."""
         return cls(
             Skip.parse(skip) if skip else None,
             Eliminate.parse(eliminate) if eliminate else None,
@@ -45,5 +49,20 @@ class Choice:
     `skip` holds what the intervention leaves out, not what its run has left out before.
     """
 
-    skip: SkippedParts = SkippedParts()
+    skip: SkippedParts = field(default_factory=SkippedParts)
     elimination: Elimination | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        # Through text: tuples become the lists that a file has.
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Choice:
+        """From a file's values; TypeError or ValueError for any others."""
+        skipped = {part: tuple(blocks) for part, blocks in content["skip"].items()}
+        elimination = content["elimination"]
+        if elimination is not None:
+            profile = {"profile": tuple(elimination["profile"])}
+            elimination = Elimination(**(elimination | profile))
+        return cls(SkippedParts(**skipped), elimination)

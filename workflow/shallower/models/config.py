@@ -114,6 +114,13 @@ class SkippedParts(_Strict):
     attention: tuple[int, ...] = ()
     ffn: tuple[int, ...] = ()
 
+    def __or__(self, other: SkippedParts) -> SkippedParts:
+        """All that either leaves out, ascending."""
+        return SkippedParts(
+            tuple(sorted({*self.attention, *other.attention})),
+            tuple(sorted({*self.ffn, *other.ffn})),
+        )
+
 
 @dataclass(frozen=True)
 class LlamaConfig(_Strict):

@@ -2,8 +2,8 @@
 
 `KeyValueCache` returns a slice that grows with every token; here the cache returns all
 its capacity and a mask hides what is not written yet, and the position is a tensor.
-The arithmetic is the model's own: its blocks are called, not written again, but where
-one token at batch 1 is compiled its products are loops (`one_row.py`).
+The arithmetic is the model's own: its blocks are called, not written again. Only where
+one token at batch 1 is compiled for a CPU, products are written as loops (`one_row`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from shallower.models.llama import Block, KeyValueCache, LlamaLM
-from shallower.models.one_row import one_row
+from shallower.models.heads import FullLinear, Gate, PerHeadLinear
+from shallower.models.llama import Attention, Block, KeyValueCache, LlamaLM
+from shallower.models.transforms import adopt
 
 Step = Callable[[Tensor, Tensor], Tensor]  # tokens (batch, 1), position (1,) -> logits
 BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -49,17 +50,17 @@ class Layer(KeyValueCache):
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, heads, 1, head_dim); return the whole capacity."""
-        held_keys, held_values = self.store.unbind()
-        held_keys.index_copy_(2, self.position, keys)
-        held_values.index_copy_(2, self.position, values)
-        return held_keys, held_values
+        all_keys, all_values = self.store.unbind()
+        all_keys.index_copy_(2, self.position, keys)
+        all_values.index_copy_(2, self.position, values)
+        return all_keys, all_values
 
 
 class ReadLayer(KeyValueCache):
     """One block's view of a static cache that is not written to.
 
-    The new token's keys and values stand in for what the cache holds at its place:
-    a compiler reads one or the other, where writing would copy the cache.
+    The new token's keys and values replace those of the cache at its position: a
+    compiler reads one or the other, where writing would copy the cache.
     """
 
     def __init__(self, store: Tensor, here: Tensor) -> None:
@@ -70,9 +71,9 @@ class ReadLayer(KeyValueCache):
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values; the new ones (batch, heads, 1, head_dim) in `new`."""
         self.new = torch.stack((keys, values))
-        held_keys, held_values = self.store.unbind()
-        seen = torch.where(self.here, keys, held_keys)
-        return seen, torch.where(self.here, values, held_values)
+        all_keys, all_values = self.store.unbind()
+        seen = torch.where(self.here, keys, all_keys)
+        return seen, torch.where(self.here, values, all_values)
 
 
 def call_reading_block(
@@ -120,7 +121,7 @@ def decode(
 
 
 def eager(model: LlamaLM, cache: StaticCache) -> Step:
-    """The step as it stands."""
+    """The step without compilation."""
     return partial(decode, model, cache)
 
 
@@ -128,7 +129,7 @@ def compiled(model: LlamaLM, cache: StaticCache) -> Step:
     """The step as one compiled graph; models that differ in weights share it.
 
     The first call compiles, which takes a C++ compiler and seconds; a later process
-    finds the kernels on disk. At batch 1 the products are loops (`one_row.py`).
+    finds the kernels on disk. At batch 1 on a CPU the products are loops (`one_row`).
     """
     single = cache.store.shape[2] == 1 and not cache.index.is_cuda
     step = _compiler()
@@ -169,7 +170,7 @@ def _compiler() -> Callable[..., tuple[Tensor, Tensor | None]]:
         logits = decode(model, cache, tokens, position, block_call, here)
         return logits, torch.stack(new) if new else None
 
-    # In this process: workers would live on beside what is timed, as strangers.
+    # In this process: workers would go on running beside what is timed.
     options: dict[str, Any] = {"compile_threads": 1}
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)
 
@@ -195,8 +196,8 @@ def graphed(model: LlamaLM, cache: StaticCache) -> Step:
 class Replayed:
     """A step that copies its inputs to where `replay` reads, and returns `logits`.
 
-    `logits` is overwritten by the next step. A graph knows addresses and holds no
-    tensor: `alive` keeps what it reads, whose memory would go to others else.
+    `logits` is overwritten by the next step. A graph knows addresses, not tensors:
+    `alive` refers to what it reads, so that this memory is not given to others.
     """
 
     replay: Callable[[], None]
@@ -211,3 +212,79 @@ class Replayed:
         self.position.copy_(position)
         self.replay()
         return self.logits
+
+
+# --- one row times a matrix, as a loop ------------------------------------------------
+
+
+def one_row(model: LlamaLM) -> LlamaLM:
+    """The model for inputs (1, 1) on a CPU; shares every tensor with `model`.
+
+    With one token at batch 1 every product of a model is one row times a matrix. A
+    library built for matrices reads the weights below the machine's bandwidth there (a
+    third of it in bfloat16, here), and is called once per product. Written as multiply
+    and sum, the products become loops of the one kernel that `torch.compile` makes of a
+    block. Not compiled, this form is slow.
+    """
+    with torch.device("meta"):
+        looped = LlamaLM(model.config)
+    adopt(looped, model.state_dict(), model)
+    forms = {
+        nn.Linear: _Linear,
+        FullLinear: _FullLinear,
+        Gate: _Gate,
+        PerHeadLinear: _PerHeadLinear,
+        Attention: _Attention,
+    }
+    for module in looped.modules():
+        # Another class for the same attributes: nothing is initialised again.
+        module.__class__ = forms.get(type(module), type(module))
+    return looped
+
+
+def _exact(x: Tensor) -> Tensor:
+    """At least fp32, in which sums are taken whatever the weights are stored in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _materialised(x: Tensor) -> Tensor:
+    """`x` as a buffer: else the compiler computes it anew for each row of weights."""
+    if not torch.compiler.is_compiling():
+        return x
+    return torch.ops.prims.inductor_force_stride_order.default(x, x.stride())
+
+
+class _Linear(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        row = _materialised(_exact(x))
+        y = (row * _exact(self.weight)).sum(-1)
+        if self.bias is not None:
+            y = y + self.bias
+        return y.view(1, 1, -1).to(x.dtype)
+
+
+class _FullLinear(FullLinear, _Linear): ...  # type: ignore[misc]
+
+
+class _Gate(Gate, _Linear): ...  # type: ignore[misc]
+
+
+class _PerHeadLinear(PerHeadLinear):
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> Tensor:
+        columns = _materialised(_exact(outputs)).transpose(
+            2, 3
+        )  # (1, heads, head_dim, 1)
+        mixed = (columns * _exact(self.weight)).sum(2, keepdim=True)
+        if self.bias is not None:
+            mixed = mixed + self.bias[:, None, :]
+        return mixed.to(outputs.dtype)
+
+
+class _Attention(Attention):
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Softmax attention of one query, (1, heads, 1, head_dim)."""
+        assert mask is not None
+        query = _materialised(_exact(q) * self.head_dim**-0.5)
+        scores = (query * _exact(k)).sum(-1)  # (1, heads, capacity)
+        shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+        return (shares[..., None] * _exact(v)).sum(2, keepdim=True).to(q.dtype)

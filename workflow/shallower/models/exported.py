@@ -8,9 +8,11 @@ caches; so what is evaluated there is what was trained here.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin
 from transformers import initialization as init
@@ -21,15 +23,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
-from shallower.models.heads import PerHeadLinear
-from shallower.models.llama import (
-    Attention,
-    KeyValueCache,
-    LlamaConfig,
-    LlamaLM,
-    rotary_table,
-)
-from shallower.models.variants import entry
+from shallower.models.config import FFNVariant, HeadVariant, LlamaConfig, SkippedParts
+from shallower.models.layers import Layer
+from shallower.models.llama import Attention, KeyValueCache, LlamaLM, rotary_table
 
 # Our field -> Hugging Face's, where other tools look for it.
 FIELDS = {
@@ -47,7 +43,7 @@ VARIANTS = {"head": "head_variant", "ffn": "ffn_variant", "skip": "skip"}
 
 
 class ShallowerConfig(PreTrainedConfig):
-    """A `LlamaConfig` under Hugging Face's names; variants as a run's `spec.yaml`."""
+    """A `LlamaConfig` under Hugging Face's names; of variants what differs."""
 
     model_type = "shallower"
     keys_to_ignore_at_inference = ["past_key_values"]
@@ -75,27 +71,33 @@ class ShallowerConfig(PreTrainedConfig):
             theirs: getattr(config, ours) for ours, theirs in FIELDS.items()
         }
         for ours, theirs in VARIANTS.items():
-            given[theirs] = entry(getattr(config, ours))
+            given[theirs] = _differences(getattr(config, ours))
         return cls(**given | {"head_dim": config.head_dim})
 
     def parsed(self) -> LlamaConfig:
         """What `LlamaLM` is made from."""
         sizes = {ours: getattr(self, theirs) for ours, theirs in FIELDS.items()}
         parts = {us: getattr(self, theirs) or {} for us, theirs in VARIANTS.items()}
-        return LlamaConfig.parse(sizes | parts)
+        return TypeAdapter(LlamaConfig).validate_python(sizes | parts)
 
 
-class Held(KeyValueCache):
+def _differences(variant: HeadVariant | FFNVariant | SkippedParts) -> dict[str, Any]:
+    """The fields that differ from the plain block's."""
+    plain = asdict(type(variant)())
+    return {k: v for k, v in asdict(variant).items() if v != plain[k]}
+
+
+class HuggingFaceCache(KeyValueCache):
     """A cache of Hugging Face's, as our attention calls one."""
 
     def __init__(self, cache: Cache, config: LlamaConfig) -> None:
         # Without gaps: the length of the first layer is taken for the cache's.
-        self.places = {block: n for n, block in enumerate(config.attending)}
+        self.slots = {block: n for n, block in enumerate(config.attending)}
         self.cache = cache
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, heads, tokens, head_dim) and return all keys and values."""
-        return self.cache.update(keys, values, self.places[block])
+        return self.cache.update(keys, values, self.slots[block])
 
 
 class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
@@ -146,10 +148,14 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
         if isinstance(module, LlamaLM):
             table = rotary_table(module.config, module.rotary.device)
             init.copy_(module.rotary, table)
-        elif isinstance(module, PerHeadLinear):
-            init.normal_(module.weight, std=self.config.initializer_range)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+        elif isinstance(module, Layer) and not isinstance(
+            module, nn.Linear | nn.RMSNorm
+        ):
+            for name, parameter in module.named_parameters(recurse=False):
+                if name == "bias":
+                    init.zeros_(parameter)
+                else:
+                    init.normal_(parameter, std=self.config.initializer_range)
         elif isinstance(module, Attention) and module.value_bias is not None:
             init.zeros_(module.value_bias)
 
@@ -178,11 +184,11 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        places = self._places(x, attention_mask, position_ids, past_key_values)
-        states = self._states(x, *places)
+        positions = self._positions(x, attention_mask, position_ids, past_key_values)
+        states = self._states(x, *positions)
         last = isinstance(logits_to_keep, int)
-        kept = slice(-logits_to_keep, None) if last else logits_to_keep
-        logits = self.model.head(states[-1][:, kept])
+        rows = slice(-logits_to_keep, None) if last else logits_to_keep
+        logits = self.model.head(states[-1][:, rows])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
@@ -195,13 +201,13 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
             hidden_states=tuple(states) if output_hidden_states else None,
         )
 
-    def _places(
+    def _positions(
         self,
         x: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
         cache: Cache | None,
-    ) -> tuple[Tensor, Any, Held | None]:
+    ) -> tuple[Tensor, Any, HuggingFaceCache | None]:
         """Rotary factors, mask and cache for `x` (batch, tokens, width)."""
         config, seen = self.model.config, 0 if cache is None else cache.get_seq_length()
         end = seen + x.shape[1]
@@ -220,12 +226,16 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
             past_key_values=cache,
             position_ids=position_ids,
         )
-        return rotary, mask, None if cache is None else Held(cache, config)
+        return rotary, mask, None if cache is None else HuggingFaceCache(cache, config)
 
     def _states(
-        self, x: Tensor, rotary: Tensor, mask: Tensor | None, cache: Held | None
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        cache: HuggingFaceCache | None,
     ) -> list[Tensor]:
-        """What each block is given, and what the output head is."""
+        """The input of each block, and that of the output head."""
         states = [x]
         for index, block in enumerate(self.model.blocks):
             states.append(block(states[-1], rotary, mask, cache, index))

@@ -1,56 +1,59 @@
 """The two families of models: decoders (Llama) and encoder-decoders (T5).
 
-What differs between them when a model is made from a specification is here; what is
-done with one afterwards, training above all, is the same.
+Where they differ when a model is made from its configuration, the difference is here.
+What is done with a model afterwards, training above all, is the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import overload
 
 import torch
 from torch import Tensor
 
-from shallower.models.initial import initialise
-from shallower.models.initial_t5 import initialise_t5
-from shallower.models.llama import LlamaConfig, LlamaLM
-from shallower.models.t5 import T5LM, T5Config
+from shallower.models.config import LlamaConfig, ModelConfig, T5Config
+from shallower.models.initial import STD, initialise
+from shallower.models.llama import LlamaLM
+from shallower.models.t5 import T5LM
 from shallower.models.transforms import collapse, deploy
 
-Config = LlamaConfig | T5Config
 LanguageModel = LlamaLM | T5LM
-T5 = "t5"  # the family in a specification's `model`; a decoder's has none
 
 
-def parse(sizes: dict[str, Any]) -> Config:
-    """A configuration from plain values, as a run's specification holds them."""
-    if sizes.get("family") == T5:
-        apart = ("family", "pieces")  # the latter: ids that are text
-        return T5Config.parse({k: v for k, v in sizes.items() if k not in apart})
-    return LlamaConfig.parse(sizes)
-
-
-def make(config: Config) -> LanguageModel:
-    """A model whose parameters hold anything."""
+@overload
+def make(config: LlamaConfig) -> LlamaLM: ...
+@overload
+def make(config: T5Config) -> T5LM: ...
+def make(config: ModelConfig) -> LanguageModel:
+    """A model whose parameters have arbitrary values."""
     return T5LM(config) if isinstance(config, T5Config) else LlamaLM(config)
 
 
-def on_meta(config: Config) -> LanguageModel:
+@overload
+def on_meta(config: LlamaConfig) -> LlamaLM: ...
+@overload
+def on_meta(config: T5Config) -> T5LM: ...
+def on_meta(config: ModelConfig) -> LanguageModel:
     """A model without storage: every shape, no memory."""
     with torch.device("meta"):
         return make(config)
 
 
-def begin(spec: dict[str, Any]) -> LanguageModel:
-    """The model of a run at its start, from its specification."""
-    model = make(parse(spec["model"]))
+def begin(
+    config: ModelConfig, seed: int, std: float = STD, output_scale: float = 1.0
+) -> LanguageModel:
+    """A model with its start values; `std` and `output_scale` are for decoders alone.
+
+    Raises ValueError for a parameter that no module or more than one gives a value.
+    """
+    model = make(config)
     if isinstance(model, T5LM):
-        return initialise_t5(model, spec["seed"])
-    return initialise(model, spec["seed"], **spec["initialisation"])
+        return initialise(model, seed)
+    return initialise(model, seed, std, output_scale)
 
 
 def deployed(model: LanguageModel) -> LanguageModel:
-    """The model as it would be put to use: folded and collapsed, where it can be."""
+    """The model as it would be put to use: folded and collapsed, if it can be."""
     return collapse(model) if isinstance(model, T5LM) else deploy(model)
 
 

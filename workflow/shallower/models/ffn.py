@@ -1,4 +1,7 @@
-"""Feed-forward layers: the families' own, and the linear chains that replace them."""
+"""Feed-forward layers: both families' default, and the linear chains of the thesis.
+
+Every layer's shapes, start values and cost are in its class (see `layers`).
+"""
 
 from __future__ import annotations
 
@@ -10,41 +13,63 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from shallower.models.variants import FFNVariant
+from shallower.models.config import FFNVariant
+from shallower.models.initial import Fill
+from shallower.models.layers import Layer, load
 
 
-class SwiGLU(nn.Module):
-    """down(SiLU(gate x) * up x): Llama's own (Shazeer, arXiv 2002.05202)."""
+class SwiGLU(Layer):
+    """down(SiLU(gate x) * up x): Llama's default (Shazeer, arXiv 2002.05202)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per token."""
+        return self.gate_up.weight.numel() + self.down.weight.numel()
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
+    def start(self, fill: Fill) -> None:
+        """N(0, std), scaled down where it writes to the residual stream."""
+        fill.normal(self.gate_up.weight, fill.std)
+        fill.normal(self.down.weight, fill.std * fill.residual)
 
-class ReluFFN(nn.Module):
-    """down(ReLU(up x)): T5's own (Raffel et al., arXiv 1910.10683)."""
+
+class ReluFFN(Layer):
+    """down(ReLU(up x)): T5's default (Raffel et al., arXiv 1910.10683)."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per token."""
+        return self.up.weight.numel() + self.down.weight.numel()
+
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
         return self.down(F.relu(self.up(x)))
 
+    def start(self, fill: Fill) -> None:
+        """N(0, 1 / fan-in), as in Mesh TensorFlow and Hugging Face."""
+        for matrix in (self.up, self.down):
+            fill.normal(matrix.weight, matrix.in_features**-0.5)
 
-class LinearChain(nn.Module):
-    """One to three matrices in a row, and an activation or none behind them.
 
-    Without the activation the chain is one d x d matrix, over-parameterized for
-    training (Lee, section 4.3): `transforms.collapse` multiplies it out.
+class LinearChain(Layer):
+    """One to three matrices in a row, and ReLU or nothing behind a single one.
+
+    Without ReLU the chain is one d x d matrix, over-parameterized for training (Lee,
+    section 4.3): `transforms.collapse` multiplies it out.
     """
 
     def __init__(self, width: int, variant: FFNVariant) -> None:
@@ -55,6 +80,11 @@ class LinearChain(nn.Module):
             nn.Linear(a, b, bias=False) for a, b in pairwise(sizes)
         )
         self.relu = variant.activation == "relu"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per token."""
+        return sum(matrix.weight.numel() for matrix in self.factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
@@ -74,17 +104,27 @@ class LinearChain(nn.Module):
             first = factor @ first
         return first
 
+    def start(self, fill: Fill) -> None:
+        """Each factor keeps the variance: N(0, 1 / fan-in), the last one x residual.
 
-def initialise_chain(
-    chain: LinearChain, residual: float, fill: Callable[[Tensor, str, float], None]
-) -> None:
-    """Each factor keeps the variance: N(0, 1 / fan-in), the last one x `residual`.
+        So chains of any length begin as the same kind of function.
+        """
+        for matrix in self.factors:
+            std = 1 / math.sqrt(matrix.in_features)
+            std *= fill.residual if matrix is self.factors[-1] else 1
+            fill.normal(matrix.weight, std)
 
-    So chains of any length begin as the same kind of function. `fill` is called with
-    a parameter, its name within the chain and a standard deviation.
-    """
-    last = len(chain.factors) - 1
-    for index, matrix in enumerate(chain.factors):
-        std = 1 / math.sqrt(matrix.weight.shape[1])
-        std *= residual if index == last else 1
-        fill(matrix.weight, f"matrices.{index}.weight", std)
+
+def feed_forward(
+    variant: FFNVariant, default: type[Layer], width: int, hidden: int
+) -> Layer | None:
+    """A block's feed-forward layer, `default` being the family's; None: it has none."""
+    if variant.layer:
+        make = cast(Callable[..., Layer], load(variant.layer))
+    elif variant.kind == "none":
+        return None
+    elif variant.kind == "linear":
+        return LinearChain(width, variant)
+    else:
+        make = default
+    return make(width, hidden)

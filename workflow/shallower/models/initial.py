@@ -1,101 +1,103 @@
-"""Start values of every parameter, each from a stream named by (seed, name).
+"""Start values of every parameter, each from a random stream named by (seed, name).
 
-Models of one seed thus share the start values of all that they have in common.
+Models of one seed thus share the start values of all parameters they have in common.
+Every module with parameters of its own has a method `start(fill)` beside their shapes.
 """
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from shallower.models.ffn import LinearChain, initialise_chain
-from shallower.models.heads import PerHeadLinear, initialise_heads
-from shallower.models.llama import Attention, LlamaLM
 from shallower.randomness import derive
 
-STD = 0.02
+if TYPE_CHECKING:
+    from shallower.models.llama import LlamaLM
+    from shallower.models.t5 import T5LM
+
+STD = 0.02  # of a decoder's matrices; the original states nothing, this is ours
+
+ModelT = TypeVar("ModelT", "LlamaLM", "T5LM")
+
+
+class Fill:
+    """Gives the parameters of a model their start values, each of them exactly once.
+
+    `std` is the standard deviation of a decoder's block matrices, `output_scale` a
+    factor on its attention outputs, `residual` the factor on every matrix that writes
+    to the residual stream; a model sets the latter.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        seed: int,
+        std: float = STD,
+        output_scale: float = 1.0,
+    ) -> None:
+        self.seed, self.std, self.output_scale = seed, std, output_scale
+        self.residual = 1.0
+        self.names = {id(p): name for name, p in model.named_parameters()}
+        self.missing = dict.fromkeys(self.names.values())  # in the model's order
+
+    def name(self, parameter: Tensor) -> str:
+        """The parameter's name in the model. Raises ValueError for a stranger."""
+        if id(parameter) not in self.names:
+            shape = tuple(parameter.shape)
+            raise ValueError(f"start value for a tensor {shape} outside of the model")
+        return self.names[id(parameter)]
+
+    def normal(self, parameter: Tensor, std: float) -> None:
+        """N(0, std)."""
+        generator = self._claim(parameter)
+        nn.init.normal_(parameter, std=std, generator=generator)
+
+    def uniform(
+        self, parameter: Tensor, bound: float, stream: str | None = None
+    ) -> None:
+        """Uniform in [-bound, bound]; `stream` if not named as the parameter is."""
+        generator = self._claim(parameter, stream)
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def constant(self, parameter: Tensor, value: float) -> None:
+        """One value throughout."""
+        self._claim(parameter)
+        nn.init.constant_(parameter, value)
+
+    def add(self, module: nn.Module, name: str) -> None:
+        """Let `module`, which is no part of the model, be filled under this name."""
+        for suffix, parameter in module.named_parameters():
+            self.names[id(parameter)] = f"{name}.{suffix}"
+            self.missing[f"{name}.{suffix}"] = None
+
+    def check(self) -> None:
+        """Raises ValueError that names each parameter without a start value."""
+        if self.missing:
+            raise ValueError(
+                f"no start value for {', '.join(self.missing)}: "
+                "expected one from the method `start` of its module"
+            )
+
+    def _claim(self, parameter: Tensor, stream: str | None = None) -> torch.Generator:
+        name = self.name(parameter)
+        if name not in self.missing:
+            raise ValueError(f"a second start value for {name}: expected one")
+        del self.missing[name]
+        generator = torch.Generator(device=parameter.device)
+        return generator.manual_seed(derive(self.seed, f"parameter {stream or name}"))
 
 
 def initialise(
-    model: LlamaLM, seed: int, std: float = STD, output_scale: float = 1.0
-) -> LlamaLM:
-    """Fill every parameter in place. The original states nothing; this is ours.
+    model: ModelT, seed: int, std: float = STD, output_scale: float = 1.0
+) -> ModelT:
+    """Fill every parameter in place; `std` and `output_scale` are for decoders alone.
 
-    Matrices N(0, 0.02), those of the blocks N(0, std); those that write to the
-    residual stream (attention output, FFN down) are divided by sqrt(2 depth), and
-    the attention output is multiplied by `output_scale`. Gains 1, value bias 0, the
-    layers on the heads as in `heads.initialise_heads`, chains of matrices in place of
-    the FFN as in `ffn.initialise_chain`.
+    Raises ValueError for a parameter that no module or more than one gives a value.
     """
-    residual = 1 / math.sqrt(2 * model.config.depth)
-    for name, parameter in model.named_parameters():
-        if any(part in name for part in (".mix.linear.", ".mix.full.", ".matrices.")):
-            continue
-        if parameter.ndim == 1:
-            nn.init.constant_(parameter, 0.0 if name.endswith("bias") else 1.0)
-            continue
-        scale = std if name.startswith("blocks.") else STD
-        if name.endswith(("attention.output.weight", "ffn.down.weight")):
-            scale *= residual
-        if name.endswith("attention.output.weight"):
-            scale *= output_scale
-        generator = _generator(seed, name, parameter)
-        nn.init.normal_(parameter, std=scale, generator=generator)
-    for name, module in model.named_modules():
-        if isinstance(module, Attention):
-            _initialise_attention(module, name, model, seed)
-        if isinstance(module, LinearChain):
-            _initialise_chain(module, name, residual, seed)
+    fill = Fill(model, seed, std, output_scale)
+    with torch.no_grad():
+        model.start(fill)
+    fill.check()
     return model
-
-
-def _initialise_chain(
-    chain: LinearChain, name: str, residual: float, seed: int
-) -> None:
-    def normal(parameter: Tensor, suffix: str, std: float) -> None:
-        generator = _generator(seed, f"{name}.{suffix}", parameter)
-        nn.init.normal_(parameter, std=std, generator=generator)
-
-    initialise_chain(chain, residual, normal)
-
-
-def _initialise_attention(
-    attention: Attention, name: str, model: LlamaLM, seed: int
-) -> None:
-    def uniform(parameter: Tensor, suffix: str, bound: float) -> None:
-        generator = _generator(seed, f"{name}.mix.linear.{suffix}", parameter)
-        nn.init.uniform_(parameter, -bound, bound, generator=generator)
-
-    variant = model.config.head
-    initialise_heads(attention.mix, variant, uniform)
-    if variant.folded_start:
-        assert attention.value_bias is not None
-        bound = 1 / math.sqrt(attention.head_dim)
-        layer = PerHeadLinear(attention.heads, attention.head_dim, bias=True)
-        layer = layer.to(attention.qkv.weight)
-        assert layer.bias is not None
-        uniform(layer.weight, "weight", bound)
-        uniform(layer.bias, "bias", bound)
-        with torch.no_grad():
-            folded = fold_values(attention.qkv.weight, layer.weight, attention.heads)
-            attention.qkv.weight.copy_(folded)
-            attention.value_bias.copy_(layer.bias.reshape(-1))
-
-
-def fold_values(qkv: Tensor, matrix: Tensor, heads: int) -> Tensor:
-    """The fused projection (3 inner, d) with its values multiplied by A.
-
-    `matrix` is (heads or 1, head_dim in, head_dim out). In fp64, cast once.
-    """
-    inner = qkv.shape[0] // 3
-    queries_keys, values = qkv.split((2 * inner, inner))
-    per_head = values.double().unflatten(0, (heads, -1))
-    product = matrix.double().transpose(1, 2) @ per_head
-    return torch.cat((queries_keys, product.flatten(0, 1).to(qkv)))
-
-
-def _generator(seed: int, name: str, parameter: Tensor) -> torch.Generator:
-    generator = torch.Generator(device=parameter.device)
-    return generator.manual_seed(derive(seed, f"parameter {name}"))

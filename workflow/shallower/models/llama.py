@@ -1,106 +1,59 @@
-"""A small Llama: one decoder-only language model for every arm of the study.
+"""A small Llama: one decoder-only language model for every variant of the study.
 
 Pre-norm blocks of causal self-attention (rotary positions) and SwiGLU, RMSNorm, no
 dropout, untied output head, as in Llama 2 (arXiv 2307.09288) scaled down as in
-"Shallower LLMs for Faster Inference", section 3.4. `head` names what is added
-between attention and concatenation, `ffn` what stands in the feed-forward place
-(`variants.py`). Rotary embeddings use the
-half-split convention, so weights move to and from Hugging Face's Llama unchanged.
+"Shallower LLMs for Faster Inference", section 3.4. The configuration's `head` says what
+is added between attention and concatenation, `ffn` what replaces SwiGLU (`config.py`).
+Rotary embeddings use the half-split convention, so weights move to and from Hugging
+Face's Llama unchanged.
 
 There are two paths through the same code: training (whole sequences, no cache) and
-inference (a preallocated key-value cache: prefill, then one token a step).
+inference (a preallocated key-value cache: prefill, then one token at a time).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shallower.models.arithmetic import matched_units
 from shallower.models.attention import causal_attention
-from shallower.models.ffn import LinearChain, SwiGLU
-from shallower.models.heads import ACTIVATIONS, Heads, concatenate
-from shallower.models.variants import FFNVariant, HeadVariant, Skip
-
-BASELINE = HeadVariant()  # plain attention
-OWN_FFN = FFNVariant()  # SwiGLU
-NOTHING = Skip()
-
-
-@dataclass(frozen=True)
-class LlamaConfig:
-    """Sizes of one model; the paper's letters in the comments."""
-
-    vocabulary: int  # V
-    width: int  # d
-    depth: int  # L, number of blocks
-    heads: int  # n
-    ffn_hidden: int  # H
-    context: int  # T, longest sequence
-    head: HeadVariant = BASELINE
-    norm_eps: float = 1e-5
-    rope_theta: float = 1e4
-    ffn: FFNVariant = OWN_FFN
-    head_size: int | None = None  # of a head, where it is not d/n
-    skip: Skip = NOTHING  # what blocks leave out
-
-    @classmethod
-    def parse(cls, sizes: dict[str, Any]) -> LlamaConfig:
-        """From plain values, as a run's specification holds them."""
-        parts = {
-            "head": HeadVariant(**sizes["head"]),
-            "ffn": FFNVariant(**sizes.get("ffn", {})),
-            "skip": Skip.parse(sizes.get("skip", {})),
-        }
-        return cls(**(sizes | parts))
-
-    @property
-    def head_dim(self) -> int:
-        """d/n, unless the heads have a size of their own."""
-        return self.head_size or self.width // self.heads
-
-    @property
-    def inner(self) -> int:
-        """Width of all heads together: d, unless heads have a size of their own."""
-        return self.heads * self.head_dim
-
-    @property
-    def ffn_width(self) -> int:
-        """H, and for the parameter-matched baseline what the added layer would cost."""
-        return self.ffn_hidden + matched_units(self.head, vars(self))
-
-    @property
-    def attending(self) -> list[int]:
-        """Blocks with attention: those that keep keys and values."""
-        return [i for i in range(self.depth) if i not in self.skip.attention]
+from shallower.models.config import LlamaConfig
+from shallower.models.ffn import SwiGLU, feed_forward
+from shallower.models.heads import (
+    ACTIVATIONS,
+    Heads,
+    PerHeadLinear,
+    concatenate,
+    fold_values,
+)
+from shallower.models.initial import STD, Fill
 
 
 class KeyValueCache:
     """Keys and values of the tokens seen so far, preallocated for `capacity` tokens.
 
-    Blocks without attention have no place in it.
+    Blocks without attention take no room in it.
     """
 
     def __init__(self, model: LlamaLM, batch: int, capacity: int) -> None:
         config, weight = model.config, model.embedding.weight
-        self.places = {block: n for n, block in enumerate(config.attending)}
-        blocks = len(self.places)
+        self.slots = {block: n for n, block in enumerate(config.attending)}
+        blocks = len(self.slots)
         shape = (blocks, 2, batch, config.heads, capacity, config.head_dim)
         self.store = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
-        self.length = 0  # tokens held
+        self.length = 0  # tokens stored
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, heads, tokens, head_dim) and return all keys and values."""
-        held, end = self.store[self.places[block]], self.length + keys.shape[2]
-        held[0, :, :, self.length : end] = keys
-        held[1, :, :, self.length : end] = values
-        return held[0, :, :, :end], held[1, :, :, :end]
+        store, end = self.store[self.slots[block]], self.length + keys.shape[2]
+        store[0, :, :, self.length : end] = keys
+        store[1, :, :, self.length : end] = values
+        return store[0, :, :, :end], store[1, :, :, :end]
 
     def select(self, rows: Tensor) -> None:
         """Keep these sequences of the batch alone."""
@@ -153,6 +106,7 @@ class Attention(nn.Module):
         self.mix = Heads(variant, config.heads, config.head_dim, d)
         self.output = nn.Linear(config.inner, d, bias=False)
         self.output_activation = ACTIVATIONS.get(variant.output_activation)
+        self.folded_start = variant.folded_start
 
     def forward(
         self,
@@ -173,7 +127,7 @@ class Attention(nn.Module):
         if mask is not None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         # The queries are either all tokens so far, which is causal attention, or the
-        # last token alone, which may look at everything: the same function.
+        # last token alone, which sees everything: the same function.
         return causal_attention(q, k, v)
 
     def join(self, outputs: Tensor, x: Tensor) -> Tensor:
@@ -198,15 +152,45 @@ class Attention(nn.Module):
             v = self.value_activation(v)
         return q, k, v
 
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per token of all weights, the scores not counted."""
+        added = sum(layer.macs for layer in self.mix.layers.values())
+        return self.qkv.weight.numel() + self.output.weight.numel() + added
 
-def feed_forward(config: LlamaConfig, index: int) -> nn.Module | None:
-    """What stands in the feed-forward place of a block; None: nothing."""
-    variant = config.ffn.in_block(index, config.depth)
-    if variant.kind == "none" or index in config.skip.ffn:
-        return None
-    if variant.kind == "linear":
-        return LinearChain(config.width, variant)
-    return SwiGLU(config.width, config.ffn_width)
+    @property
+    def parallel(self) -> bool:
+        """Whether heads share no parameters, so that they can be cut apart."""
+        if self.value_bias is not None or self.query_norm is not None:
+            return False
+        return all(layer.parallel == "heads" for layer in self.mix.layers.values())
+
+    def start(self, fill: Fill) -> None:
+        """Matrices N(0, std), gains 1, the value bias 0, the heads' layers their own.
+
+        What writes to the residual stream is scaled down.
+        """
+        fill.normal(self.qkv.weight, fill.std)
+        fill.normal(self.output.weight, fill.std * fill.residual * fill.output_scale)
+        for norm in (self.query_norm, self.key_norm):
+            if norm is not None:
+                fill.constant(norm.weight, 1.0)
+        for layer in self.mix.layers.values():
+            layer.start(fill)
+        if self.value_bias is not None:
+            fill.constant(self.value_bias, 0.0)
+            if self.folded_start:
+                self._fold_start(fill, self.value_bias)
+
+    def _fold_start(self, fill: Fill, value_bias: Tensor) -> None:
+        """Start as the proposed block does, with its layer folded into the values."""
+        layer = PerHeadLinear(self.heads, self.head_dim).to(self.qkv.weight)
+        assert layer.bias is not None
+        name = fill.name(self.qkv.weight).replace("qkv.weight", "mix.linear")
+        fill.add(layer, name)
+        layer.start(fill)
+        self.qkv.weight.copy_(fold_values(self.qkv.weight, layer.weight, self.heads))
+        value_bias.copy_(layer.bias.reshape(-1))
 
 
 class Block(nn.Module):
@@ -218,7 +202,13 @@ class Block(nn.Module):
         attends = index not in config.skip.attention
         self.attention_norm = norm() if attends else None
         self.attention = Attention(config) if attends else None
-        self.ffn = feed_forward(config, index)
+        left_out = index in config.skip.ffn
+        variant = config.ffn.in_block(index, config.depth)
+        self.ffn = (
+            None
+            if left_out
+            else feed_forward(variant, SwiGLU, config.width, config.ffn_width)
+        )
         self.ffn_norm = norm() if self.ffn else None
 
     def forward(
@@ -251,6 +241,15 @@ class Block(nn.Module):
             return x
         return x + self.ffn(self.ffn_norm(x))
 
+    def start(self, fill: Fill) -> None:
+        """Gains 1; attention and FFN have start values of their own."""
+        for norm in (self.attention_norm, self.ffn_norm):
+            if norm is not None:
+                fill.constant(norm.weight, 1.0)
+        for part in (self.attention, self.ffn):
+            if part is not None:
+                part.start(fill)
+
 
 class LlamaLM(nn.Module):
     """Token ids to next-token logits."""
@@ -267,6 +266,20 @@ class LlamaLM(nn.Module):
         self.register_buffer("rotary", rotary_table(config), persistent=False)
         # Keep each block's input only, and compute the block anew for its gradients.
         self.recompute = False
+
+    def start(self, fill: Fill) -> None:
+        """Embedding and output head N(0, 0.02), the final gain 1, and the blocks.
+
+        The original states nothing; this is ours. What writes to the residual stream
+        (attention output, FFN down) is divided by sqrt(2 depth).
+        """
+        fill.residual = 1 / math.sqrt(2 * self.config.depth)
+        fill.normal(self.embedding.weight, STD)
+        fill.normal(self.head.weight, STD)
+        fill.constant(self.norm.weight, 1.0)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.start(fill)
 
     def forward(
         self,

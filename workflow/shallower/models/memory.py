@@ -1,8 +1,8 @@
 """Memory that training takes, counted on the model's own graph without allocating it.
 
-An estimate for choosing a batch, not a promise: allocators keep more than is asked of
-them, `torch.compile` stores less, and the process itself (libraries, a CUDA context)
-comes on top.
+An estimate for choosing a batch: allocators reserve more than is asked of them,
+`torch.compile` stores less, and the process itself (libraries, a CUDA context) is not
+counted.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shallower.models.counting import count_parameters
-from shallower.models.families import Config, make, on_meta
+from shallower.models.config import ModelConfig, T5Config
+from shallower.models.costs import count_parameters
+from shallower.models.families import make, on_meta
 from shallower.models.llama import LlamaLM
-from shallower.models.t5 import T5Config
 
 FLOAT = 4  # bytes; weights, gradients and AdamW's moments are always float32
 # Bytes per logit when the loss is at its largest, in its backward pass: the
-# log-probability that autograd keeps, its gradient and the logit's, in float32.
+# log-probability that autograd saves, its gradient and the logit's, in float32.
 LOGIT = 3 * FLOAT
 
 
@@ -37,16 +37,16 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """All at once, but for what only one block or the loss needs at a time.
+        """Everything, but of what one block or the loss needs for a time the larger.
 
         With accumulation, gradients are there when activations are at their largest.
         """
-        lasting = self.weights + self.gradients + self.moments + self.activations
-        return lasting + max(self.logits, self.recomputed)
+        permanent = self.weights + self.gradients + self.moments + self.activations
+        return permanent + max(self.logits, self.recomputed)
 
 
 def training_memory(
-    config: Config,
+    config: ModelConfig,
     windows: int,
     precision: str = "float32",
     checkpoint_activations: bool = False,
@@ -66,7 +66,7 @@ def training_memory(
     tokens = windows * (targets or config.context)
     chunk = min(loss_chunk or tokens, tokens)
     if isinstance(config, T5Config):
-        depth, kept, checkpoint_activations = 0, 0, False
+        depth, saved, checkpoint_activations = 0, 0, False
         outside, block = saved_bytes(config, windows, precision, targets)
     else:
         # Blocks differ where half of them have another FFN: an average one.
@@ -74,19 +74,19 @@ def training_memory(
         outside, blocks = saved_bytes(config, windows, precision)
         block = blocks // depth
         inputs = windows * config.context * config.width * FLOAT
-        kept = inputs if checkpoint_activations else block
+        saved = inputs if checkpoint_activations else block
     return TrainingMemory(
         weights=FLOAT * parameters,
         gradients=FLOAT * parameters,
         moments=2 * FLOAT * parameters,
-        activations=outside + depth * kept,
+        activations=outside + depth * saved,
         logits=chunk * config.vocabulary * LOGIT,
         recomputed=block if checkpoint_activations else 0,
     )
 
 
 def saved_bytes(
-    config: Config, windows: int, precision: str, targets: int | None = None
+    config: ModelConfig, windows: int, precision: str, targets: int | None = None
 ) -> tuple[int, int]:
     """Bytes that autograd saves outside of the blocks, and in all blocks together.
 
@@ -94,9 +94,8 @@ def saved_bytes(
     fused attention of the CPU saves what that of a GPU does. Copies of weights in
     lower precision count, weights themselves do not.
     """
-    sizes, many = {"outside": 0, "blocks": 0}, isinstance(config, T5Config)
-    place = "outside"
-    seen: list[Tensor] = []  # kept alive, so that no two storages share an address
+    sizes, place = {"outside": 0, "blocks": 0}, "outside"
+    alive: list[Tensor] = []  # so that no two storages share an address
 
     def enter(*_: object) -> None:
         nonlocal place
@@ -113,14 +112,16 @@ def saved_bytes(
         def save(tensor: Tensor) -> Tensor:
             if _address(tensor) not in known:
                 known.add(_address(tensor))
-                seen.append(tensor)
+                alive.append(tensor)
                 sizes[place] += tensor.untyped_storage().nbytes()
             return tensor
 
         for block in model.blocks if isinstance(model, LlamaLM) else []:
             block.register_forward_pre_hook(enter)
             block.register_forward_hook(leave)
-        lengths = [config.context] + ([targets] if targets and many else [])
+        lengths = [config.context]
+        if targets and isinstance(config, T5Config):
+            lengths.append(targets)
         rows = [torch.zeros(windows, n, dtype=torch.long) for n in lengths]
         with (
             torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),

@@ -1,8 +1,9 @@
 """The registries of head and feed-forward variants. Add one by adding an entry.
 
-A run's specification carries its variant's entry and not only the name, so a new
-entry makes nothing stale, and a changed one the runs of that variant. The labels in
-the comments are those of the ablation in the paper's appendix.
+A variant with a layer of its own names it in `layer`: see `models/layers`. A run's
+specification holds its variant and not only the name, so a new entry retrains nothing,
+and a changed one the runs of that variant. The labels in the comments are those of the
+ablation in the paper's appendix.
 """
 
 from shallower.models.config import FFNVariant, HeadVariant
@@ -43,6 +44,7 @@ HEADS: dict[str, HeadVariant] = {
     "proposed_matched_bias": HeadVariant(
         linear="per_head", linear_start="matched_bias", activation="silu"
     ),  # A17: b as large as o A at the start
+    "head_scale": HeadVariant(layer="head_scale.HeadScale"),
 }
 
 FFNS: dict[str, FFNVariant] = {

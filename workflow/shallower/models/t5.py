@@ -6,67 +6,36 @@ without the 1 / sqrt(head size), W2 ReLU(W1 h), and one embedding for both sides
 the output. Positions enter as a learnt bias on the attention scores alone. There is
 no dropout, as in the study's Llama.
 
-`ffn` names what stands in the feed-forward place of one side or both (`variants.py`):
-the thesis' "Skip FFN" is FFNVariant("none"), "Skip Encoder FFN" the same with
-where="encoder", its 1W to 3W are the linear chains of `ffn.py`. A chain keeps the
-residual and the norm; `none` drops the norm too, which would norm for nobody, as in
-the decoder-only family.
+The configuration's `ffn` replaces the feed-forward layer of one side or both
+(`config.py`): the thesis' "Skip FFN" is FFNVariant("none"), "Skip Encoder FFN" the same
+with where="encoder", its 1W to 3W are the linear chains of `ffn.py`. A chain leaves
+the residual connection and the norm; `none` drops the norm too, as in the decoder-only
+family.
+
+Start values are those of Mesh TensorFlow and Hugging Face: N(0, 1 / fan-in), queries
+also divided by sqrt(head size) in place of the scores, position biases
+N(0, 1 / d_model), the embedding N(0, 1), gains 1. Nothing is scaled by depth.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shallower.models.ffn import LinearChain, ReluFFN
+from shallower.models.config import Side, T5Config
+from shallower.models.ffn import ReluFFN, feed_forward
 from shallower.models.heads import concatenate, split
-from shallower.models.variants import FFNVariant
+from shallower.models.initial import Fill
 
-Side = Literal["encoder", "decoder"]
-OWN_FFN = FFNVariant()  # W2 ReLU(W1 h)
 PAD = 0  # also what decoding starts with
 IGNORED = -100  # a label that no loss counts, as in Hugging Face
 # Added to the scores of what is masked: exp() of it is 0 and, unlike -inf, a row with
 # nothing to see stays finite. Mesh TensorFlow's value.
 MASKED = -1e9
-
-
-@dataclass(frozen=True)
-class T5Config:
-    """Sizes of one model; the thesis' letters (its Table 3.1) in the comments."""
-
-    vocabulary: int
-    width: int  # d_model
-    encoder_depth: int  # N_L, before the stroke
-    decoder_depth: int  # N_L, behind it
-    heads: int  # N_H
-    head_size: int  # d_kv; all heads together need not be as wide as the model
-    ffn_hidden: int  # d_ff
-    context: int  # longest sequence the encoder is given; no parameter depends on it
-    ffn: FFNVariant = OWN_FFN
-    norm_eps: float = 1e-6
-    buckets: int = 32  # of relative positions
-    max_distance: int = 128  # tokens; all larger distances share a bucket
-
-    def __post_init__(self) -> None:
-        if self.ffn.where in ("first_half", "second_half"):
-            raise ValueError(f"an encoder-decoder has sides, not a {self.ffn.where}")
-
-    @classmethod
-    def parse(cls, sizes: dict[str, Any]) -> T5Config:
-        """From plain values, as a run's specification holds them."""
-        return cls(**(sizes | {"ffn": FFNVariant(**sizes.get("ffn", {}))}))
-
-    @property
-    def inner(self) -> int:
-        """Width of all heads together."""
-        return self.heads * self.head_size
 
 
 class PositionBias(nn.Module):
@@ -76,6 +45,11 @@ class PositionBias(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.buckets, config.heads))
         self.max_distance, self.both_ways = config.max_distance, both_ways
+        self.width = config.width
+
+    def start(self, fill: Fill) -> None:
+        """N(0, 1 / d_model)."""
+        fill.normal(self.weight, self.width**-0.5)
 
     def forward(self, tokens: int) -> Tensor:
         """Bias (heads, queries, keys) for a sequence of so many tokens."""
@@ -127,15 +101,12 @@ class Attention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return self.output(concatenate(y))
 
-
-def feed_forward(config: T5Config, side: Side) -> nn.Module | None:
-    """What stands in the feed-forward place of a side's blocks; None: nothing."""
-    variant = config.ffn.on_side(side)
-    if variant.kind == "none":
-        return None
-    if variant.kind == "linear":
-        return LinearChain(config.width, variant)
-    return ReluFFN(config.width, config.ffn_hidden)
+    def start(self, fill: Fill) -> None:
+        """N(0, 1 / fan-in), queries divided by sqrt(head size) as well."""
+        width, inner = self.query.in_features, self.output.in_features
+        fill.normal(self.query.weight, (width * (inner // self.heads)) ** -0.5)
+        fill.normal(self.key_value.weight, width**-0.5)
+        fill.normal(self.output.weight, inner**-0.5)
 
 
 class Block(nn.Module):
@@ -144,14 +115,15 @@ class Block(nn.Module):
     def __init__(self, config: T5Config, side: Side) -> None:
         super().__init__()
 
-        def norm() -> nn.Module:
+        def norm() -> nn.RMSNorm:
             return nn.RMSNorm(config.width, eps=config.norm_eps)
 
         self.attention_norm, self.attention = norm(), Attention(config)
         crossed = side == "decoder"
         self.cross_norm = norm() if crossed else None
         self.cross = Attention(config) if crossed else None
-        self.ffn = feed_forward(config, side)
+        variant = config.ffn.on_side(side)
+        self.ffn = feed_forward(variant, ReluFFN, config.width, config.ffn_hidden)
         self.ffn_norm = norm() if self.ffn else None
 
     def forward(
@@ -170,6 +142,15 @@ class Block(nn.Module):
             return x
         return x + self.ffn(self.ffn_norm(x))
 
+    def start(self, fill: Fill) -> None:
+        """Gains 1; attention and FFN have start values of their own."""
+        for norm in (self.attention_norm, self.cross_norm, self.ffn_norm):
+            if norm is not None:
+                fill.constant(norm.weight, 1.0)
+        for part in (self.attention, self.cross, self.ffn):
+            if part is not None:
+                part.start(fill)
+
 
 class Stack(nn.Module):
     """The blocks of one side, with one table of position biases for all of them.
@@ -185,6 +166,14 @@ class Stack(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         # Keep each block's input only, and compute the block anew for its gradients.
         self.recompute = False
+
+    def start(self, fill: Fill) -> None:
+        """The final gain 1; blocks and positions have start values of their own."""
+        fill.constant(self.norm.weight, 1.0)
+        self.positions.start(fill)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.start(fill)
 
     def forward(
         self,
@@ -219,6 +208,12 @@ class T5LM(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.encoder = Stack(config, "encoder")
         self.decoder = Stack(config, "decoder")
+
+    def start(self, fill: Fill) -> None:
+        """The embedding N(0, 1), and both sides."""
+        fill.normal(self.embedding.weight, 1.0)
+        self.encoder.start(fill)
+        self.decoder.start(fill)
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Logits (batch, T, vocabulary) of `labels` (batch, T), given `inputs`.

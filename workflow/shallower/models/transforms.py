@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from shallower.models.config import (
+    FFNVariant,
+    HeadVariant,
+    LlamaConfig,
+    ModelConfig,
+)
 from shallower.models.ffn import LinearChain
-from shallower.models.heads import PerHeadLinear
-from shallower.models.initial import fold_values
-from shallower.models.llama import Attention, LlamaConfig, LlamaLM
-from shallower.models.variants import FFNVariant, HeadVariant
+from shallower.models.heads import PerHeadLinear, fold_values
+from shallower.models.llama import Attention, LlamaLM
+from shallower.models.t5 import T5LM
 
-Model = TypeVar("Model", bound=nn.Module)  # LlamaLM, or T5LM
+Form = Literal["trained", "folded", "collapsed"]
+Model = TypeVar("Model", LlamaLM, T5LM)
 
 
 def fold(model: LlamaLM) -> LlamaLM:
@@ -75,38 +81,38 @@ def collapse(model: Model) -> Model:
     tensor with `model`; a model without a chain to collapse is returned unchanged.
     Products in fp64, cast once.
     """
-    config: Any = model.config
-    if not config.ffn.collapses:
+    if not model.config.ffn.collapses:
         return model
-    # The ratio is no longer one of anything.
-    single = replace(config.ffn, matrices=1, ratio=FFNVariant().ratio)
+    # The ratio no longer means anything.
+    single = replace(model.config.ffn, matrices=1, ratio=FFNVariant().ratio)
     with torch.device("meta"):
-        collapsed = type(model)(replace(config, ffn=single))
+        collapsed = type(model)(replace(model.config, ffn=single))
     state = {k: v for k, v in model.state_dict().items() if ".ffn.matrices." not in k}
     for name, chain in model.named_modules():
         if isinstance(chain, LinearChain):
-            whole = chain.product().to(chain.factors[0].weight)
-            state[f"{name}.matrices.0.weight"] = whole
+            product = chain.product().to(chain.factors[0].weight)
+            state[f"{name}.matrices.0.weight"] = product
     return adopt(collapsed, state, model)
 
 
-def deployed_form(config: LlamaConfig) -> str:
+def deployed_form(config: ModelConfig) -> Form:
     """What `deploy` makes of a model: trained (nothing), folded, or collapsed."""
     if config.ffn.collapses:
         return "collapsed"
-    return "folded" if config.head.folds else "trained"
+    folds = isinstance(config, LlamaConfig) and config.head.folds
+    return "folded" if folds else "trained"
 
 
 def deploy(model: LlamaLM) -> LlamaLM:
-    """The model as it would be put to use: folded and collapsed, where it can be."""
+    """The model as it would be put to use: folded and collapsed, if it can be."""
     return collapse(fold(model))
 
 
 def first_blocks(model: LlamaLM, depth: int, head: HeadVariant) -> LlamaLM:
     """The first `depth` blocks of `model` under the head variant `head`.
 
-    Shares every tensor with `model`, which must hold all that the variant needs:
-    the baseline can be had from any. Not the same function as `model`, but the same
+    Shares every tensor with `model`, which must have all that the variant needs: the
+    baseline can be made of any model. Not the same function as `model`, but the same
     cost as a model of that depth and variant.
     """
     with torch.device("meta"):
@@ -119,5 +125,5 @@ def adopt(empty: Model, state: dict[str, Tensor], source: Model) -> Model:
     """Give a model without storage its tensors, without copying them."""
     empty.load_state_dict(state, strict=True, assign=True)
     if isinstance(empty, LlamaLM) and isinstance(source, LlamaLM):
-        empty.rotary = source.rotary  # a buffer that no state holds
+        empty.rotary = source.rotary  # a buffer, which no state has
     return empty.train(source.training)

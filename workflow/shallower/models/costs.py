@@ -1,0 +1,99 @@
+"""What a model costs: parameters, weights read, FLOPs and cache bytes.
+
+FLOPs are counted by torch on the model's own operations, on the meta device: two per
+multiply-accumulate, matrix products only. Attention counts all pairs of tokens, masked
+or not, as is usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from shallower.interventions.eliminate import BlockCosts
+from shallower.models.config import LlamaConfig, ModelConfig, T5Config
+from shallower.models.families import on_meta
+from shallower.models.llama import Block, LlamaLM
+from shallower.models.transforms import deploy
+
+FP32 = 4  # bytes per number, in which caches are compared
+BACKWARD = 2  # the backward pass takes two products for each of the forward pass
+
+
+# --- parameters -----------------------------------------------------------------------
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weights_read(model: LlamaLM) -> int:
+    """Weights that the deployed model reads to generate a token at batch 1.
+
+    All but the input embedding, of which one row is read.
+    """
+    unread = model.embedding.weight.numel() - model.config.width
+    return count_parameters(deploy(model)) - unread
+
+
+# --- FLOPs ----------------------------------------------------------------------------
+
+
+def forward_flops(config: ModelConfig, targets: int | None = None) -> int:
+    """FLOPs of a forward pass over a full context, per token of the inputs.
+
+    An encoder-decoder's rows of labels have `targets` tokens (None: the context), whose
+    FLOPs are included.
+    """
+    lengths = [config.context]
+    if isinstance(config, T5Config):
+        lengths.append(targets or config.context)
+    rows = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in lengths]
+    return count_flops(on_meta(config), *rows) // config.context
+
+
+def training_flops(
+    config: ModelConfig,
+    teacher: ModelConfig | None = None,
+    targets: int | None = None,
+) -> int:
+    """FLOPs of training, per token of the inputs: with the teacher's forward pass."""
+    own = (1 + BACKWARD) * forward_flops(config, targets)
+    return own + (forward_flops(teacher, targets) if teacher else 0)
+
+
+def count_flops(model: nn.Module, *inputs: Tensor) -> int:
+    """FLOPs of one forward pass."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops()
+
+
+def block_costs(model: LlamaLM) -> BlockCosts:
+    """Multiply-accumulates of each block, from its layers' own `macs`."""
+    attention, ffn = [], []
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        attention.append(block.attention.macs if block.attention else 0)
+        ffn.append(block.ffn.macs if block.ffn else 0)
+    return BlockCosts(tuple(attention), tuple(ffn), model.config.inner)
+
+
+# --- memory of decoding ---------------------------------------------------------------
+
+
+def cache_bytes(
+    config: LlamaConfig, tokens: int | Sequence[int], item: int = FP32
+) -> int:
+    """Bytes of a sequence's keys and values, `item` per number.
+
+    `tokens` are those in the cache of each block, or of all blocks alike. Blocks
+    without attention have none.
+    """
+    by_block = [tokens] * config.depth if isinstance(tokens, int) else tokens
+    total = sum(by_block[block] for block in config.attending)
+    return 2 * total * config.inner * item
