@@ -22,9 +22,9 @@ from shallower.evaluation.cross_entropy import (
     read_windows,
 )
 from shallower.evaluation.deploy_check import deploy_errors
+from shallower.evaluation.encoder_decoder import encoder_decoder_rows
 from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
-from shallower.evaluation.pairs import pair_rows, span_rows
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.evaluation.units import MISMATCHED
 from shallower.files import write_json, write_text
@@ -32,13 +32,11 @@ from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
 from shallower.interventions.eliminate import Elimination
 from shallower.models.llama import LlamaLM
-from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy, deployed_form
 from shallower.study.runs import EvaluationSpec
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.runs import load_model
-from shallower.training.spans import label_id
 
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
 Sample = dict[str, str]  # id, prompt, reference, group, dataset, prediction
@@ -95,7 +93,8 @@ def evaluate(
         ]
     else:
         chosen = NO_INTERVENTIONS
-        parts = [Part("", "trained", list(encoder_decoder_rows(model, texts)))]
+        rows = encoder_decoder_rows(model, spec, corpus, tokens, texts.tokenizer)
+        parts = [Part("", "trained", list(rows))]
     write_samples(generated, spec.samples_kept, samples)
     write_json(interventions, {"model": spec.name, "seed": spec.seed} | chosen)
     write_table(table_of(parts), output)
@@ -142,19 +141,6 @@ def intervention_part(
     sets = texts.spec.intervention_sets
     scored, _ = generated_rows(network, texts, sets, elimination)
     return Part(text, "trained", rows + scored)
-
-
-def encoder_decoder_rows(model: T5LM, texts: Texts) -> Iterator[Row]:
-    """Denoising of the test text, or answers to the test pairs."""
-    pieces, context = texts.tokenizer, model.config.context
-    batch = texts.spec.batch_size
-    if "spans" in texts.spec.scored_on:
-        stream = TokenStream.open(texts.tokens / "test")
-        yield from span_rows(model, stream, context, len(pieces), batch)
-    if "pairs" in texts.spec.scored_on:
-        table = pd.read_parquet(texts.corpus / "pairs" / "test.parquet")
-        labels = model.config.vocabulary - label_id(len(pieces), 0)
-        yield from pair_rows(model, table, pieces, context, labels, batch)
 
 
 # --- cross-entropy --------------------------------------------------------------------
