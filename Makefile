@@ -1,8 +1,5 @@
-# The whole public face. Each target sets up what it needs, or uses what is there.
-#   make paper                        the default study -> report/paper.pdf
-#   make paper CONFIG=config/smoke.yaml    another study
-#   make paper TORCH="..."                another build of torch, in pip's words
-.PHONY: paper test lint bench clean setup
+# The public commands. Each sets up what it needs, or uses what is there.
+.PHONY: help paper check test lint bench clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -10,28 +7,34 @@ CONFIG ?=
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
 	$(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
 
-paper: setup
+help:  ## this list
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@echo
+	@echo 'CONFIG="a.yaml b.yaml"  overlays on config.yaml    ARGS="..."  further arguments'
+	@echo 'TORCH="..."             another build of torch, as arguments of pip'
+
+paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)
 	$(SNAKEMAKE)
 
-test: setup
+check: lint  ## lint and the fast tests, within three minutes
+	pytest -q -n 2 -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
+
+test: setup  ## all tests, SLURM included
 	@envs/slurm/one_node.sh install
 	pytest $(ARGS)
 
-lint: setup
+lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
 	ruff format --check .
 	mypy
 	snakefmt --check Snakefile workflow
 	snakemake --lint
 
-# Half an hour on two cores that do nothing else; writes benchmarks/.
-bench: setup
+bench: setup  ## our speed against others', half an hour; writes benchmarks/
 	python -m benchmarks $(ARGS)
 
-# Ends at once if everything is there.
-setup:
+setup:  ## .venv and Debian packages; ends at once if everything is there
 	@TORCH="$(TORCH)" envs/setup.sh
 
-# Everything computed; the environment stays.
-clean:
+clean:  ## delete everything computed; the environment stays
 	rm -rf results report/paper.pdf report.html report.zip .snakemake

@@ -93,13 +93,13 @@ def imports() -> dict[str, list[str]]:
     """The modules that each command imports, from `cli.py`."""
     tree = ast.parse((ROOT / "workflow" / "shallower" / "cli.py").read_text())
     return {
-        node.name.removeprefix("run_").replace("_", "-"): [
+        node.name.replace("_", "-"): [
             inner.module
             for inner in ast.walk(node)
             if isinstance(inner, ast.ImportFrom) and inner.module
         ]
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("run_")
+        if isinstance(node, ast.FunctionDef)
     }
 
 

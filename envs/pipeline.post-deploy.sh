@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Snakemake runs this in the environment that it has made from pipeline.yaml, which
-# cannot say --no-deps itself. Kept in step with files.lock by a test.
+# cannot say --no-deps itself. Written by envs/generate.py.
 set -euo pipefail
 pip install --no-deps mistral-common==1.13.1

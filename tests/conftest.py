@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -134,13 +133,8 @@ def configuration() -> dict:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The smoke study, run on this machine."""
     project = Project(tmp_path_factory.mktemp("project"))
-    start = time.monotonic()
     run = project.snakemake()
     assert run.returncode == 0, run.stderr[-5000:]
-    seconds = time.monotonic() - start
-    print(f"smoke study: {seconds:.0f} s")
-    # 90 on two quiet cores; a busy machine may need more, but not this much more.
-    assert seconds < 300
     return project
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,11 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shallower.files import read_json
-
 ROOT = Path(__file__).resolve().parents[1]
-# Of the smoke study: runs, those that have arms, and their arms.
-RUNS, ARM_RUNS, ARMS = 23, 3, 13
+RUNS = 23  # of the smoke study
 SMOKE = ("--configfile", "config/smoke.yaml")
 # As a lab types it.
 THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)
@@ -40,6 +36,7 @@ class Project:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
         self.results = folder / "results" / "smoke"
+        self.said = ""  # by the last dry run
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the copy, with the copy's own package."""
@@ -57,17 +54,15 @@ class Project:
 
     def shallower_verify(self) -> subprocess.CompletedProcess[str]:
         """Run the check behind `snakemake verify`, without Snakemake."""
-        configuration = read_json(self.results / "provenance.json")["configuration"]
-        sets = sorted(p.stem for p in (self.results / "summaries").glob("*.csv"))
-        command = [sys.executable, "-m", "shallower", "verify", "--settings"]
-        command += [json.dumps(configuration), "--results", "results/smoke"]
-        return self.run(*command, "--sets", *sets)
+        command = [sys.executable, "-m", "shallower", "verify"]
+        return self.run(*command, "--results", "results/smoke")
 
     def stale(self, *more: str) -> dict[str, int]:
         """Jobs that a dry run would start, by rule."""
         run = self.run("snakemake", "-n", *SMOKE, *more)
-        assert run.returncode == 0, run.stderr
-        counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
+        self.said = run.stdout + run.stderr
+        assert run.returncode == 0, self.said
+        counts = re.findall(r"^(\w+) +(\d+)$", self.said, re.MULTILINE)
         return {rule: int(n) for rule, n in counts if rule not in ("total", "all")}
 
     @contextmanager

@@ -18,12 +18,20 @@ from conftest import ROOT, tiny
 from project import RUNS
 from shallower.analysis.published import TABLE_1
 from shallower.cli import main
-from shallower.config import load_study
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.config import LlamaConfig
+from shallower.models.llama import LlamaLM
 from shallower.models.memory import training_memory
-from shallower.planning.corpus import characters_per_token, corpus_size
-from shallower.planning.estimate import Assumptions, Plan, jobs, plan
-from shallower.planning.merging import merge
+from shallower.study.merging import merge
+from shallower.study.plan import (
+    Assumptions,
+    Plan,
+    characters_per_token,
+    corpus_size,
+    jobs,
+    plan_study,
+)
+from shallower.study.schema import Training
+from shallower.study.study import load_study
 from shallower.training.step import make_optimizer, training_step
 
 BASE = ROOT / "config.yaml"
@@ -34,7 +42,7 @@ FOLDED = {5: 128_794_624, 6: 141_446_144, 7: 154_097_664, 8: 166_749_184}
 
 def planned(*overlays: str, assumed: Assumptions = A100) -> Plan:
     paths = [ROOT / "config" / f"{name}.yaml" for name in overlays]
-    return plan(load_study(merge(BASE, paths)), assumed, Path("no results"))
+    return plan_study(load_study(merge(BASE, paths)), assumed, Path("no results"))
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +110,12 @@ def test_assumptions(paper: Plan) -> None:
 
 def allocated(config: LlamaConfig, changes: dict, folder: Path) -> int:
     """Bytes asked of the allocator at the peak of a real step, by torch's profiler."""
-    training = {"learning_rate": 1e-3, "weight_decay": 0.1, "betas": [0.9, 0.95]}
-    training |= {"clip": 1.0, "precision": "float32", "accumulation": 1} | changes
+    parts = changes.get("accumulation", 1)
+    training = Training(
+        steps=2, batch_size=8 * parts, learning_rate=1e-3, **changes
+    )
     model = LlamaLM(config)
     optimizer = make_optimizer(model, training)
-    parts = training["accumulation"]
     batch = torch.zeros(8 * parts, config.context, dtype=torch.long)
     small = batch[:parts, :2]
     training_step(model, optimizer, small, small, training)  # makes the moments
@@ -179,8 +188,8 @@ def test_characters_per_token() -> None:
 
 def test_disk(paper: Plan) -> None:
     parameters = sum(each.parameters_trained for each in paper.models)
-    assert paper.disk["weights"] == 8 * parameters  # float32: final and midpoint
-    assert paper.disk["checkpoints of a running job"] == 3 * 16 * 167_797_760
+    assert paper.disk["weights"] == 4 * parameters  # float32
+    assert paper.disk["checkpoints of a running job"] == 3 * 12 * 167_797_760
     tokens, documents = paper.corpus.train_tokens, paper.corpus.documents
     # Questions and test have sources of their own, and 5,000 are for validation.
     assert (documents, paper.corpus.test_documents) == (1_495_000, 5000)
@@ -235,8 +244,8 @@ def test_the_command(
         "8 runs, 4.51e18 FLOPs, 10.0 GPU hours on NVIDIA A100-SXM4-80GB",
         "at an assumed MFU of 0.4 of 312 TFLOP/s",
         "the longest run takes 2 jobs, 1 of them resumed",
-        "6.14B in all, 4.6 to 6.0 a parameter; about 0.48 epochs",
-        "58: download 4, corpus 1, tokenizer 1, shard 18",
+        "6.14B in all, 4.6 to 6.0 per parameter; about 0.48 epochs",
+        "56: download 4, corpus 1, tokenizer 1, shard 18",
     ):
         assert words in flat
     assert max(map(len, text.splitlines())) <= 100

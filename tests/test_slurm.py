@@ -5,7 +5,6 @@ The node's GPUs are pretended; what a job computes is computed on the CPU.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,9 +19,10 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from project import ARM_RUNS, ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
-from shallower.config import load_study
+from project import ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
 from shallower.files import read_json, sha256
+from shallower.study.runs import RunSpec
+from shallower.study.study import load_study
 
 pytestmark = [pytest.mark.smoke, pytest.mark.slurm]
 
@@ -72,12 +72,31 @@ def test_the_literal_command_makes_the_paper(submitted: Project) -> None:
 def test_jobs_have_what_their_rules_declare(submitted: Project) -> None:
     given = [tres for (tres,) in sacct("AllocTRES") if "gres/gpu=" in tres]
     single = "billing=1,cpu=1,gres/gpu=1,mem=8000M,node=1"
-    # Training, evaluation, and all arms of a run.
-    assert given.count(single) == 2 * RUNS + ARM_RUNS
+    assert given.count(single) == 2 * RUNS  # training and evaluation
     # The latency job has the node to itself: all of its CPUs and GPUs.
     assert [tres for tres in given if tres != single] == [
         "billing=8,cpu=8,gres/gpu=2,mem=16000M,node=1"
     ]
+
+
+def test_the_recipe_without_gpus_covers_every_rule(
+    submitted: Project, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As docs/cluster.md has it: no job of the study asks for a GPU."""
+    guide = (ROOT / "docs" / "cluster.md").read_text()
+    [recipe] = re.findall(r"Without GPUs: `(--set-resources [^`]*)`", guide)
+    folder = tmp_path_factory.mktemp("without")
+    shutil.copytree(submitted.folder, folder, dirs_exist_ok=True)
+    project = Project(folder)
+    (project.results / RUN / "model.safetensors").unlink()
+    jobs = len(sacct("JobID"))
+    target = "results/smoke/latency.parquet"
+    command = (*THROUGH_SLURM, *recipe.split(), "--forcerun", "latency", "--", target)
+    run = project.run(*command)
+    assert run.returncode == 0, run.stderr[-3000:]
+    given = [tres for (tres,) in sacct("AllocTRES")[jobs:]]
+    assert len(given) >= 3  # training, evaluation, latency
+    assert not [tres for tres in given if "gres/gpu=" in tres]
 
 
 # --- what goes wrong ------------------------------------------------------------------
@@ -97,12 +116,12 @@ class Long:
     def _settings(self, steps: int) -> dict:
         return {"training": {"steps": steps, "checkpoint_every": 200}}
 
-    def _spec(self, steps: int) -> dict:
+    def _spec(self, steps: int) -> RunSpec:
         configuration = yaml.safe_load((ROOT / "config.yaml").read_text())
         smoke = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
         for more in (smoke, self._settings(steps)):
             update_config(configuration, more)
-        return load_study(configuration).run("baseline-1", 0)
+        return load_study(configuration).spec("baseline-1", 0)
 
     def _steps_per_second(self) -> float:
         with self.by_hand(self._spec(400), "measured") as training:
@@ -117,10 +136,13 @@ class Long:
     def run(self) -> Path:
         return self.project.results / RUN
 
-    def by_hand(self, spec: dict, output: str) -> subprocess.Popen[bytes]:
+    def by_hand(self, spec: RunSpec, output: str) -> subprocess.Popen[bytes]:
         """The rule's command without SLURM."""
-        command = ["python", "-m", "shallower", "train", "--spec", json.dumps(spec)]
-        command += ["--tokens", "results/smoke/tokens/text/train", "--output", output]
+        (self.folder / output).mkdir()
+        text = yaml.safe_dump(spec.model_dump(mode="json"))
+        (self.folder / output / "spec.yaml").write_text(text)
+        command = ["python", "-m", "shallower", "train", "--run", output]
+        command += ["--tokens", "results/smoke/tokens/text/train"]
         command += ["--checkpoints", f"{output}-checkpoints"]
         return self._popen(command, self.folder / f"{output}.log")
 
