@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from shallower.models.initial_t5 import initialise_t5
+from shallower.models.config import FFNVariant, T5Config
+from shallower.models.initial import initialise
 from shallower.models.registry import FFNS
-from shallower.models.t5 import IGNORED, T5LM, T5Config
-from shallower.models.variants import FFNVariant
+from shallower.models.t5 import IGNORED, T5LM
 
 VARIANTS = {
-    "own": FFNVariant(),
+    "default": FFNVariant(),
     "skip_encoder": FFNVariant("none", where="encoder"),
     "decoder_chain": FFNVariant("linear", matrices=2, where="decoder"),
     **FFNS,
@@ -36,7 +36,7 @@ def tiny(ffn: FFNVariant | None = None, **changes: int) -> T5Config:
 
 def build(ffn: FFNVariant | None = None, seed: int = 0, **changes: int) -> T5LM:
     """A model in fp64; gains and biases large enough for every part to matter."""
-    model = initialise_t5(T5LM(tiny(ffn, **changes)), seed).double()
+    model = initialise(T5LM(tiny(ffn, **changes)), seed).double()
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -45,11 +45,6 @@ def build(ffn: FFNVariant | None = None, seed: int = 0, **changes: int) -> T5LM:
             if "positions" in name:
                 parameter.mul_(8)
     return model.eval()
-
-
-def on_meta(config: T5Config) -> T5LM:
-    with torch.device("meta"):
-        return T5LM(config)
 
 
 @pytest.fixture(autouse=True)
