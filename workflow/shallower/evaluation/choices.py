@@ -1,4 +1,4 @@
-"""What interventions choose for one trained model, by what it does on validation text."""
+"""What interventions choose for a model, by measurements on validation text."""
 
 from __future__ import annotations
 
@@ -68,9 +68,7 @@ def calibrate(
     split = tokens / "validation"
     windows = read_windows(split, context, spec.calibration_windows).to(device)
     inputs, at_once = windows[:, :-1], pass_size(device, context, 8)
-    shares = contribution(
-        model, inputs, window=spec.ranking_window, batch_size=at_once
-    )
+    shares = contribution(model, inputs, window=spec.ranking_window, batch_size=at_once)
     skips = [each.skip for each in interventions if each.skip]
     return Calibration(
         importance(model, inputs, at_once),

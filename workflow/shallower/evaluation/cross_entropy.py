@@ -1,10 +1,9 @@
 """Cross-entropy of held-out text: of whole documents, and behind a prompt.
 
-Documents are what perplexity is of: each token is scored exactly once. Continuations are
-what every decoder and every intervention is compared by: a window is a context of
-tokens and the one behind it, of which the first are the prompt. Eliminated tokens of
-the prompt have no prediction, so only those from its last token on are scored, of all
-models alike.
+Perplexity is that of documents, whose tokens are each scored exactly once. All decoders
+and interventions are compared by continuations: a window is a context of tokens and the
+one behind it, of which the first are the prompt. Eliminated tokens of the prompt have
+no prediction, so only those from its last token on are scored, of all models alike.
 """
 
 from __future__ import annotations

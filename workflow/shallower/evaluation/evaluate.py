@@ -1,4 +1,4 @@
-"""All quality measurements of one run and of the interventions on it, in one process."""
+"""All quality measurements of a run and of the interventions on it, in one process."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def evaluate(
 
     `run` is the run's folder, `tokens` one with a folder of shards per split. Writes
     `output` (Parquet, a row per intervention, form, sample and metric), `samples` (JSON
-    lines: the first texts that the run itself generated) and `interventions` (JSON: what
-    each intervention chose, by which measurements, and what it saves). Raises UserError
-    for an intervention that is not possible.
+    lines: the first texts that the run itself generated) and `interventions` (JSON:
+    what each one chose, by which measurements, and what it saves). Raises UserError for
+    an intervention that is not possible.
     """
     torch.set_num_threads(threads)
     model = load_model(run).to(machine.choose_device(device))
@@ -130,9 +130,7 @@ def run_parts(model: LlamaLM, texts: Texts) -> tuple[list[Part], list[Sample]]:
     return [Part("", "trained", rows + scored), *parts], generated
 
 
-def intervention_part(
-    model: LlamaLM, text: str, choice: Choice, texts: Texts
-) -> Part:
+def intervention_part(model: LlamaLM, text: str, choice: Choice, texts: Texts) -> Part:
     """Rows of a run under an intervention: continuations and `intervention_sets`."""
     network, elimination = apply(model, choice), choice.elimination
     if elimination is not None and elimination.alpha == 0:

@@ -123,9 +123,7 @@ def _sentence_bleu(order: int) -> BLEU:
     # Short answers are common here. Without the effective order, a right answer of
     # fewer than four tokens would have BLEU-4 0; with it, orders that the prediction
     # is too short to have are left out. Exponential smoothing is sacrebleu's default.
-    return _used(
-        BLEU(max_ngram_order=order, smooth_method="exp", effective_order=True)
-    )
+    return _used(BLEU(max_ngram_order=order, smooth_method="exp", effective_order=True))
 
 
 @functools.cache

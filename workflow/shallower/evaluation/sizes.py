@@ -136,7 +136,7 @@ def _counted(
 
 
 def table_1(original: pd.DataFrame) -> str:
-    """The original's Table 1 as text: parameters of both variants, and their difference.
+    """The original's Table 1 as text: parameters of both variants, and the difference.
 
     `original` as `original_sizes` gives it.
     """

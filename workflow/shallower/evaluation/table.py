@@ -35,7 +35,7 @@ COLUMNS = ("intervention", "form", *Row._fields)
 
 
 def table_of(parts: Iterable[Part]) -> pd.DataFrame:
-    """All rows with the columns `COLUMNS`. Raises KeyError for a metric without unit."""
+    """All rows, with columns `COLUMNS`. Raises KeyError for a metric without unit."""
     rows = [(part.intervention, part.form, *row) for part in parts for row in part.rows]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     for metric in table["metric"].unique():

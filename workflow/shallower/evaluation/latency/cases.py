@@ -221,9 +221,7 @@ def original_cases(
     return cases, others
 
 
-def intervened_cases(
-    spec: OriginalSpec, cases: list[Case]
-) -> tuple[Case, list[Case]]:
+def intervened_cases(spec: OriginalSpec, cases: list[Case]) -> tuple[Case, list[Case]]:
     """The deepest baseline among `cases`, and the interventions on it."""
     label = deepest_baseline(spec)
     baseline = next(case for case in cases if case.model == label)

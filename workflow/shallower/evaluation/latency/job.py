@@ -135,7 +135,7 @@ def time_study_scale(
     rows += interleave(trained, fixed_requests(few, "uncached"), 1, order)
     for name in EVALUATION_SETS:
         rows += interleave(trained, set_requests(job, name), fixed.warmups, order)
-    compiled = settings.compiled and settings.compiled.study
+    compiled = settings.compiled.study if settings.compiled else None
     return rows + time_decode_modes(fixed, compiled, cases, order, device)
 
 
@@ -152,7 +152,7 @@ def time_front(
     rows = interleave(cases, requests, 1, order)
     deepest = [case for case in cases if case.model == job.deepest.label]
     timed = job.spec.settings.interventions
-    return rows + time_prompts(timed and timed.study, deepest, order)
+    return rows + time_prompts(timed.study if timed else None, deepest, order)
 
 
 def time_original_scale(
@@ -168,8 +168,9 @@ def time_original_scale(
     requests = fixed_requests(fixed, "eager")
     rows = interleave(cases + others + skips, requests, fixed.warmups, order)
     timed = settings.interventions
-    rows += time_prompts(timed and timed.original, [baseline, *intervened], order)
-    compiled = settings.compiled and settings.compiled.original
+    lengths = timed.original if timed else None
+    rows += time_prompts(lengths, [baseline, *intervened], order)
+    compiled = settings.compiled.original if settings.compiled else None
     return rows + time_decode_modes(fixed, compiled, cases, order, device)
 
 
