@@ -1,41 +1,53 @@
-"""Token elimination: the gathered path against one that keeps and masks all rows."""
+"""Token elimination: against a path that masks all rows; counts, cost and alpha."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from conftest import build, tiny
-from shallower.models import elimination as eliminating
-from shallower.models.elimination import (
+from models_for_tests import build, token_ids
+from shallower.interventions import forward
+from shallower.interventions.apply import skip
+from shallower.interventions.calibration import carriers, contribution
+from shallower.interventions.eliminate import (
+    MAXIMAL_ALPHA,
+    RULES,
+    BlockCosts,
+    Eliminate,
+    Elimination,
+    acc_profile,
+    best_effort,
+    carry_forward,
+    entering,
+    linear_profile,
+    predicted_speedup,
+    prefill_macs,
+    prefill_speedup,
+    solve_alpha,
+    uniform_profile,
+)
+from shallower.interventions.forward import (
     RaggedCache,
-    carriers,
     continuation_features,
-    continuation_loss,
-    contribution,
     prefill,
     scores,
     survivors,
 )
-from shallower.models.initial import initialise
+from shallower.models.config import SkippedParts
+from shallower.models.costs import cache_bytes
 from shallower.models.llama import LlamaLM
 from shallower.models.registry import FFNS
-from shallower.models.retention import (
-    Elimination,
-    entering,
-    hold,
-    kept_cache_bytes,
-)
-from shallower.models.skipping import skip
 from shallower.models.transforms import collapse, fold
 from shallower.randomness import derive
 
 DEPTH, PROMPT, LENGTH = 4, 24, 32
-KEEPS = ["sum", "mean_visible", "last_w", "random", "recent"]
+RANKINGS = ["sum", "mean_visible", "last_w", "random", "recent"]
 KINDS = ["baseline", "proposed", "folded", "collapsed", "query_key_norm", "skipped"]
 
 
@@ -44,11 +56,10 @@ def model_of(kind: str) -> LlamaLM:
     if kind == "folded":
         return fold(model_of("proposed"))
     if kind == "skipped":
-        return skip(model_of("proposed"), attention=(2,), ffn=(1,))
+        return skip(model_of("proposed"), SkippedParts((2,), (1,)))
     if kind == "collapsed":
-        config = replace(tiny("proposed", depth=DEPTH), ffn=FFNS["two_matrices"])
-        model = initialise(LlamaLM(config), 0).double().eval()
-        return collapse(sharpened(model, 16))
+        model = build("proposed", ffn=FFNS["two_matrices"], depth=DEPTH)
+        return collapse(sharpened(model, 4))
     return sharpened(build(kind, depth=DEPTH), 4)
 
 
@@ -62,15 +73,17 @@ def sharpened(model: LlamaLM, factor: float) -> LlamaLM:
 
 
 def ids(batch: int = 3, length: int = LENGTH, seed: int = 1) -> torch.Tensor:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randint(300, (batch, length), generator=draw)
+    return token_ids(batch, length, seed)
 
 
-def random_elimination(seed: int, keep: Any = "last_w", **others: Any) -> Elimination:
+def random_elimination(
+    seed: int, ranking: Any = "last_w", **others: Any
+) -> Elimination:
     draw = torch.Generator().manual_seed(seed)
     values = (0.15 + 0.85 * torch.rand(DEPTH, generator=draw)).sort(descending=True)
-    profile = hold(tuple(values.values.tolist()), others.pop("idle", ()))
-    return Elimination(profile, keep=keep, window=5, **others)
+    profile = tuple(values.values.tolist())
+    profile = carry_forward(profile, others.pop("without_attention", ()))
+    return Elimination(profile, ranking=ranking, window=5, **others)
 
 
 # --- the slow twin --------------------------------------------------------------------
@@ -134,9 +147,9 @@ def chosen(
                 "last_w": sum(got[-elimination.window :]),
                 "random": dice[row, number].item(),
                 "recent": key,
-            }[elimination.keep]
+            }[elimination.ranking]
         value[here[-1]] = float("inf")
-        if elimination.first:
+        if elimination.keeps_first:
             value[0] = float("inf")
         best = sorted(here, key=lambda key: -value[key])[:kept]
         after[row, :prompt] = False
@@ -163,11 +176,15 @@ def by_decoding(
 @pytest.mark.parametrize("kind", KINDS)
 def test_gathering_is_masking(kind: str, seed: int) -> None:
     model, tokens = model_of(kind), ids(seed=seed)
-    idle = (2,) if kind == "skipped" else ()
+    without = (2,) if kind == "skipped" else ()
     with torch.no_grad():
         base = model(tokens)[:, PROMPT - 1 :]
-        for keep in KEEPS:
-            how = random_elimination(seed, keep, first=seed % 2 == 0, idle=idle)
+        for ranking in RANKINGS:
+            how = random_elimination(
+                *(seed, ranking),
+                keeps_first=seed % 2 == 0,
+                without_attention=without,
+            )
             due = reference(model, tokens, PROMPT, how)
             assert (due - base).abs().max() > 1e-3  # something is eliminated
             states = continuation_features(model, tokens, PROMPT, how)
@@ -175,11 +192,11 @@ def test_gathering_is_masking(kind: str, seed: int) -> None:
             assert (by_decoding(model, tokens, how) - due).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("ranking", RANKINGS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_alpha_zero_is_the_base_model(kind: str, keep: str) -> None:
+def test_alpha_zero_is_the_base_model(kind: str, ranking: str) -> None:
     model, tokens = model_of(kind), ids()
-    how = random_elimination(0, keep, alpha=0.0)
+    how = random_elimination(0, ranking, alpha=0.0)
     with torch.no_grad():
         due = model(tokens)[:, PROMPT - 1 :]
         states = continuation_features(model, tokens, PROMPT, how)
@@ -201,20 +218,10 @@ def test_the_fold_is_exact_since_attention_is_renormalised(seed: int) -> None:
         assert (lost[0] - lost[1]).abs().max() > 1e-2
 
 
-def test_the_loss_is_that_of_the_continuation() -> None:
-    model, window, how = model_of("proposed"), ids(length=LENGTH + 1), EVERYTHING[0]
-    inputs, targets = window[:, :-1], window[:, 1:]
-    loss = continuation_loss(model, inputs, targets, PROMPT, how)
-    logits = reference(model, inputs, PROMPT, how)
-    nats = -logits.log_softmax(-1).gather(2, window[:, PROMPT:, None])
-    assert loss.item() == pytest.approx(nats.mean().item(), abs=1e-6)
-    assert nats.shape[1] == LENGTH - PROMPT + 1
+SEVERAL = [random_elimination(3), random_elimination(4, "mean_visible")]
 
 
-EVERYTHING = [random_elimination(3), random_elimination(4, "mean_visible")]
-
-
-@pytest.mark.parametrize("how", EVERYTHING)
+@pytest.mark.parametrize("how", SEVERAL)
 def test_gradients_are_those_of_the_slow_twin(how: Elimination) -> None:
     gradients = []
     for path in ("fast", "slow"):
@@ -236,22 +243,24 @@ def test_gradients_are_those_of_the_slow_twin(how: Elimination) -> None:
 
 
 def test_lower_precision_runs_and_stays_close() -> None:
-    model, tokens, how = model_of("proposed").float(), ids(), EVERYTHING[0]
+    model, tokens, how = model_of("proposed").float(), ids(), SEVERAL[0]
     with torch.no_grad():
-        due = continuation_loss(model, tokens, tokens, PROMPT, how)
+        due = model.head(continuation_features(model, tokens, PROMPT, how))
         with torch.autocast("cpu", torch.bfloat16):
-            found = continuation_loss(model, tokens, tokens, PROMPT, how)
-    assert found.item() == pytest.approx(due.item(), rel=0.05)
+            y = model.head(continuation_features(model, tokens, PROMPT, how))
+    assert (y - due).norm() < 0.1 * due.norm()
 
 
-# --- who survives ---------------------------------------------------------------------
+# --- which tokens are left ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("ranking", RANKINGS)
 @pytest.mark.parametrize("first", [True, False])
-def test_survivors_are_as_many_as_said_and_in_order(keep: str, first: bool) -> None:
+def test_survivors_are_as_many_as_said_and_in_order(ranking: str, first: bool) -> None:
     model, tokens = model_of("baseline"), ids(4, PROMPT)
-    how = Elimination((0.7, 0.4, 0.4, 0.1), keep=keep, first=first, window=4)
+    how = Elimination(
+        (0.7, 0.4, 0.4, 0.1), ranking=ranking, keeps_first=first, window=4
+    )
     left = survivors(model, tokens, how)
     assert [tuple(part.shape) for part in left] == [(4, n) for n in (17, 10, 10, 3)]
     before = torch.arange(PROMPT).expand(4, -1)
@@ -262,14 +271,14 @@ def test_survivors_are_as_many_as_said_and_in_order(keep: str, first: bool) -> N
         pairs = zip(part.tolist(), before.tolist(), strict=True)
         assert all(set(now) <= set(then) for now, then in pairs)
         before = part
-    if keep == "recent":
+    if ranking == "recent":
         due = [0] * first + list(range(PROMPT - 10 + first, PROMPT))
         assert left[1].tolist() == [due] * 4
     else:  # sequences of a batch differ
         assert len({tuple(row) for row in left[1].tolist()}) == 4
 
 
-def test_chance_is_named() -> None:
+def test_random_ranking_is_named() -> None:
     model, tokens = model_of("baseline"), ids(2, PROMPT)
     how = random_elimination(0, "random")
     one, other = survivors(model, tokens, how), survivors(model, tokens, how)
@@ -324,7 +333,7 @@ def test_contribution_is_measured_by_block_without_elimination() -> None:
         x = block(x, model.rotary[:, :20], None, None, index)
     assert found == pytest.approx(due)
     assert 0 < min(due) < max(due) < 1
-    held = contribution(skip(model, attention=(0, 2)), windows, 0.9, "mean_visible")
+    held = contribution(skip(model, SkippedParts((0, 2))), windows, 0.9, "mean_visible")
     assert held[0] == 1
     assert held[2] == held[1] < 1
 
@@ -340,29 +349,27 @@ def test_carriers_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["baseline", "skipped"])
-def test_the_cache_holds_what_reached_each_block(kind: str) -> None:
+def test_the_cache_has_what_reached_each_block(kind: str) -> None:
     model = model_of(kind)
-    idle = model.config.skip.attention
-    how = random_elimination(2, idle=idle)
+    without = model.config.skip.attention
+    how = random_elimination(2, without_attention=without)
     _, cache = prefill(model, ids()[:, :PROMPT], how, 5)
-    coming = entering(how.counts(PROMPT), PROMPT)
-    held = sum(n + 5 for i, n in enumerate(coming) if i not in idle)
-    assert cache.nbytes == 3 * 2 * held * 32 * 8  # rows, keys and values, width, fp64
-    spec = asdict(model.config)
-    counts = how.counts(PROMPT)
-    assert cache.nbytes == 3 * kept_cache_bytes(spec, counts, PROMPT, 5, 8)
-    assert held < (DEPTH - len(idle)) * (PROMPT + 5)
+    tokens = [n + 5 for n in entering(how.counts(PROMPT), PROMPT)]
+    total = sum(n for i, n in enumerate(tokens) if i not in without)
+    assert cache.nbytes == 3 * 2 * total * 32 * 8  # rows, keys and values, width, fp64
+    assert cache.nbytes == 3 * cache_bytes(model.config, tokens, 8)
+    assert total < (DEPTH - len(without)) * (PROMPT + 5)
 
 
 def test_rows_can_be_taken_out_of_the_cache() -> None:
     model, tokens, how = model_of("proposed"), ids(), random_elimination(2)
-    _, whole = prefill(model, tokens[:, :PROMPT], how, 2)
+    _, full = prefill(model, tokens[:, :PROMPT], how, 2)
     _, part = prefill(model, tokens[:, :PROMPT], how, 2)
     rows = torch.tensor([2, 0])
     part.select(rows)
     new = tokens[:, PROMPT : PROMPT + 1]
     with torch.no_grad():
-        due, found = model(new, whole), model(new[rows], part)
+        due, found = model(new, full), model(new[rows], part)
     assert (found - due[rows]).abs().max() < 1e-12
 
 
@@ -378,13 +385,146 @@ def test_nothing_is_ranked_where_nothing_is_eliminated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Time to the first token must not pay for what alpha = 0 does not need."""
-    monkeypatch.setattr(eliminating, "scores", None)
+    monkeypatch.setattr(forward, "scores", None)
     prefill(model_of("baseline"), ids(), random_elimination(1, alpha=0.0), 1)
     with pytest.raises(TypeError):
         prefill(model_of("baseline"), ids(), random_elimination(1), 1)
 
 
 def test_a_block_without_attention_cannot_eliminate() -> None:
-    model = skip(model_of("baseline"), attention=(1,))
+    model = skip(model_of("baseline"), SkippedParts((1,)))
     with pytest.raises(ValueError, match="block 1 has no attention"):
         survivors(model, ids(), Elimination((0.9, 0.5, 0.4, 0.3)))
+
+
+# --- how many tokens are left, and what that saves ------------------------------------
+
+
+def plain_costs(depth: int = 8, d: int = 512, hidden: int = 1376) -> BlockCosts:
+    return BlockCosts((4 * d * d,) * depth, (3 * d * hidden,) * depth, d)
+
+
+@settings(max_examples=100)
+@given(
+    values=st.lists(st.floats(0.01, 1), min_size=1, max_size=8),
+    tokens=st.integers(1, 300),
+    alphas=st.lists(st.floats(0, 20), min_size=2, max_size=5),
+)
+def test_counts_fall_and_speed_rises_with_alpha(
+    values: list[float], tokens: int, alphas: list[float]
+) -> None:
+    profile, costs = acc_profile(values), plain_costs(len(values))
+    before, last = [tokens] * len(values), 0.0
+    for alpha in [0.0, *sorted(alphas)]:
+        counts = Elimination(profile, alpha).counts(tokens)
+        assert all(min(2, tokens) <= n <= tokens for n in counts)
+        assert counts == sorted(counts, reverse=True)
+        assert all(n <= m for n, m in zip(counts, before, strict=True))
+        speedup = prefill_speedup(costs, counts, tokens)
+        assert speedup >= last
+        if alpha == 0:
+            assert counts == before
+            assert speedup == 1
+        before, last = counts, speedup
+
+
+def test_cost_by_hand() -> None:
+    """c(k, k') = 4 d^2 k + d k^2 + 3 d H k', as in specs S4.2."""
+    d, hidden, counts = 512, 1376, [90, 50, 10]
+    due = 0
+    for before, after in zip([100, 90, 50], counts, strict=True):
+        due += 4 * d * d * before + d * before**2 + 3 * d * hidden * after
+    plain = plain_costs(3)
+    assert prefill_macs(plain, counts, 100) == due
+    skipped = replace(
+        plain,
+        attention=(plain.attention[0], 0, plain.attention[2]),
+        ffn=(*plain.ffn[:2], 0),
+    )
+    less = 4 * d * d * 90 + d * 90**2 + 3 * d * hidden * 10
+    assert prefill_macs(skipped, counts, 100) == due - less
+
+
+def test_the_counts_of_the_prototype() -> None:
+    """Specs S4.4b: a linear profile from 1 to .1, twice as fast."""
+    solved = solve_alpha(plain_costs(), Elimination(linear_profile(8)), 512, 2.0)
+    assert solved.counts(512) == [512, 421, 335, 255, 182, 117, 62, 19]
+
+
+@pytest.mark.parametrize("speedup", [1.0, 1.25, 1.5, 2.0, 2.5, 2.9, 3.5])
+@pytest.mark.parametrize("tokens", [96, 512])
+@pytest.mark.parametrize("name", ["linear", "uniform", "random"])
+def test_bisection_hits_its_target(name: str, tokens: int, speedup: float) -> None:
+    profiles = {
+        "linear": linear_profile(8),
+        "uniform": uniform_profile(8),
+        "random": acc_profile([0.9, 1.0, 0.7, 0.8, 0.4, 0.5, 0.2, 0.3]),
+    }
+    solved = solve_alpha(plain_costs(), Elimination(profiles[name]), tokens, speedup)
+
+    def reached(alpha: float) -> float:
+        counts = replace(solved, alpha=alpha).counts(tokens)
+        return prefill_speedup(plain_costs(), counts, tokens)
+
+    assert speedup <= reached(solved.alpha) < speedup * (1 + 4 / tokens * speedup)
+    assert speedup == 1 or reached(solved.alpha * (1 - 1e-9)) < speedup
+    assert speedup > 1 or solved.alpha == 0
+
+
+def test_what_a_profile_cannot_reach_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"100: with 512 tokens the profile reaches"):
+        solve_alpha(plain_costs(), Elimination(linear_profile(8)), 512, 100)
+    with pytest.raises(ValueError, match="reaches 1"):
+        solve_alpha(plain_costs(), Elimination((1.0,) * 8), 512, 1.01)
+
+    flat = best_effort(plain_costs(), Elimination((1.0,) * 8), 512, 1.01)
+    assert flat.alpha == MAXIMAL_ALPHA
+
+
+def test_rules_and_their_text() -> None:
+    acc = (0.9, 0.6, 0.5, 0.2)
+    for name, rule in RULES.items():
+        written = Eliminate.parse(f"{name}.1.5")
+        assert (str(written), written.speedup) == (f"{name}.1.5", 1.5)
+        elimination = written.elimination(acc, 4, seed=3, window=7)
+        assert elimination.ranking == rule.ranking
+        assert (elimination.seed, elimination.window) == (3, 7)
+        assert elimination.keeps_first == (name != "window")
+        profiles = {"linear": linear_profile(4), "uniform": uniform_profile(4)}
+        assert elimination.profile == profiles.get(name, acc)
+    carried = Eliminate("acc", 2).elimination(acc, 4, without_attention=(0, 2))
+    assert carried.profile == (1.0, 0.6, 0.6, 0.2)
+    for text in ("acc", "acc.0.5", "acc.x", "other.2", "acc.-2", ""):
+        with pytest.raises(ValueError, match=r"expected <rule>\.<speed-up>"):
+            Eliminate.parse(text)
+
+
+def test_one_alpha_serves_all_lengths() -> None:
+    rule, costs = Eliminate("linear", 2.0), plain_costs()
+    assert 2 <= predicted_speedup(costs, rule, 512, 512) < 2.02
+    alpha = solve_alpha(costs, Elimination(linear_profile(8)), 512, 2.0)
+    due = prefill_speedup(costs, alpha.counts(128), 128)
+    assert predicted_speedup(costs, rule, 512, 128) == due < 2
+
+
+def test_profiles_by_hand() -> None:
+    assert acc_profile([0.4, 0.8, 0.2, 0.6]) == pytest.approx((0.5, 0.5, 0.25, 0.25))
+    assert linear_profile(4) == pytest.approx((1.0, 0.7, 0.4, 0.1))
+    assert uniform_profile(3, 0.4) == (0.4, 0.4, 0.4)
+    assert carry_forward((0.9, 0.5, 0.3, 0.1), (0, 2)) == (1.0, 0.5, 0.5, 0.1)
+    assert entering([5, 3, 2], 9) == [9, 5, 3]
+    assert Elimination((0.5, 0.1), fewest=4).counts(20) == [10, 4]
+    assert Elimination((0.5, 0.1), fewest=4).counts(3) == [3, 3]
+    assert Elimination((0.7,)).counts(10) == [7]  # 7.000000000000001 or not
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"profile": (0.5, 0.6)}, {"profile": (1.1,)}, {"profile": (0.5, 0.0)}),
+        *({"alpha": -1.0}, {"fewest": 1}, {"window": 0}, {"alpha": float("nan")}),
+    ],
+)
+def test_what_cannot_be_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Elimination(**({"profile": (0.5,)} | wrong))

@@ -270,8 +270,10 @@ def test_random_draws_are_named_nested_and_differ() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["attention.latter.2", "attention.random.2", "attention.last1.2", "heads.last.2"]
-    + ["attention.last", "attention.last.-1", "attention.last.2.5", ""],
+    [
+        *("attention.latter.2", "attention.random.2", "attention.last1.2", ""),
+        *("heads.last.2", "attention.last", "attention.last.-1", "attention.last.2.5"),
+    ],
 )
 def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected <part>\.<rule>\.<blocks>"):

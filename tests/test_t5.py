@@ -11,20 +11,23 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from shallower.models.counting import count_flops, count_parameters
-from shallower.models.hugging_face_t5 import (
-    counterpart,
-    name_map,
+from shallower.models.config import FFNVariant, T5Config
+from shallower.models.costs import count_parameters
+from shallower.models.families import on_meta
+from shallower.models.hugging_face import (
+    t5_counterpart,
+    t5_name_map,
     to_hugging_face_t5,
 )
-from shallower.models.initial_t5 import initialise_t5
-from shallower.models.t5 import IGNORED, T5LM, PositionBias, T5Config
+from shallower.models.initial import initialise
+from shallower.models.registry import FFNS
+from shallower.models.t5 import IGNORED, MASKED, T5LM, PositionBias
+from shallower.models.transforms import collapse
 from t5_models import (
     INPUTS,
     LABELS,
     VARIANTS,
     build,
-    on_meta,
     one_thread,  # noqa: F401  for every test
     tiny,
 )
@@ -84,10 +87,10 @@ def test_buckets_equal_hugging_face(both_ways: bool, buckets: int) -> None:
 def test_start_values_are_those_of_hugging_face() -> None:
     """Standard deviation of every matrix; the counterpart is drawn as they draw it."""
     sizes = {"vocabulary": 900, "width": 64, "head_size": 24, "ffn_hidden": 160}
-    ours = initialise_t5(T5LM(tiny(**sizes, buckets=512)), 0)
+    ours = initialise(T5LM(tiny(**sizes, buckets=512)), 0)
     torch.manual_seed(0)
-    theirs = dict(counterpart(ours.config).named_parameters())
-    for name, parts in name_map(ours).items():
+    theirs = dict(t5_counterpart(ours.config).named_parameters())
+    for name, parts in t5_name_map(ours).items():
         matrix = ours.get_parameter(name)
         if matrix.ndim == 1:
             assert (matrix == 1).all()
@@ -124,17 +127,6 @@ def test_parameters_equal_hugging_face() -> None:
     assert count_parameters(ours) == to_hugging_face_t5(ours).num_parameters()
 
 
-def test_flops_are_two_per_multiplication() -> None:
-    config = tiny(head_size=12, encoder_depth=1, decoder_depth=1)
-    s, t, d, inner = 16, 10, config.width, config.inner
-    ids = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in (s, t)]
-    projections = (4 * s + 4 * t + 2 * t + 2 * s) * d * inner
-    scores = 2 * inner * (s * s + t * t + s * t)
-    ffn = (s + t) * 2 * d * config.ffn_hidden
-    macs = projections + scores + ffn + t * d * config.vocabulary
-    assert count_flops(on_meta(config), *ids) == 2 * macs
-
-
 # --- what sees what ------------------------------------------------------------------
 
 
@@ -162,7 +154,7 @@ def test_padding_of_the_inputs_changes_nothing(lengths: list[int]) -> None:
         for i, row in enumerate(rows):
             alone = model(row[None], labels[i : i + 1])[0]
             assert (alone - together[i]).abs().max() < 1e-10
-        # What stands in the padding's place is seen as soon as it is no padding.
+        # Tokens instead of the padding are seen.
         full = torch.where(padded == 0, torch.arange(longest) + 30, padded)
         assert (model(full, labels) - together).abs().amax((1, 2)).min() > 1e-3
 
@@ -195,7 +187,7 @@ def test_labels_of_pad_and_ignored_read_alike() -> None:
         assert torch.equal(model(INPUTS, LABELS), zeros)
 
 
-def test_parts_make_up_the_whole() -> None:
+def test_parts_make_up_the_model() -> None:
     model = build()
     read = torch.cat((torch.zeros(3, 1, dtype=torch.long), LABELS[:, :-1]), 1)
     memory = model.encode(INPUTS)
@@ -220,3 +212,109 @@ def test_recomputed_blocks_have_the_same_gradients() -> None:
     assert list(runs.values()) == [4, 8]
     for p, q in zip(plain.parameters(), again.parameters(), strict=True):
         assert torch.equal(p.grad, q.grad)
+
+
+# --- feed-forward layers --------------------------------------------------------------
+
+
+def ffn_parameters(variant: FFNVariant) -> tuple[int, int]:
+    """Parameters in the feed-forward layers of encoder and decoder, with norms."""
+    model = on_meta(tiny(variant))
+    counts = {"encoder": 0, "decoder": 0}
+    for name, parameter in model.named_parameters():
+        if ".ffn" in name:
+            counts[name.split(".")[0]] += parameter.numel()
+    return counts["encoder"], counts["decoder"]
+
+
+def test_parameters_of_the_feed_forward_layers() -> None:
+    d, default = 32, 2 * (2 * 32 * 48 + 32)  # two blocks a side, each with a norm
+    assert ffn_parameters(VARIANTS["default"]) == (default, default)
+    assert ffn_parameters(VARIANTS["none"]) == (0, 0)
+    assert ffn_parameters(VARIANTS["skip_encoder"]) == (0, default)
+    assert ffn_parameters(VARIANTS["decoder_chain"]) == (default, 2 * (8 * d * d + d))
+    for name in ("one_matrix", "one_matrix_relu"):
+        assert ffn_parameters(FFNS[name]) == (2 * (d * d + d),) * 2
+    assert ffn_parameters(FFNS["three_matrices"]) == (2 * (24 * d * d + d),) * 2
+
+
+def test_a_single_matrix_may_have_an_activation() -> None:
+    for name, function in (("one_matrix", lambda y: y), ("one_matrix_relu", F.relu)):
+        chain = build(FFNS[name]).encoder.blocks[0].ffn
+        x = torch.randn(2, 5, 32, dtype=torch.float64)
+        due = function(x @ chain.factors[0].weight.T)
+        assert (chain(x) - due).abs().max() < 1e-12
+
+
+def test_a_decoder_only_variant_is_refused() -> None:
+    with pytest.raises(ValueError, match="first_half"):
+        tiny(FFNVariant("none", where="first_half"))
+
+
+@pytest.mark.parametrize("matrices", [2, 3])
+@pytest.mark.parametrize("ratio", [4, 2, 1.5, 1.2])
+@pytest.mark.parametrize("where", ["all", "encoder", "decoder"])
+def test_collapse_is_exact(matrices: int, ratio: float, where: Any) -> None:
+    variant = FFNVariant("linear", matrices=matrices, ratio=ratio, where=where)
+    model = build(variant)
+    collapsed = collapse(model)
+    with torch.no_grad():
+        logits = model(INPUTS, LABELS)
+        assert (collapsed(INPUTS, LABELS) - logits).abs().max() < 1e-10
+        # The chains matter: without them the logits differ.
+        for name, parameter in collapsed.named_parameters():
+            if "matrices" in name:
+                parameter.zero_()
+        assert (collapsed(INPUTS, LABELS) - logits).abs().max() > 0.1
+    single = FFNVariant("linear", where=where)
+    assert collapsed.config == tiny(single)
+    assert count_parameters(collapsed) == count_parameters(on_meta(tiny(single)))
+    assert not collapsed.training
+    shared = collapsed.embedding.weight
+    assert shared.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def test_collapse_leaves_other_variants_alone() -> None:
+    for name in ("default", "none", "one_matrix", "one_matrix_relu"):
+        model = build(VARIANTS[name])
+        assert collapse(model) is model
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_learns_to_copy(variant: str) -> None:
+    model = initialise(T5LM(tiny(VARIANTS[variant])), 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    draw, losses = torch.Generator().manual_seed(0), []
+    for _ in range(80):
+        ids = torch.randint(1, 9, (16, 6), generator=draw)
+        logits = model(ids, ids)
+        loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    # Without the inputs no better than log(8) = 2.08 is possible.
+    assert losses[0] > 2.5
+    assert sum(losses[-5:]) / 5 < 1.8
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_initial_weights_are_shared_across_variants_and_depths() -> None:
+    small = initialise(T5LM(tiny()), 3).state_dict()
+    large = initialise(T5LM(tiny(FFNS["two_matrices"], encoder_depth=3)), 3)
+    other = initialise(T5LM(tiny()), 4).state_dict()
+    for name in ("encoder.blocks.1.attention.query.weight", "embedding.weight"):
+        assert torch.equal(small[name], large.state_dict()[name])
+        assert not torch.equal(small[name], other[name])
+    # Every parameter has a stream of its own.
+    twin = "encoder.blocks.0.attention.query.weight"
+    assert not torch.equal(small[twin], small[twin.replace("0", "1")])
+    matrices = [m.weight for m in large.decoder.blocks[0].ffn.factors]
+    assert matrices[0].std().item() == pytest.approx(32**-0.5, 0.1)
+    assert matrices[1].std().item() == pytest.approx(128**-0.5, 0.1)
+
+
+def test_masked_scores_vanish() -> None:
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        scores = torch.tensor([300.0, MASKED], dtype=dtype)
+        assert torch.softmax(scores, 0).tolist() == [1, 0]
