@@ -23,6 +23,7 @@ class StepTime(TypedDict):
     """A row of step_time.parquet, without what is the same in a session."""
 
     model: str
+    intervention: str  # ''
     repeat: int
     tokens: int
     parameters: int
@@ -65,6 +66,7 @@ def time_training_steps(
                 rows.append(
                     StepTime(
                         model=name,
+                        intervention="",
                         repeat=repeat,
                         tokens=timed[name].ids.numel(),
                         parameters=timed[name].parameters,
