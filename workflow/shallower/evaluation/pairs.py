@@ -48,7 +48,7 @@ def baseline_rows(
     """Rows of accuracy and cross-entropy of the `test` pairs, by baseline."""
     return {
         "majority": list(answer_rows(test, majority(train, test, labels))),
-        "bag_of_words": list(answer_rows(test, bag_of_words_of(train, test, labels))),
+        "bag_of_words": list(answer_rows(test, bag_of_words(train, test, labels))),
     }
 
 
@@ -75,7 +75,7 @@ def majority(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray
     return np.tile(np.log(counts / counts.sum()), (len(test), 1))
 
 
-def bag_of_words_of(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray:
+def bag_of_words(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.ndarray:
     """Log-probabilities (test pairs, labels) by a logistic regression on words."""
     words = Words.of([*train["first"], *train["second"]])
     weights = fitted(words.features(train), train["label"].to_numpy(), labels)
@@ -92,7 +92,7 @@ class Words:
     @classmethod
     def of(cls, texts: list[str]) -> Words:
         """Those of at least two of the `texts`."""
-        counts = Counter(word for text in texts for word in _words_of(text))
+        counts = Counter(word for text in texts for word in _words(text))
         kept = sorted(word for word, count in counts.items() if count >= SENTENCES)
         found = np.array([counts[word] for word in kept], np.float64)
         return cls({word: n for n, word in enumerate(kept)}, np.log(len(texts) / found))
@@ -121,7 +121,7 @@ class Words:
     def _vectors(self, texts: list[str]) -> sparse.csr_array:
         """Each text's words, once each, by their weights: rows of length 1 or 0."""
         rows = [
-            [self.places[word] for word in _words_of(text) if word in self.places]
+            [self.places[word] for word in _words(text) if word in self.places]
             for text in texts
         ]
         ends = np.cumsum([0, *map(len, rows)])
@@ -133,7 +133,7 @@ class Words:
         return sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ found
 
 
-def _words_of(text: str) -> list[str]:
+def _words(text: str) -> list[str]:
     """A text's words in lower case, each once."""
     return sorted(set(_WORD.findall(text.lower())))
 
