@@ -71,7 +71,7 @@ def test_flops_are_two_per_multiplication(head: str) -> None:
     assert forward_flops(config) == due
     assert training_flops(config) == 3 * due
     baseline = replace(config, head=HEADS["baseline"], depth=8)
-    assert training_flops(config, baseline) == 3 * due + forward_flops(baseline)
+    assert training_flops(config, teacher=baseline) == 3 * due + forward_flops(baseline)
 
 
 def test_flops_of_an_encoder_decoder() -> None:
@@ -84,7 +84,7 @@ def test_flops_of_an_encoder_decoder() -> None:
     ids = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in (s, t)]
     assert count_flops(on_meta(config), *ids) == 2 * macs
     assert forward_flops(config, targets=t) == 2 * macs // s
-    assert training_flops(config, config, targets=t) == 4 * (2 * macs // s)
+    assert training_flops(config, t, config) == 4 * (2 * macs // s)
 
 
 # --- weights and caches ---------------------------------------------------------------

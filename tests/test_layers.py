@@ -182,6 +182,11 @@ def test_only_layers_of_the_package_are_loaded(path: str) -> None:
         LlamaLM(replace(tiny(), head=HeadVariant(layer=path)))
 
 
+def test_a_kind_and_a_layer_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="kind none with layer"):
+        FFNVariant("none", layer="own_ffn.Half")
+
+
 # --- start values ---------------------------------------------------------------------
 
 

@@ -7,30 +7,39 @@ variate, and the spread of seeds is that of the pilot runs (.03 nats).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from shallower.analysis.estimates import (
+    ONE_SIDED,
+    Comparison,
+    Estimate,
+    mean_level,
+)
 from shallower.analysis.statistics import (
     crossed_interval,
+    describe,
     holm,
-    holm_intervals,
     paired_t,
     pairing_correlation,
-    power,
+    ratio_interval,
+    ratio_p,
     t_interval,
-    tost_p,
-    trend,
 )
 from shallower.analysis.verdicts import (
     Finding,
+    assay,
     conjunction,
     equivalence,
     non_inferiority,
-    ratio_within,
     superiority,
+    within,
 )
 
 SEEDS = (3, 5, 8)
@@ -62,6 +71,17 @@ def seed_means(seeds: int, effect: float, name: str) -> tuple[np.ndarray, float]
     return effect + seed + residual + documents @ weights, effect
 
 
+def two_sided(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The estimate of a mean difference, with its 95 % interval."""
+    return mean_level(Comparison("a", "b"), values, "seeds")
+
+
+def one_sided(values: Sequence[float] | np.ndarray) -> Estimate:
+    """The same with the 90 % interval, whose ends are one-sided 95 % bounds."""
+    asked = Comparison("a", "b", level=ONE_SIDED)
+    return mean_level(asked, values, "seeds")
+
+
 def share(verdicts: list[Finding], verdict: str = "supported") -> float:
     return float(np.mean([found.verdict == verdict for found in verdicts]))
 
@@ -80,7 +100,7 @@ def test_intervals_behind_verdicts_cover(seeds: int) -> None:
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_a_null_effect_is_rarely_supported(seeds: int) -> None:
     means, _ = seed_means(seeds, 0.0, "null")
-    found = [superiority(row) for row in means]
+    found = [superiority(two_sided(row)) for row in means]
     assert share(found) <= 0.05
     assert share(found, "not supported") <= 0.05
     assert share(found, "inconclusive") > 0.9
@@ -91,15 +111,16 @@ def test_a_difference_of_the_margin_is_rarely_equivalent(seeds: int) -> None:
     for sign in (-1, 1):
         means, _ = seed_means(seeds, sign * MARGIN, "margin")
         # The true rate is .05 or less; three standard errors for the simulation.
-        assert share([equivalence(row, MARGIN) for row in means]) <= 0.05 + 0.0103
+        found = [equivalence(one_sided(row), MARGIN) for row in means]
+        assert share(found) <= 0.05 + 0.0103
     same, _ = seed_means(8, 0.0, "same")
-    assert share([equivalence(row, 3 * MARGIN) for row in same]) > 0.95
+    assert share([equivalence(one_sided(row), 3 * MARGIN) for row in same]) > 0.95
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_as_bad_as_the_margin_is_rarely_non_inferior(seeds: int) -> None:
     means, _ = seed_means(seeds, MARGIN, "inferior")
-    found = [non_inferiority(row, MARGIN, assay=True) for row in means]
+    found = [non_inferiority(one_sided(row), MARGIN, True) for row in means]
     assert share(found) <= 0.05 + 0.0103
     assert share(found) > 0.03  # and not by never supporting anything
 
@@ -108,19 +129,21 @@ def test_as_bad_as_the_margin_is_rarely_non_inferior(seeds: int) -> None:
 def test_a_conjunction_needs_every_part(seeds: int) -> None:
     """Three parts are real beyond doubt, the fourth is null."""
     null, _ = seed_means(seeds, 0.0, "fourth")
-    real = superiority([-1.0, -1.01, -1.02])
-    found = [conjunction([real, real, real, superiority(row)]) for row in null]
+    real = superiority(two_sided([-1.0, -1.01, -1.02]))
+    parts = [superiority(two_sided(row)) for row in null]
+    found = [conjunction([real, real, real, part]) for part in parts]
     assert share(found) <= 0.05
 
 
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_holm_keeps_the_family(seeds: int) -> None:
-    """Four depths without an effect: some interval excludes 0 in 5 % of studies."""
+    """Four depths without an effect: any is significant in 5 % of studies."""
     families = [seed_means(seeds, 0.0, f"depth {d}")[0][:1000] for d in range(4)]
     wrong = plain = 0
     for family in zip(*families, strict=True):
-        wrong += any(low > 0 or high < 0 for low, high, _ in holm_intervals(family))
-        plain += any(paired_t(row) < 0.05 for row in family)
+        p_values = [paired_t(row) for row in family]
+        wrong += min(holm(p_values)) < 0.05
+        plain += min(p_values) < 0.05
     assert wrong / 1000 <= 0.05 + 0.0207  # three standard errors of 1,000 studies
     assert plain / 1000 > 0.12  # what would happen without
 
@@ -142,6 +165,17 @@ def test_crossed_intervals_cover_other_documents(seeds: int, least: float) -> No
     assert least <= covered / studies <= 0.98
 
 
+def test_ratio_intervals_cover() -> None:
+    """Five noisy sessions: 95 % intervals hold the true ratio."""
+    draw, covered = np.random.default_rng(0), 0
+    for _ in range(2000):
+        drift = draw.normal(1, 0.05, 5)  # common to both, as in one session
+        sides = 1.4 * drift * draw.normal(1, 0.02, 5), drift * draw.normal(1, 0.02, 5)
+        _, low, high = ratio_interval(*sides)
+        covered += low <= 1.4 <= high
+    assert 0.93 <= covered / 2000 <= 0.97
+
+
 @pytest.mark.parametrize("seeds", [3, 5])
 def test_why_no_percentile_bootstrap(seeds: int) -> None:
     means, effect = seed_means(seeds, -0.05, "bootstrap")
@@ -155,16 +189,6 @@ def test_why_no_percentile_bootstrap(seeds: int) -> None:
     assert np.mean((t_low <= effect) & (effect <= t_high)) > 0.93
 
 
-def test_power_of_five_and_eight_seeds() -> None:
-    """.05 nats at a paired deviation of .03, as the study was planned."""
-    assert power(0.05, 0.03, 5) == pytest.approx(0.78, abs=0.02)
-    assert power(0.05, 0.03, 8) > 0.9
-    draw = draws("power")
-    found = draw.normal(0.05, 0.03, (4000, 5))
-    rejected = np.mean([paired_t(row) < 0.05 for row in found])
-    assert rejected == pytest.approx(power(0.05, 0.03, 5), abs=0.03)
-
-
 # --- by hand and against SciPy --------------------------------------------------------
 
 values = st.lists(st.floats(-10, 10), min_size=2, max_size=9)
@@ -172,16 +196,18 @@ values = st.lists(st.floats(-10, 10), min_size=2, max_size=9)
 
 @settings(max_examples=60)
 @given(differences=values, margin=st.floats(0.01, 5))
-def test_tost_is_two_one_sided_tests(differences: list[float], margin: float) -> None:
+def test_equivalence_is_two_one_sided_tests(
+    differences: list[float], margin: float
+) -> None:
     if np.std(differences) < 1e-9:
         return
     above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
     below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    assert tost_p(differences, margin) == pytest.approx(max(above, below), abs=1e-9)
     low, high = t_interval(differences, 0.90)
     inside = -margin < low and high < margin
-    assert inside == (tost_p(differences, margin) < 0.05)
-    assert inside == (equivalence(differences, margin).verdict == "supported")
+    assert inside == (max(above, below) < 0.05)
+    verdict = equivalence(one_sided(differences), margin).verdict
+    assert inside == (verdict == "supported")
 
 
 def test_crossed_interval_by_hand() -> None:
@@ -214,79 +240,114 @@ def test_crossed_refuses_nonsense() -> None:
     assert np.isnan(crossed_interval(np.zeros((1, 3)), np.ones(3))[1])
 
 
-@settings(max_examples=40)
-@given(seed=st.integers(0, 99))
-def test_trend_is_a_regression_within_seeds(seed: int) -> None:
-    table = np.random.default_rng(seed).normal(0, 1, (4, 3))
-    slopes = [stats.linregress([5, 6, 8], row).slope for row in table]
-    slope, low, high, p = trend([5, 6, 8], table)
-    assert slope == pytest.approx(np.mean(slopes))
-    assert (low, high) == pytest.approx(t_interval(slopes))
-    assert p == pytest.approx(stats.ttest_1samp(slopes, 0).pvalue)
-
-
 def test_correlation_that_pairing_uses() -> None:
     a = np.array([1.0, 2.0, 4.0])
     assert pairing_correlation(a, 2 * a + 1) == pytest.approx(1)
     assert np.isnan(pairing_correlation(a[:2], a[:2]))
 
 
-@settings(max_examples=80)
-@given(seed=st.integers(0, 999), size=st.integers(1, 5))
-def test_adjusted_intervals_and_p_agree(seed: int, size: int) -> None:
+@settings(max_examples=100)
+@given(differences=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30))
+def test_intervals_and_descriptions_are_scipys_and_numpys(
+    differences: list[float],
+) -> None:
+    array = np.array(differences)
+    row = describe(array, np.ones(len(array)), np.arange(len(array)))
+    due = [
+        np.mean(array),
+        np.std(array, ddof=1),
+        *np.quantile(array, [0.05, 0.5, 0.95]),
+    ]
+    ours = [row[key] for key in ("mean", "std", "p5", "median", "p95")]
+    assert ours == pytest.approx(due, abs=1e-9)
+    if np.std(array) > 0:
+        tested = stats.ttest_1samp(array, 0)
+        interval = tested.confidence_interval(0.95)
+        assert t_interval(array) == pytest.approx(interval, abs=1e-9)
+        assert paired_t(array) == pytest.approx(tested.pvalue, nan_ok=True)
+
+
+def test_ratio_of_means_by_hand() -> None:
+    ratio, low, high = ratio_interval([10.0, 30.0], [5.0, 10.0])
+    assert ratio == pytest.approx(40 / 15)  # not the mean of 2 and 3
+    assert low < ratio < high
+    same = ratio_interval([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+    assert same == pytest.approx((2.0, 2.0, 2.0))
+
+
+@settings(max_examples=50)
+@given(seed=st.integers(0, 999), shift=st.floats(0.9, 1.1))
+def test_a_ratios_p_and_interval_agree(seed: int, shift: float) -> None:
     draw = np.random.default_rng(seed)
-    family = [draw.normal(draw.choice([0, 1, 2]), 1, 5) for _ in range(size)]
-    adjusted = holm([paired_t(row) for row in family])
-    for (low, high, p), due in zip(holm_intervals(family), adjusted, strict=True):
-        assert p == pytest.approx(due)
-        assert (low > 0 or high < 0) == (due < 0.05)
+    a, b = shift * draw.normal(1, 0.05, 4), draw.normal(1, 0.05, 4)
+    ratio, low, high = ratio_interval(a, b)
+    assert (ratio_p(ratio, low, 4) < 0.05) == (not low <= 1 <= high)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .04 times 4 3 2 1 = .04 .06 .06 .04, made monotone.
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    # No p value is no comparison, and certainly not p = 0.
+    assert np.isnan(holm([NAN])[0])
+    assert holm([0.03, NAN])[0] == 0.03
 
 
 # --- verdicts -------------------------------------------------------------------------
 
 
 def test_superiority_by_sign() -> None:
-    better = [-0.2, -0.21, -0.19]
+    better = two_sided([-0.2, -0.21, -0.19])
     assert superiority(better).verdict == "supported"
     assert superiority(better, lower_is_better=False).verdict == "not supported"
-    assert superiority([-0.2, 0.2, 0.0]).verdict == "inconclusive"
+    assert superiority(two_sided([-0.2, 0.2, 0.0])).verdict == "inconclusive"
 
 
 def test_equivalence_by_place() -> None:
     tight = np.array([-0.001, 0.0, 0.001])
-    assert equivalence(tight, 0.03).verdict == "supported"
-    assert equivalence(tight + 0.1, 0.03).verdict == "not supported"
-    assert equivalence(tight + 0.03, 0.03).verdict == "inconclusive"
+    assert equivalence(one_sided(tight), 0.03).verdict == "supported"
+    assert equivalence(one_sided(tight + 0.1), 0.03).verdict == "not supported"
+    assert equivalence(one_sided(tight + 0.03), 0.03).verdict == "inconclusive"
     with pytest.raises(ValueError, match="positive"):
-        equivalence(tight, 0.0)
+        equivalence(one_sided(tight), 0.0)
+    with pytest.raises(ValueError, match="90 %"):
+        equivalence(two_sided(tight), 0.03)
 
 
 def test_non_inferiority_needs_assay_sensitivity() -> None:
     same = np.array([0.001, -0.001, 0.0])
-    worse, alike = same + 0.2, same
-    assert non_inferiority(same, 0.03, [worse]).verdict == "supported"
-    assert non_inferiority(same, 0.03, [alike]).verdict == "not tested"
-    assert non_inferiority(same, 0.03, [worse, alike]).verdict == "not tested"
-    assert non_inferiority(same, 0.03, []).verdict == "not tested"
-    assert non_inferiority(same + 0.1, 0.03, [worse]).verdict == "not supported"
+
+    def verdict(shift: float, worse: float) -> str:
+        pair = two_sided(same + worse), one_sided(same + worse)
+        sensitive = assay(*pair, 0.03)
+        return non_inferiority(one_sided(same + shift), 0.03, sensitive).verdict
+
+    assert verdict(0.0, worse=0.2) == "supported"
+    assert verdict(0.0, worse=0.0) == "not tested"
+    assert verdict(0.1, worse=0.2) == "not supported"
     # What ought to differ differs, but by less than the margin: anything would pass.
-    assert non_inferiority(same, 0.03, [same + 0.01]).verdict == "not tested"
+    assert verdict(0.0, worse=0.01) == "not tested"
 
 
-def test_ratio_within_bounds() -> None:
-    bounds = (1.15, 1.65)
-    assert ratio_within(1.36, 1.32, 1.41, bounds).verdict == "supported"
-    assert ratio_within(1.36, 1.10, 1.60, bounds).verdict == "inconclusive"
-    assert ratio_within(1.9, 1.8, 2.0, bounds).verdict == "not supported"
-    assert ratio_within(1.2, 1.18, 1.22, bounds).threshold == 1.15
-    assert ratio_within(NAN, NAN, NAN, bounds).verdict == "not tested"
+def test_within_a_region() -> None:
+    def judged(effect: float, low: float, high: float) -> Finding:
+        estimate = replace(
+            two_sided([1.0, 1.1]), effect=effect, ci_low=low, ci_high=high
+        )
+        return within(estimate, (1.15, 1.65))
+
+    assert judged(1.36, 1.32, 1.41).verdict == "supported"
+    assert judged(1.36, 1.10, 1.60).verdict == "inconclusive"
+    assert judged(1.9, 1.8, 2.0).verdict == "not supported"
+    assert judged(1.2, 1.18, 1.22).threshold == 1.15
+    assert judged(NAN, NAN, NAN).verdict == "not tested"
 
 
 def test_conjunction_takes_the_worst() -> None:
-    yes = superiority([-0.2, -0.21, -0.19])
-    no = superiority([0.2, 0.21, 0.19])
-    open_ = superiority([-0.2, 0.2, 0.0])
-    untested = superiority([0.1])
+    yes = superiority(two_sided([-0.2, -0.21, -0.19]))
+    no = superiority(two_sided([0.2, 0.21, 0.19]))
+    open_ = superiority(two_sided([-0.2, 0.2, 0.0]))
+    untested = superiority(two_sided([0.1]))
     assert conjunction([yes, yes]).verdict == "supported"
     assert conjunction([yes, open_]).verdict == "inconclusive"
     assert conjunction([yes, open_, untested]).verdict == "not tested"
@@ -297,7 +358,7 @@ def test_conjunction_takes_the_worst() -> None:
 
 @pytest.mark.parametrize("bad", [[], [0.1], [NAN, 0.1], [0.1, float("inf")]])
 def test_missing_values_are_not_tested(bad: list[float]) -> None:
-    assert superiority(bad).verdict == "not tested"
-    assert equivalence(bad, 0.03).verdict == "not tested"
-    assert non_inferiority(bad, 0.03, True).verdict == "not tested"
-    assert equivalence([0.0, 0.001], NAN).verdict == "not tested"
+    assert superiority(two_sided(bad)).verdict == "not tested"
+    assert equivalence(one_sided(bad), 0.03).verdict == "not tested"
+    assert non_inferiority(one_sided(bad), 0.03, True).verdict == "not tested"
+    assert equivalence(one_sided([0.0, 0.001]), NAN).verdict == "not tested"

@@ -118,7 +118,9 @@ def export(
 
 @app.command(rich_help_panel=PEOPLE)
 def publish(
-    results: Results, output: Path = Path("docs/reference-run"), readme: Path = Path("README.md")
+    results: Results,
+    output: Path = Path("docs/reference-run"),
+    readme: Path = Path("README.md"),
 ) -> None:
     """Keep a study's paper and small tables, and put its verdicts into a README."""
     from shallower.reporting.reference import publish

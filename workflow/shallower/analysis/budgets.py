@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import pandas as pd
 
-from shallower.analysis.runs import effect, paired, run_values
+from shallower.analysis.estimates import Comparison
+from shallower.analysis.results import Results
 from shallower.analysis.statistics import t_interval
-from shallower.config import Study
-from shallower.files import write_text
-from shallower.names import ModelName
+from shallower.study.names import ModelName
+from shallower.study.study import Run, Study
 
 COLUMNS = [
     "model",
@@ -21,26 +21,11 @@ COLUMNS = [
     "tokens",  # of training
     "parameters_trained",
     "tokens_per_parameter",
-    "seeds",
     "n",
     "cross_entropy",  # nats, test: mean over seeds
     "ci_low",  # 95 % t interval of the mean
     "ci_high",
     "training_loss",  # nats, mean over seeds
-]
-PAIR_COLUMNS = [
-    "width",
-    "tokens",
-    "tokens_per_parameter",  # of the larger model
-    "question",
-    "left",
-    "right",
-    "seeds",
-    "n",
-    "effect",  # left - right in test cross-entropy, nats
-    "ci_low",
-    "ci_high",
-    "outcome",
 ]
 # What is asked at every budget, as (variant, depth) of left and right.
 QUESTIONS = {
@@ -49,54 +34,50 @@ QUESTIONS = {
     "trade": (("proposed", "shallow"), ("baseline", "deep")),  # what is advertised
 }
 EXPERIMENTS = ("depth", "head", "budget")
-OPTIONS = {"steps", "width"}  # of a model that belongs to the tables
+OPTIONS = {"steps", "width"}  # of a model that belongs to the table
 
 
-def budget_runs(study: Study) -> list[tuple[str, int]]:
+class Budget(NamedTuple):
+    """A width and number of training tokens at which both depths were trained."""
+
+    tokens: int
+    tokens_per_parameter: float  # of the deep model
+    shallow: str
+    deep: str
+
+
+def budget_runs(study: Study) -> list[Run]:
     """Runs that differ by variant, depth, width and number of steps alone."""
     runs = [run for experiment in EXPERIMENTS for run in study.runs_of(experiment)]
-    plain = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
-    return list(dict.fromkeys(plain))
+    chosen = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
+    return list(dict.fromkeys(chosen))
 
 
-def tokens(study: Study, model: str) -> int:
-    """Tokens a run of this model is trained on."""
-    training = study.training_of(model)
-    return training.steps * training.batch_size * study.model.context
-
-
-def budget_table(
-    study: Study, units: pd.DataFrame, parameters: pd.DataFrame
-) -> pd.DataFrame:
-    """One row per variant, depth, width and number of training tokens.
-
-    `units` are the rows of by_seed.csv, `parameters` those of parameters.csv.
-    """
+def budget_table(results: Results) -> pd.DataFrame:
+    """budget.csv: a row per variant, depth, width and number of training tokens."""
+    study = results.study
     runs = budget_runs(study)
-    losses = run_values(units, runs, "text", "cross_entropy")
-    training = run_values(units, runs, "train", "training_loss")
-    sizes = parameters[parameters["scale"] == "study"].set_index("model")
+    losses = results.run_values(runs, "text", "cross_entropy")
+    training = results.run_values(losses.index, "train", "training_loss")
     rows = []
     for model, values in losses.groupby("model", sort=False):
-        name, trained_on = study.models[model], tokens(study, model)
-        by_seed = values.droplevel("model").sort_index()
-        size = int(sizes.loc[model, "parameters_trained"])
-        low, high = t_interval(by_seed.to_numpy())
+        name, tokens = study.models[model], results.tokens_of(model)
+        size = int(results.size(model, "parameters_trained"))
+        low, high = t_interval(values)
         rows.append(
             {
                 "model": model,
                 "variant": name.variant,
                 "depth": name.depth,
                 "width": name.options.get("width", study.model.width),
-                "tokens": trained_on,
+                "tokens": tokens,
                 "parameters_trained": size,
-                "tokens_per_parameter": trained_on / size,
-                "seeds": " ".join(map(str, by_seed.index)),
-                "n": len(by_seed),
-                "cross_entropy": by_seed.mean(),
+                "tokens_per_parameter": tokens / size,
+                "n": len(values),
+                "cross_entropy": values.mean(),
                 "ci_low": low,
                 "ci_high": high,
-                "training_loss": training[training.index.isin(values.index)].mean(),
+                "training_loss": training[model].mean(),
             }
         )
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -104,64 +85,40 @@ def budget_table(
     return table.sort_values(keys, ignore_index=True)
 
 
-def pair_table(
-    study: Study, units: pd.DataFrame, parameters: pd.DataFrame
-) -> pd.DataFrame:
-    """Every question of QUESTIONS at every width and budget with both models.
+def depth_budgets(results: Results) -> list[Budget]:
+    """Every budget of the plain baselines of both ends, by tokens per parameter."""
+    study = results.study
+    shallow, deep = study.depths[0], study.depths[-1]
+    budgets = []
+    for label, name in study.models.items():
+        other = str(ModelName("baseline", shallow, name.options))
+        is_deep = (name.variant, name.depth) == ("baseline", deep)
+        if is_deep and set(name.options) <= OPTIONS and other in study.models:
+            tokens = results.tokens_of(label)
+            ratio = tokens / results.size(label, "parameters_trained")
+            budgets.append(Budget(tokens, ratio, other, label))
+    return sorted(budgets, key=lambda budget: budget.tokens_per_parameter)
 
-    The depths are those of the depth experiment; differences are paired by seed.
-    """
-    runs = budget_runs(study)
-    losses = run_values(units, runs, "text", "cross_entropy")
-    sizes = parameters[parameters["scale"] == "study"].set_index("model")
-    depths = {"shallow": study.depths[0], "deep": study.depths[-1]}
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Every question at every width and budget at which both sides are trained."""
+    ends = {"shallow": study.depths[0], "deep": study.depths[-1]}
+    models = dict.fromkeys(model for model, _ in budget_runs(study))
     budgets = {
-        str(sorted(options.items())): options
-        for options in (study.models[model].options for model, _ in runs)
+        tuple(sorted(study.models[model].options.items())): None for model in models
     }
-    rows: list[dict[str, Any]] = []
-    for options in budgets.values():
+    for budget in budgets:
         for question, sides in QUESTIONS.items():
             left, right = (
-                str(ModelName(variant, depths[end], options)) for variant, end in sides
+                str(ModelName(variant, ends[end], dict(budget)))
+                for variant, end in sides
             )
-            differences = paired(losses, left, right)
-            if differences.empty or tokens(study, left) != tokens(study, right):
-                continue
-            found, seen = effect(differences), tokens(study, left)
-            largest = sizes.loc[[left, right], "parameters_trained"].max()
-            rows.append(
-                {
-                    "width": options.get("width", study.model.width),
-                    "tokens": seen,
-                    "tokens_per_parameter": seen / largest,
-                    "question": question,
-                    "left": left,
-                    "right": right,
-                    "outcome": outcome(found["ci_low"], found["ci_high"]),
-                }
-                | found
-            )
-    table = pd.DataFrame(rows, columns=PAIR_COLUMNS)
-    order = ["width", "tokens", "question"]
-    return table.sort_values(order, ignore_index=True)
+            if {left, right} <= models.keys() and _equal_tokens(study, left, right):
+                yield Comparison(left, right, family=f"budget {question}")
 
 
-def outcome(low: float, high: float) -> str:
-    """Where the interval of left - right lies, in a word about left."""
-    if high < 0:
-        return "better"
-    return "worse" if low > 0 else "undecided"
-
-
-def write_budgets(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write `budget.csv` and `budget_pairs.csv` (into `output`)."""
-    units = pd.read_csv(results / "by_seed.csv")
-    parameters = pd.read_csv(results / "parameters.csv")
-    tables = {
-        "budget": budget_table(study, units, parameters),
-        "budget_pairs": pair_table(study, units, parameters),
-    }
-    for name, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.10g")
-        write_text((output or results) / f"{name}.csv", text)
+def _equal_tokens(study: Study, left: str, right: str) -> bool:
+    """Whether two models see equally many tokens: settings may change that of one."""
+    sides = [study.spec(label, 0).training for label in (left, right)]
+    first, second = (side.steps * side.batch_size for side in sides)
+    return first == second

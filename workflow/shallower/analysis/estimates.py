@@ -7,7 +7,7 @@ comparisons are made is said by topic, in `claims/<topic>.py` and `comparisons.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ import pandas as pd
 
 from shallower.analysis.statistics import (
     LEVEL,
+    Values,
     crossed_interval,
     holm,
     paired_t,
@@ -124,10 +125,11 @@ class Estimate:
 
     @classmethod
     def of(cls, comparison: Comparison, **answer: Any) -> Estimate:
-        """The answer to a comparison."""
-        unit = "ratio" if comparison.kind in ("ratio", "speedup", "spread") else None
-        what = {"unit": unit or unit_of(comparison.metric), "id": comparison.id}
-        return cls(**(asdict(comparison) | what | answer))
+        """The answer to a comparison; its unit, if not given, is the metric's."""
+        if "unit" not in answer:
+            relative = comparison.kind in ("ratio", "speedup", "spread")
+            answer["unit"] = "ratio" if relative else unit_of(comparison.metric)
+        return cls(**(asdict(comparison) | {"id": comparison.id} | answer))
 
     @classmethod
     def missing(cls, comparison: Comparison, note: str = "not measured") -> Estimate:
@@ -138,7 +140,7 @@ class Estimate:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Estimate:
         """From a row of estimates.csv."""
-        text = {k: "" for k in ("right", "method", "family", "note", "replicates")}
+        text = dict.fromkeys(("right", "method", "family", "note", "replicates"), "")
         values = {k: row[k] for k in COLUMNS}
         for key in text:
             values[key] = "" if pd.isna(values[key]) else str(values[key])
@@ -154,72 +156,58 @@ def estimate(results: Results, comparison: Comparison) -> Estimate:
     """The level, difference or ratio that a comparison asks for.
 
     Differences of quality are paired by seed (runs with one seed share data order and
-    common initial weights) with a t interval over seeds. Times are compared by ratios of
-    means of session medians, with a t interval over sessions (delta method).
+    common initial weights) with a t interval over seeds. Times are compared by ratios
+    of means of session medians, with a t interval over sessions (delta method).
     """
     c = comparison
     where = (c.dataset, c.metric, c.scale, c.form, c.mode)
     left = results.values(c.left, *where)
     replicates = "sessions" if unit_of(c.metric) == "us" else "seeds"
     if c.kind == "level":
-        return _level(c, left.to_numpy(float), replicates)
+        return mean_level(c, left, replicates)
     right = results.values(c.right, *where)
     left, right = left.align(right, join="inner")
     if c.kind == "difference":
-        both = (left - right).dropna()
-        return _difference(c, both.to_numpy(float), replicates)
+        return mean_difference(c, (left - right).dropna(), replicates)
     if c.kind == "ratio":
-        return _ratio(c, left.to_numpy(float), right.to_numpy(float), replicates)
+        return ratio_of_means(c, left, right, replicates)
     raise ValueError(f"{c.kind}: estimated elsewhere")
 
 
-def _level(c: Comparison, values: np.ndarray, replicates: str) -> Estimate:
+def mean_level(c: Comparison, values: Values, replicates: str, **more: Any) -> Estimate:
+    """The mean of one value for each replicate; `more` are fields of the estimate."""
+    values = np.asarray(values, float)
     if not len(values):
         return Estimate.missing(c)
     low, high = t_interval(values, c.level)
-    return Estimate.of(
-        c,
-        replicates=replicates,
-        n=len(values),
-        effect=float(values.mean()),
-        ci_low=low,
-        ci_high=high,
-        method=f"mean, t over {replicates}",
-    )
+    answer = {"effect": float(values.mean()), "ci_low": low, "ci_high": high}
+    method = {"method": f"mean, t over {replicates}"}
+    given = {"replicates": replicates, "n": len(values)}
+    return Estimate.of(c, **(given | answer | method | more))
 
 
-def _difference(c: Comparison, values: np.ndarray, replicates: str) -> Estimate:
-    if not len(values):
-        return Estimate.missing(c)
-    low, high = t_interval(values, c.level)
-    return Estimate.of(
-        c,
-        replicates=replicates,
-        n=len(values),
-        effect=float(values.mean()),
-        ci_low=low,
-        ci_high=high,
-        p=paired_t(values),
-        method=f"paired difference, t over {replicates}",
-    )
-
-
-def _ratio(
-    c: Comparison, top: np.ndarray, bottom: np.ndarray, replicates: str
+def mean_difference(
+    c: Comparison, differences: Values, replicates: str, **more: Any
 ) -> Estimate:
+    """The mean of one paired difference for each replicate, with a t test of zero."""
+    method = {"method": f"paired difference, t over {replicates}"}
+    p = paired_t(differences)
+    return mean_level(c, differences, replicates, **({"p": p} | method | more))
+
+
+def ratio_of_means(
+    c: Comparison, top: Values, bottom: Values, replicates: str, **more: Any
+) -> Estimate:
+    """The ratio of the means of one pair of values for each replicate."""
+    top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if not len(top):
         return Estimate.missing(c)
     ratio, low, high = ratio_interval(top, bottom, c.level)
-    return Estimate.of(
-        c,
-        replicates=replicates,
-        n=len(top),
-        effect=ratio,
-        ci_low=low,
-        ci_high=high,
-        p=ratio_p(ratio, low, len(top), c.level),
-        method=f"ratio of means, t over {replicates}",
-    )
+    answer = {"effect": ratio, "ci_low": low, "ci_high": high}
+    answer["p"] = ratio_p(ratio, low, len(top), c.level)
+    method = {"method": f"ratio of means, t over {replicates}"}
+    given = {"replicates": replicates, "n": len(top)}
+    return Estimate.of(c, **(given | answer | method | more))
 
 
 def crossed(results: Results, found: Estimate) -> Estimate:
@@ -254,16 +242,21 @@ def crossed(results: Results, found: Estimate) -> Estimate:
     )
 
 
-def adjusted(estimates: Iterable[Estimate]) -> list[Estimate]:
+def adjusted(
+    estimates: Iterable[Estimate], variants: Mapping[str, str]
+) -> list[Estimate]:
     """With Holm's p values, over the comparisons of each family at 95 %.
 
-    A family is further divided by data set, metric, scale and form.
+    A family of hypotheses is one variant's comparisons over the depths: it is further
+    divided by the variant of `left` (`variants`, by label), data set, metric, scale and
+    form.
     """
     estimates = list(estimates)
     families: dict[tuple[str, ...], list[int]] = {}
     for index, e in enumerate(estimates):
         if e.family and e.level == LEVEL and not np.isnan(e.p):
-            key = (e.family, e.dataset, e.metric, e.scale, e.form, e.kind)
+            variant = variants.get(e.left, e.left)
+            key = (e.family, variant, e.dataset, e.metric, e.scale, e.form, e.kind)
             families.setdefault(key, []).append(index)
     for members in families.values():
         p_values = holm([estimates[i].p for i in members])

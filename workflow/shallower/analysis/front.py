@@ -1,51 +1,452 @@
-"""`shallower front`: the combined study's tables, from a study's result files."""
+"""The front: every model by quality and latency, its costs, and what it gains.
+
+A point takes its cross-entropy (nats, lower is better) and its time (microseconds) from
+the same trained model at the study's scale, in the form that is deployed. Seeds are the
+unit of quality, sessions (one process each) that of time.
+
+The probability of being on the front puts multivariate t noise around the means, with
+the covariance of the units and their degrees of freedom, so that for any two models
+the chance that one is better is one minus the one-sided p of their paired t test.
+Resampling is overconfident: three differences of one sign, which chance alone gives in
+one study of four, would be a probability of 0 or 1. Gains have verdicts, not these.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import combinations
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from shallower.analysis.arm_facts import arm_table, profile_table, read_arms
-from shallower.analysis.front_data import read_front
-from shallower.analysis.front_tables import (
-    additivity_table,
-    dominance_table,
-    gain_table,
-    hypervolume_table,
-    pareto_table,
+from shallower.analysis import gains
+from shallower.analysis.claims.base import Context, Fact
+from shallower.analysis.estimates import Comparison, Estimate, Kind
+from shallower.analysis.gains import FAVOUR, Gain, Measured, non_dominated
+from shallower.analysis.interventions import (
+    AXES,
+    CONTINUATION,
+    against_curve,
+    against_training,
+    depth_baselines,
+    intervention_table,
+    profile_table,
+    skips,
 )
-from shallower.analysis.methods import method_table
-from shallower.config import Study
-from shallower.files import write_text
+from shallower.analysis.results import Results
+from shallower.analysis.statistics import t_interval
+from shallower.analysis.verdicts import Finding, within
+from shallower.models.registry import FFNS
+from shallower.study.names import DISTILLED, ModelName
+from shallower.study.study import Study
+
+NAN = float("nan")
+DRAWS = 4000  # the Monte Carlo error of a probability is then .008 or less
+SEED = 5  # of the draws: the same data give the same probabilities
+LIKELY = 0.2  # probability from which a model may well be on the front
+FP32 = 4  # bytes
+PARETO_COLUMNS = [
+    *("model", "intervention", "system", "axis", "scale"),
+    *("quality", "quality_ci_low", "quality_ci_high"),  # nats; 95 %, t over seeds
+    *("latency", "latency_ci_low", "latency_ci_high"),  # us; 95 %, t over sessions
+    "on_front_probability",
+    "on_front",  # by the means
+    *("seeds", "sessions"),
+]
+METHOD_COLUMNS = [
+    *("model", "intervention", "system"),
+    "cache_bytes",  # single precision, for a prompt and its continuation
+    "cache_share",  # of that of the run without the intervention
+    "training_flops",  # of all that was trained for it
+    "training_share",  # of the deepest baseline's
+    *("predicted_decode", "predicted_prefill"),  # speed-ups, means over seeds
+    "axis",  # that the method is for, and that the verdict is about
+    "verdict",  # on the gain over fewer blocks, which themselves have none
+]
 
 
-def write_front(results: Path, study: Study, output: Path | None = None) -> None:
-    """Write pareto.csv and the other tables of the front (into `output`).
-
-    A study without arms, or with models that were not timed, gives what it can: a table
-    without rows has its header.
-    """
-    parameters = pd.read_csv(results / "parameters.csv")
-    for name, table in front_tables(results, study, parameters).items():
-        text = table.to_csv(index=False, float_format="%.10g")
-        write_text((output or results) / f"{name}.csv", text)
+# --- measurements ---------------------------------------------------------------------
 
 
-def front_tables(
-    results: Path, study: Study, parameters: pd.DataFrame
-) -> dict[str, pd.DataFrame]:
-    """Every table by the name of its file; `parameters` are the rows of its csv."""
-    data = read_front(results, study)
-    facts = read_arms(results / "evaluations", study.arm_runs)
-    tables = {
-        "pareto": pareto_table(data),
-        "gains": gain_table(data),
-        "dominance": dominance_table(data),
-        "additivity": additivity_table(data),
-        "hypervolume": hypervolume_table(data),
-        "profiles": profile_table(facts),
-        "arms": arm_table(facts),
+def quality_of(results: Results) -> pd.DataFrame:
+    """Seeds x models, nats, of every model that was scored and did not diverge."""
+    columns = {}
+    for label in results.study.names:
+        values = results.values(label, CONTINUATION, "cross_entropy")
+        if len(values) and np.isfinite(values).all():
+            columns[label] = values
+    return pd.DataFrame(columns, dtype=float).sort_index()
+
+
+def measured(results: Results, axis: str) -> Measured:
+    """The models with finite quality and with times, in the order of the study."""
+    quality = quality_of(results)
+    times = {
+        label: results.values(label, CONTINUATION, AXES[axis], form="deployed")
+        for label in quality
     }
-    tables["methods"] = method_table(study, data, tables, parameters)
-    return tables
+    timed = {label: values for label, values in times.items() if len(values)}
+    latency = pd.DataFrame(timed, dtype=float).sort_index()
+    return Measured(quality[list(timed)], latency, axis)
+
+
+def on_front_probability(
+    data: Measured, draws: int = DRAWS, seed: int = SEED
+) -> pd.Series:
+    """Share of draws in which no other model dominates it, by model.
+
+    Over the seeds and sessions that all models have; NaN if either are fewer than two.
+    """
+    quality, latency = data.paired(data.models)
+    if min(len(quality), len(latency)) < 2:
+        return pd.Series(NAN, index=data.models)
+    random = np.random.default_rng(seed)
+    nats = quality.mean(axis=0) + _t_noise(random, draws, quality)
+    # A time stays positive: noise in its logarithm, to first order the same.
+    us = latency.mean(axis=0)
+    times = us * np.exp(_t_noise(random, draws, latency / us))
+    return pd.Series(non_dominated(nats, times).mean(axis=0), index=data.models)
+
+
+def _t_noise(random: np.random.Generator, draws: int, values: np.ndarray) -> np.ndarray:
+    """(draws, models): error of the means of (units, models), multivariate t.
+
+    Centred values times normal variates have the covariance of the units, of whatever
+    rank; one chi-square for all models makes every contrast t with units - 1.
+    """
+    units = len(values)
+    normal = random.standard_normal((draws, units)) @ (values - values.mean(axis=0))
+    chi_square = random.chisquare(units - 1, (draws, 1))
+    return normal / np.sqrt(units * chi_square)
+
+
+def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
+    """The rows of pareto.csv for one axis, fastest first."""
+    chances = on_front_probability(data)
+    best = non_dominated(data.quality.mean().to_numpy(), data.latency.mean().to_numpy())
+    rows = []
+    for label, on_front in zip(data.models, best, strict=True):
+        row = _identity(results.study.names[label])
+        row |= {"axis": data.axis, "scale": "study", "on_front": bool(on_front)}
+        row["on_front_probability"] = chances[label]
+        columns = data.quality[label].dropna(), data.latency[label].dropna()
+        for name, unit, values in zip(
+            ("quality", "latency"), ("seeds", "sessions"), columns, strict=True
+        ):
+            low, high = t_interval(values.to_numpy())
+            row |= {name: values.mean(), f"{name}_ci_low": low, f"{name}_ci_high": high}
+            row[unit] = " ".join(map(str, values.index))
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=PARETO_COLUMNS)
+    return table.sort_values(["latency", "quality"], ignore_index=True)
+
+
+def _identity(name: ModelName) -> dict[str, Any]:
+    done = str(name.intervention)
+    return {"model": str(name.run), "intervention": done, "system": name.system}
+
+
+# --- training cost --------------------------------------------------------------------
+
+
+def training_flops(results: Results, labels: list[str]) -> dict[str, float]:
+    """FLOPs of all training behind each model: its run, and what that went on from.
+
+    Parents and teachers are counted with theirs, each run once; an intervention costs
+    what its run costs. Means over seeds.
+    """
+    study, own, found = results.study, dict[str, float](), {}
+    for label in labels:
+        runs = lineage(study, str(study.names[label].run))
+        for run in runs - set(own):
+            seeds = study.seeds_of(run)
+            own[run] = float(
+                np.mean([results.training(run, s)["flops"] for s in seeds])
+            )
+        found[label] = float(sum(own[run] for run in sorted(runs)))
+    return found
+
+
+def lineage(study: Study, run: str) -> set[str]:
+    """A run with its parent and its teacher, and theirs."""
+    found: set[str] = set()
+    waiting = [run]
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            name = study.models[each]
+            before = (name.parent and str(name.parent), name.teacher)
+            waiting += [label for label in before if label]
+    return found
+
+
+# --- gains ----------------------------------------------------------------------------
+
+
+def curve_of(study: Study, data: Measured, curve: str) -> list[str]:
+    """The models that a curve is chosen from, of those that were measured.
+
+    `depth`: the plain baselines. `blocks`: the deepest baseline, unchanged and without
+    its last blocks, which trains nothing else either; empty if either lacks.
+    """
+    if curve == "depth":
+        return [label for label in depth_baselines(study) if label in data.models]
+    deepest, chosen = study.deepest_baseline, {}
+    for label, skip in skips(study).items():
+        last_blocks = (skip.part, skip.rule) == ("block", "last")
+        unhealed = study.names[label].without("skip") == study.names[deepest]
+        if last_blocks and unhealed and label in data.models:
+            chosen[label] = skip.k
+    complete = chosen and deepest in data.models
+    return [deepest, *sorted(chosen, key=lambda m: chosen[m])] if complete else []
+
+
+def gain_over(
+    context: Context, data: Measured, label: str, curve: str
+) -> tuple[Estimate, Estimate]:
+    """A model's gain at equal latency, and its speed-up at equal quality."""
+    others = curve_of(context.study, data, curve)
+    answers = []
+    measures: dict[Kind, Callable[[Measured, str, list[str]], Gain]] = {
+        "gain": gains.gain_at_equal_latency,
+        "speedup": gains.speedup_at_equal_quality,
+    }
+    for kind, measure in measures.items():
+        asked = against_curve(label, curve, data.axis, kind)
+        if not others:
+            answers.append(Estimate.missing(asked, f"no curve of {curve} was timed"))
+            continue
+        if asked.id not in context.used:
+            method = "t over seeds and sessions"
+            context.keep(_estimate(asked, measure(data, label, others), method))
+        answers.append(context.used[asked.id])
+    return answers[0], answers[1]
+
+
+def _estimate(asked: Comparison, found: Gain, method: str) -> Estimate:
+    notes = [found.note, "curve: " + ", ".join(found.models) if found.models else ""]
+    return Estimate.of(
+        asked,
+        unit="ratio" if asked.kind == "speedup" else "nats",
+        replicates="seeds",
+        n=found.seeds,
+        effect=found.effect,
+        ci_low=found.low,
+        ci_high=found.high,
+        method=method,
+        note="; ".join(note for note in notes if note),
+    )
+
+
+def judged_gain(found: Estimate, favour: float = FAVOUR) -> Finding:
+    """The claim that a gain is below zero, refuted only beyond what favours a curve."""
+    judged = within(found, (-np.inf, 0.0))
+    if judged.verdict == "not supported" and found.ci_low <= favour:
+        return replace(judged, verdict="inconclusive")
+    return judged
+
+
+def gains_over_training(context: Context, labels: Iterable[str]) -> list[Estimate]:
+    """Gains of these models over the deepest baseline at as many training FLOPs."""
+    results, study = context.results, context.study
+    quality = quality_of(results)
+    flops = training_flops(results, list(quality))
+    deepest = study.names[study.deepest_baseline]
+    controls = [m for m in quality if study.names[m].without("steps") == deepest]
+    found = []
+    for label in labels:
+        if label in controls:
+            continue
+        asked = against_training(label)
+        made = Estimate.missing(asked, "no control")
+        if controls:
+            gain = gains.gain_at_equal_flops(quality, label, controls, flops)
+            made = _estimate(asked, gain, "paired difference, t over seeds")
+        found.append(context.keep(made) if made.exists else made)
+    return found
+
+
+# --- two changes of one model ---------------------------------------------------------
+
+# Change -> the options that say it, and go with it.
+_CHANGES = {
+    "ffn": ("ffn", "ratio", "where"),
+    "teacher": DISTILLED,
+    "skip": ("skip", "healed", "by"),
+    "eliminate": ("tuned", "eliminate"),
+}
+
+
+def changes_of(name: ModelName) -> list[str]:
+    """What a model changes in a baseline: head, ffn, teacher, skip, eliminate."""
+    there = {"head": name.head != "baseline", "ffn": name.ffn != "default"}
+    options = set(name.options)
+    there |= {key: bool(options & {*_CHANGES[key]}) for key in list(_CHANGES)[1:]}
+    return [change for change, is_there in there.items() if is_there]
+
+
+def without(name: ModelName, change: str) -> ModelName:
+    """The model without one of its changes.
+
+    A model with the baseline's heads is named after its FFN: without its heads,
+    `proposed-8__ffn=none` is `none-8`, and that without its FFN `baseline-8`.
+    """
+    if change == "head":
+        options = dict(name.options)
+        variant = str(options.pop("ffn", "baseline"))
+        return ModelName(variant, name.depth, options)
+    left = name.without(*_CHANGES[change])
+    named_after_ffn = change == "ffn" and name.variant in FFNS
+    return ModelName("baseline", name.depth, left.options) if named_after_ffn else left
+
+
+def interactions(context: Context) -> Iterator[Estimate]:
+    """What two changes of a model do beyond the sum of both, in nats.
+
+    Zero if they add up; negative if together they do better. For every pair of changes
+    whose four models (both, either, neither) were scored.
+    """
+    quality = quality_of(context.results)
+    for both in quality:
+        name = context.study.names[both]
+        if name.t5_size:
+            continue
+        for first, second in combinations(changes_of(name), 2):
+            a, b = (str(without(name, change)) for change in (second, first))
+            base = str(without(without(name, first), second))
+            if {a, b, base} <= set(quality):
+                values = quality[both] - quality[a] - quality[b] + quality[base]
+                values = values.dropna()
+                low, high = t_interval(values.to_numpy())
+                mean = float(values.mean()) if len(values) else NAN
+                gain = Gain(mean, low, high, len(values), note=f"of {a} and {b}")
+                asked = Comparison(both, base, CONTINUATION, kind="interaction")
+                yield context.keep(_estimate(asked, gain, "t over seeds"))
+
+
+# --- tables and facts -----------------------------------------------------------------
+
+
+def tables(context: Context) -> dict[str, pd.DataFrame]:
+    """pareto.csv, methods.csv, interventions.csv and profiles.csv."""
+    results = context.results
+    measurements = [measured(results, axis) for axis in AXES]
+    fronts = [_front_rows(results, data) for data in measurements if data.models]
+    empty = pd.DataFrame(columns=PARETO_COLUMNS)
+    chosen = intervention_table(results)
+    return {
+        "pareto": pd.concat(fronts, ignore_index=True) if fronts else empty,
+        "methods": _method_table(context, measurements, chosen),
+        "interventions": chosen,
+        "profiles": profile_table(results),
+    }
+
+
+def purpose(name: ModelName) -> str:
+    """The axis that a method is for: elimination shortens the prefill alone.
+
+    So does fine-tuning for elimination.
+    """
+    first = bool({"eliminate", "tuned"} & set(name.options))
+    return "first_token" if first else "per_token"
+
+
+def _method_table(
+    context: Context, measurements: list[Measured], chosen: pd.DataFrame
+) -> pd.DataFrame:
+    """A row for every model that was scored: what it costs, and its verdict."""
+    results, study = context.results, context.study
+    labels = list(quality_of(results))
+    flops = training_flops(results, labels)
+    keys = [chosen["model"], chosen["intervention"]]
+    means = chosen.groupby(keys).mean(numeric_only=True)
+    by_axis = {data.axis: data for data in measurements}
+    rows = []
+    for label in labels:
+        name = study.names[label]
+        if label not in study.front:
+            continue
+        row = _identity(name) | {"axis": purpose(name), "cache_bytes": NAN}
+        row["training_flops"] = flops[label]
+        row["training_share"] = flops[label] / flops.get(study.deepest_baseline, NAN)
+        unhealed = name.without("healed", "by")
+        key = (str(unhealed.run), str(unhealed.intervention))
+        if key in means.index:
+            row |= means.loc[key, ["predicted_decode", "predicted_prefill"]].to_dict()
+            row["cache_bytes"] = means.loc[key, "cache_bytes"]
+            row["cache_share"] = row["cache_bytes"] / means.loc[key, "run_cache_bytes"]
+        elif label in study.models:
+            row["cache_bytes"] = _cache_bytes(results, label)
+        data = by_axis[row["axis"]]
+        row["verdict"] = "not tested"
+        if name.is_depth_baseline:
+            row["verdict"] = ""
+        elif label in data.models:
+            gain, _ = gain_over(context, data, label, "depth")
+            row["verdict"] = judged_gain(gain).verdict
+        rows.append(row)
+    return pd.DataFrame(rows, columns=METHOD_COLUMNS)
+
+
+def _cache_bytes(results: Results, label: str) -> float:
+    """Of a run: keys and values of a prompt and its continuation."""
+    study = results.study
+    tokens = study.prompt_tokens + study.evaluation.new_tokens
+    model = study.spec(label, 0).model
+    blocks = results.size(label, "attending_blocks")
+    return float(2 * blocks * tokens * model.inner * FP32)
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """How many models there are, are on a front, and gain."""
+    study = context.study
+    measurements = [measured(context.results, axis) for axis in AXES]
+    seen = dict.fromkeys(m for data in measurements for m in data.models)
+    depths = set(depth_baselines(study))
+    yield Fact("front.models", len(seen))
+    yield Fact("front.depth", len(depths & set(seen)))
+    for system in ("S1", "S2", "S3", "S4", "combined"):
+        models = [m for m in seen if study.names[m].system == system]
+        yield Fact(f"front.{system}", len(set(models) - depths))
+    for data in measurements:
+        key = f"front.{data.axis}"
+        if data.models:
+            yield from _on_front(key, _front_rows(context.results, data), depths)
+        found = []
+        for label in data.models:
+            if label not in depths:
+                found.append(gain_over(context, data, label, "depth")[0])
+            skipped = "skip" in study.names[label].options
+            if skipped and label not in curve_of(study, data, "blocks"):
+                gain_over(context, data, label, "blocks")
+        yield from gain_counts(key, found)
+    trained = [e for e in gains_over_training(context, seen) if e.left not in depths]
+    yield from gain_counts("front.training", trained, 0.0)
+    found = list(interactions(context))
+    yield Fact("front.interactions", len(found))
+    yield Fact("front.interactions.better", sum(e.ci_high < 0 for e in found))
+    yield Fact("front.interactions.worse", sum(e.ci_low > 0 for e in found))
+
+
+def gain_counts(
+    key: str, found: list[Estimate], favour: float = FAVOUR
+) -> Iterator[Fact]:
+    """How many gains have each verdict, and how many there are."""
+    verdicts = [judged_gain(gain, favour).verdict for gain in found]
+    for verdict in ("supported", "not supported", "inconclusive", "not tested"):
+        number = verdicts.count(verdict)
+        yield Fact(f"{key}.gains.{verdict.replace(' ', '_')}", number)
+    known = sum(np.isfinite(gain.effect) for gain in found)
+    yield Fact(f"{key}.gains.compared", int(known))
+
+
+def _on_front(key: str, table: pd.DataFrame, depths: set[str]) -> Iterator[Fact]:
+    best, others = table[table["on_front"]], table[~table["on_front"]]
+    yield Fact(f"{key}.size", len(best))
+    plain = best["model"].isin(depths) & (best["intervention"] == "")
+    yield Fact(f"{key}.depths", int(plain.sum()))
+    near = others["on_front_probability"] >= LIKELY
+    yield Fact(f"{key}.near", int(near.sum()))

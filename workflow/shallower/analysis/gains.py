@@ -1,130 +1,165 @@
-"""What an arm gains over leaving out blocks, and over what its training FLOPs buy.
+"""What a method gains over a curve of other models, and over equal training FLOPs.
 
-The null of every method is depth reduction: the baseline at fewer blocks. Its curve is
-drawn through the depths that no other depth dominates (by the means: a depth that is
-slower and no better is no one's choice), straight from one to the next in latency. It
-is held at its best from there to the slowest depth, so it never rises; beyond the
-fastest and the slowest depth it is not drawn at all, and a gain there is NaN.
+A curve is drawn through the models that no other one of them dominates (by the means: a
+depth that is slower and no better is no one's choice), straight from one to the next in
+latency. From the best of them to the slowest it is flat, so it never rises. It is not
+drawn beyond the fastest and the slowest model: a gain there is NaN.
 
-Picking the better depths by their means favours the null by a little where depth does
-not pay (`FAVOUR`; tests/test_pareto.py has it); it never flatters the arm.
+Choosing the better models by their means favours the curve a little where depth does
+not pay (`FAVOUR`; tests/test_gains.py measures it); it never flatters the method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from shallower.analysis.pareto import Measured, front
-from shallower.analysis.runs import effect
 from shallower.analysis.statistics import LEVEL, t_interval
 
 STEPS = 2000  # of the search for the ends of a speed-up's interval
 SAME = 0.01  # relative difference up to which FLOPs count as equal
-# Nats by which a null of several models is favoured at most, as its best are picked.
+# Nats by which a curve of several models is favoured at most, as its best are chosen.
 FAVOUR = 0.01
 NAN = float("nan")
 
 
-class Gain(NamedTuple):
-    """An arm against its null, with the interval over seeds and one over both units."""
+@dataclass(frozen=True)
+class Measured:
+    """Quality (seeds x models, nats) and latency (sessions x models, us) on one axis.
 
-    effect: float  # arm - null in nats, or null / arm in time
-    ci_low: float  # over seeds, with the latencies as measured
-    ci_high: float
-    total_low: float  # with the latencies' uncertainty over sessions added
-    total_high: float
-    values: tuple[float, ...] = ()  # by seed, where the effect is a mean of them
-    models: tuple[str, ...] = ()  # what the null was made of
+    NaN where a model lacks a seed or a session. Runs with one seed share data order and
+    initial weights, and models of one session share the state of the machine: both are
+    paired over models.
+    """
+
+    quality: pd.DataFrame
+    latency: pd.DataFrame
+    axis: str = "per_token"
+
+    @property
+    def models(self) -> list[str]:
+        """Labels in the order of the columns."""
+        return list(self.quality)
+
+    def paired(self, models: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(seeds, models) and (sessions, models) that all of these models have."""
+        tables = self.quality[list(models)], self.latency[list(models)]
+        quality, latency = (table.dropna().to_numpy(float) for table in tables)
+        return quality, latency
+
+
+class Gain(NamedTuple):
+    """A method against others, with its 95 % interval."""
+
+    effect: float  # method - curve in nats, or time of the curve / of the method
+    low: float
+    high: float
+    seeds: int = 0
+    models: tuple[str, ...] = ()  # that the curve is made of
     note: str = ""
 
 
-# --- against depth ------------------------------------------------------------------
+def non_dominated(quality: np.ndarray, latency: np.ndarray) -> np.ndarray:
+    """Which models no other one dominates; (..., models) in nats and us, a mask.
+
+    One dominates another if it is no worse in both and better in one. Hence of two
+    with equal latency only the better one stays, and two equal in both stay together.
+    A model with a NaN is not on the front and dominates no one.
+    """
+    quality, latency = np.asarray(quality, float), np.asarray(latency, float)
+    mask = np.isfinite(quality) & np.isfinite(latency)
+    for model in range(quality.shape[-1]):
+        # One at a time: draws x models x models would not fit for many.
+        q, t = quality[..., model, None], latency[..., model, None]
+        better = (quality < q) | (latency < t)
+        mask[..., model] &= ~((quality <= q) & (latency <= t) & better).any(axis=-1)
+    return mask
+
+
+# --- against a curve ------------------------------------------------------------------
 
 
 class Curve(NamedTuple):
-    """The depths that are worth having, fastest first, and where the curve ends."""
+    """The models that are worth having, fastest first, and where the curve ends."""
 
     models: tuple[str, ...]
-    quality: np.ndarray  # (seeds, depths), nats; the means fall
-    latency: np.ndarray  # (sessions, depths), us; the means rise
-    slowest: float  # us, of all depths
+    quality: np.ndarray  # (seeds, models), nats; the means fall
+    latency: np.ndarray  # (sessions, models), us; the means rise
+    slowest: float  # us, of all models that it was chosen from
 
     @property
     def knots(self) -> np.ndarray:
-        """Mean latency of each depth, us."""
+        """Mean latency of each model, us."""
         return np.asarray(self.latency.mean(axis=0))
 
 
-def iso_latency_gain(data: Measured, arm: str, depth_models: Sequence[str]) -> Gain:
-    """Cross-entropy of the arm less that of the baseline at the same latency, in nats.
+def gain_at_equal_latency(data: Measured, model: str, others: Sequence[str]) -> Gain:
+    """Cross-entropy of the model less that of the curve at its latency, in nats.
 
-    Negative is better. The interval is t over the seeds' paired gains, with the curve
-    read at the mean latency; the total one adds what the sessions leave open (the
-    arm's latency less the curve's, paired by session, times the curve's slope: the
-    delta method) with Satterthwaite's degrees of freedom, so with few units it need
-    not be the wider one. NaN, with a note, where the curve is not drawn.
+    Negative is better. The error is that of the seeds' paired gains, with the curve
+    read at the mean latency, plus what the sessions leave open (the model's latency
+    less the curve's, paired by session, times the curve's slope: the delta method),
+    with Satterthwaite's degrees of freedom. NaN, with a note, where no curve is drawn.
+    ValueError if the model is one of the others.
     """
-    quality, latency, curve = _against(data, arm, depth_models)
+    quality, latency, curve = _against(data, model, others)
+    if curve is None:
+        return _none("no seed, or no session, in common with the whole curve")
     at = latency.mean()
     if not curve.knots[0] <= at <= curve.slowest:
-        return _none(f"at {at:.4g} us, outside the depths'", curve)
+        return _none(f"at {at:.4g} us, outside the curve", len(quality), curve.models)
     gains, delays = _gaps(quality, latency, curve, np.array([1.0]))
-    low, high = t_interval(gains[:, 0])
-    half = float(_half(gains, delays)[0])
-    mean = float(gains.mean())
-    values = tuple(map(float, gains[:, 0]))
-    return Gain(mean, low, high, mean - half, mean + half, values, curve.models)
+    half, mean = float(_half(gains, delays)[0]), float(gains.mean())
+    return Gain(mean, mean - half, mean + half, len(quality), curve.models)
 
 
-def iso_quality_speedup(data: Measured, arm: str, depth_models: Sequence[str]) -> Gain:
-    """Latency of the baseline at the arm's cross-entropy, over the arm's: above 1 wins.
+def speedup_at_equal_quality(data: Measured, model: str, others: Sequence[str]) -> Gain:
+    """Latency of the curve at the model's cross-entropy, over the model's.
 
-    The intervals hold every factor by which the arm could be slowed until its gain at
-    equal latency (see there) is no longer told from zero: a test turned round, as
-    Fieller's interval is, since a quotient by the curve's slope has no useful standard
-    error where the slope is unsure. An end where even the fastest or best depth is not
-    told apart is open: 0 or infinity, with a note. NaN, with a note, if the quality is
-    outside that of the depths.
+    Above 1 the model is faster. The interval holds every factor by which it could be
+    slowed until its gain at equal latency (see there) is no longer told from zero: a
+    test turned round, as Fieller's interval is, since a quotient by the curve's slope
+    has no useful standard error where the slope is unsure. An end where even the
+    fastest or best model is not told apart is open: 0 or infinity, with a note. NaN,
+    with a note, if the quality is outside that of the curve.
     """
-    quality, latency, curve = _against(data, arm, depth_models)
+    quality, latency, curve = _against(data, model, others)
+    if curve is None:
+        return _none("no seed, or no session, in common with the whole curve")
     means, at = curve.quality.mean(axis=0), quality.mean()
     if not means[-1] <= at <= means[0] or len(means) < 2:
-        return _none(f"at {at:.4g} nats, outside the depths'", curve)
+        return _none(f"at {at:.4g} nats, outside the curve", len(quality), curve.models)
     ratio = float(np.interp(at, means[::-1], curve.knots[::-1]) / latency.mean())
     factors = np.linspace(curve.knots[0], curve.knots[-1], STEPS + 1) / latency.mean()
     gains, delays = _gaps(quality, latency, curve, factors)
-    mean = gains.mean(axis=0)
-    ci, total = (
-        _unresolved(factors, mean, half, ratio)
-        for half in (_half(gains), _half(gains, delays))
-    )
-    notes = ["open below"] * (0.0 in ci + total) + ["open above"] * (
-        np.inf in ci + total
-    )
-    return Gain(ratio, *ci, *total, models=curve.models, note=", ".join(notes))
+    low, high = _unresolved(factors, gains.mean(axis=0), _half(gains, delays), ratio)
+    notes = ["open below"] * (low == 0) + ["open above"] * (high == np.inf)
+    return Gain(ratio, low, high, len(quality), curve.models, ", ".join(notes))
 
 
 def _against(
-    data: Measured, arm: str, depth_models: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, Curve]:
-    """The arm's quality and latency, and the curve, over the units all of them have."""
-    if arm in depth_models or not depth_models:
-        raise ValueError(f"{arm} is to be compared with depths other than itself")
-    quality, latency = data.paired([arm, *depth_models])
+    data: Measured, model: str, others: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, Curve | None]:
+    """The model's quality and latency, and the curve, over the units that all have."""
+    if model in others or not others:
+        raise ValueError(f"{model} is to be compared with models other than itself")
+    quality, latency = data.paired([model, *others])
     if not (len(quality) and len(latency)):
-        raise ValueError(f"no seed, or no session, has {arm} and all of the depths")
+        return quality, latency, None
     means, times = quality.mean(axis=0)[1:], latency.mean(axis=0)[1:]
-    kept = np.flatnonzero(front(means, times))
-    # By rising latency; of depths that are equal in both, one.
-    kept = kept[np.unique(times[kept], return_index=True)[1]]
-    models = tuple(depth_models[int(i)] for i in kept)
+    chosen = np.flatnonzero(non_dominated(means, times))
+    # By rising latency; of models that are equal in both, one.
+    chosen = chosen[np.unique(times[chosen], return_index=True)[1]]
     curve = Curve(
-        models, quality[:, kept + 1], latency[:, kept + 1], float(times.max())
+        tuple(others[int(i)] for i in chosen),
+        quality[:, chosen + 1],
+        latency[:, chosen + 1],
+        float(times.max()),
     )
     return quality[:, 0], latency[:, 0], curve
 
@@ -134,7 +169,7 @@ def _gaps(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(seeds, factors) gains and (sessions, factors) their errors, both in nats.
 
-    The arm is slowed by each factor. Its curve is read at the mean latency; how far a
+    The model is slowed by each factor. Its curve is read at the mean latency; how far a
     session departs from that place on the curve, times the slope, is the error.
     """
     at, knots = factors * latency.mean(), curve.knots
@@ -184,50 +219,42 @@ def _unresolved(
     return low, np.inf if inside[-1] else float(found.max())
 
 
-def _none(note: str, curve: Curve) -> Gain:
-    return Gain(NAN, NAN, NAN, NAN, NAN, models=curve.models, note=note)
+def _none(note: str, seeds: int = 0, models: tuple[str, ...] = ()) -> Gain:
+    return Gain(NAN, NAN, NAN, seeds, models, note)
 
 
-# --- of quality alone ---------------------------------------------------------------
+# --- at equal training FLOPs ----------------------------------------------------------
 
 
-def additivity(
-    quality: pd.DataFrame, a: str, b: str, ab: str, base: str
-) -> dict[str, Any]:
-    """dCE(A+B) - dCE(A) - dCE(B), each against the base, seed by seed, in nats.
-
-    Zero if what A and B change adds up; negative if together they do better than
-    that. `quality` is seeds x models (`pareto.by_model`); see `runs.effect`.
-    """
-    found = quality[ab] - quality[a] - quality[b] + quality[base]
-    return effect(found.dropna())
-
-
-def equal_flops_gain(
-    quality: pd.DataFrame, arm: str, controls: Sequence[str], flops: Mapping[str, float]
+def gain_at_equal_flops(
+    quality: pd.DataFrame,
+    model: str,
+    controls: Sequence[str],
+    flops: Mapping[str, float],
 ) -> Gain:
-    """Cross-entropy of the arm less a control's that cost as much training, in nats.
+    """Cross-entropy of the model less a control's that cost as much training, in nats.
 
-    `flops` are total training FLOPs by model: the caller counts the teacher, healing
-    and fine-tuning in. A control within 1 % is taken as it is, the nearest if there
-    are several; otherwise the two next to the arm are interpolated in log FLOPs, seed
-    by seed. Controls are one model at several budgets: ValueError if two cost the
-    same. NaN, with a note, beyond the cheapest and the dearest: nothing extrapolates.
+    `quality` is seeds x models; `flops` are total training FLOPs by model: the caller
+    counts teacher, healing and fine-tuning in. A control within 1 % is taken as it is,
+    the nearest if there are several; otherwise the two next to the model are
+    interpolated in log FLOPs, seed by seed. Controls are one model at several budgets:
+    ValueError if two cost the same. NaN, with a note, beyond the cheapest and the
+    dearest: nothing is extrapolated.
     """
-    order = sorted(controls, key=lambda model: flops[model])
-    logs = np.log([flops[model] for model in order])
-    if len(order) == 0 or arm in order or (np.diff(logs) <= 0).any():
-        raise ValueError(f"{arm} needs other models as controls, at different FLOPs")
-    at = np.log(flops[arm])
+    order = sorted(controls, key=lambda control: flops[control])
+    logs = np.log([flops[control] for control in order])
+    if len(order) == 0 or model in order or (np.diff(logs) <= 0).any():
+        raise ValueError(f"{model} needs other models as controls, at different FLOPs")
+    at = np.log(flops[model])
     nearest = int(np.abs(logs - at).argmin())
     weights = np.eye(len(order))[nearest]
     if abs(logs[nearest] - at) > np.log1p(SAME):
         if not logs[0] < at < logs[-1]:
-            return Gain(NAN, NAN, NAN, NAN, NAN, note="no control costs as much")
+            seeds = len(quality[model].dropna())
+            return _none("no control costs as much", seeds, tuple(order))
         weights = _weights(np.array([at]), logs)[0]
-    used = [model for model, weight in zip(order, weights, strict=True) if weight > 0]
-    table = quality[[arm, *used]].dropna()
-    values = (table[arm] - table[used] @ weights[weights > 0]).to_numpy(float)
-    low, high = t_interval(values)
+    used = [name for name, weight in zip(order, weights, strict=True) if weight > 0]
+    table = quality[[model, *used]].dropna()
+    values = (table[model] - table[used] @ weights[weights > 0]).to_numpy(float)
     mean = float(values.mean()) if len(values) else NAN
-    return Gain(mean, low, high, low, high, tuple(map(float, values)), tuple(used))
+    return Gain(mean, *t_interval(values), len(values), tuple(used))

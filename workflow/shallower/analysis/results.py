@@ -17,7 +17,8 @@ import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.files import read_json
-from shallower.study.names import joined
+from shallower.study.names import SEPARATOR, ModelName, twin
+from shallower.study.stages import original_spec
 from shallower.study.study import Run, Study, read_study
 
 FORMS = ("trained", "folded", "collapsed")  # in the order of deployment
@@ -35,6 +36,11 @@ class Results:
     def read(cls, directory: str | Path) -> Results:
         """From a study's folder, with its `study.json`."""
         return cls(Path(directory), read_study(Path(directory) / "study.json"))
+
+    @cached_property
+    def names(self) -> dict[str, ModelName]:
+        """Every model that has results, by label (see `names_of`)."""
+        return names_of(self.study)
 
     # --- tables -----------------------------------------------------------------------
 
@@ -86,13 +92,23 @@ class Results:
         return self.table("pareto")
 
     @cached_property
+    def methods(self) -> pd.DataFrame:
+        """What every model of the front costs, with the verdict on its gain."""
+        return self.table("methods").set_index("label", drop=False)
+
+    @cached_property
+    def profiles(self) -> pd.DataFrame:
+        """Importance and contribution of each block: `model, seed, block, metric`."""
+        return self.table("profiles")
+
+    @cached_property
     def roofline(self) -> pd.DataFrame:
         """Decoding times beside the time in which the weights can be read."""
         return self.table("roofline")
 
     @cached_property
     def learning_rates(self) -> pd.DataFrame:
-        """The search over learning rates: a row per model without its rate, and rate."""
+        """The search over learning rates: a row per group of models, and rate."""
         return self.table("learning_rate")
 
     @cached_property
@@ -128,6 +144,17 @@ class Results:
             forms.setdefault((label, scale, *rest), []).append(form)
         return forms
 
+    def forms(
+        self,
+        label: str,
+        dataset: str,
+        metric: str,
+        scale: str = "study",
+        mode: str = "eager",
+    ) -> list[str]:
+        """The forms in which a metric of a model was measured."""
+        return self._forms.get((label, scale, mode, dataset, metric), [])
+
     def values(
         self,
         label: str,
@@ -142,7 +169,7 @@ class Results:
         `form` may be `deployed`: the last form that was measured. A model that has no
         folded form is as fast as trained, and so on.
         """
-        measured = self._forms.get((label, scale, mode, dataset, metric), [])
+        measured = self.forms(label, dataset, metric, scale, mode)
         if form == "deployed":
             form = max(measured, key=FORMS.index, default="trained")
         elif form not in measured:
@@ -257,22 +284,23 @@ class Results:
         return pd.concat(tables) if tables else pd.DataFrame(columns=columns)
 
     def documents(self, label: str, form: str = "trained") -> pd.DataFrame:
-        """Cross-entropy (nats a token) of test documents: `seed, sample, value, weight`.
+        """Cross-entropy (nats) of test documents: `seed, sample, value, weight`.
 
         Empty where the model was not scored on them.
         """
-        rows = self._text_rows
-        rows = rows[(rows["label"] == label) & (rows["form"] == form)]
-        return rows[["seed", "sample", "value", "weight"]]
+        columns = ["seed", "sample", "value", "weight"]
+        return self._text_rows.get((label, form), pd.DataFrame(columns=columns))
 
     @cached_property
-    def _text_rows(self) -> pd.DataFrame:
+    def _text_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         parts = []
         for model, seed in self.study.runs:
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))
-        return labelled(pd.concat(parts, ignore_index=True))
+        rows = labelled(pd.concat(parts, ignore_index=True))
+        columns = ["seed", "sample", "value", "weight"]
+        return {key: part[columns] for key, part in rows.groupby(["label", "form"])}
 
     def scores(self, model: str, seed: int) -> pd.DataFrame:
         """Every scored sample of a run and of the interventions on it."""
@@ -288,7 +316,10 @@ class Results:
         """
         return [
             read_json(
-                self.directory / "evaluations" / model / f"seed{seed}.interventions.json"
+                self.directory
+                / "evaluations"
+                / model
+                / f"seed{seed}.interventions.json"
             )
             for model, seed in self.study.intervened_runs
         ]
@@ -309,10 +340,31 @@ class Results:
         return self.directory / "runs" / model / f"seed{seed}"
 
 
+def names_of(study: Study) -> dict[str, ModelName]:
+    """The study's models, those of the original's size, and A/A twins, by label."""
+    names = study.names | original_names(study)
+    deepest = [
+        ModelName("baseline", d[-1]) for d in (study.depths, study.original.depths)
+    ]
+    return names | {twin(str(name)): name for name in deepest}
+
+
+def original_names(study: Study) -> dict[str, ModelName]:
+    """The models that are counted and timed at the original's size, by label."""
+    spec = original_spec(study)
+    deep = spec.depths[-1]
+    names = [ModelName(head, depth) for head in spec.heads for depth in spec.depths]
+    names += [ModelName(ffn, deep) for ffn in spec.ffns]
+    names += [ModelName("baseline", deep, {"skip": text}) for text in spec.skips]
+    linear = [f"linear.{speedup:g}" for speedup in spec.speedups]
+    names += [ModelName("baseline", deep, {"eliminate": text}) for text in linear]
+    return {str(name): name for name in names}
+
+
 def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `label`, made of `model` and `intervention`."""
     if "model" not in table or "intervention" not in table:
         return table
-    table = table.assign(intervention=table["intervention"].fillna(""))
-    pairs = zip(table["model"], table["intervention"], strict=True)
-    return table.assign(label=[joined(model, done) for model, done in pairs])
+    done = table["intervention"].fillna("")
+    label = table["model"].where(done == "", table["model"] + SEPARATOR + done)
+    return table.assign(intervention=done, label=label)

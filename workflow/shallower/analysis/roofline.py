@@ -8,102 +8,77 @@ how much of its extra time is weights and how much is the rest.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from shallower.analysis.raw import latency_rows
-from shallower.analysis.sessions import judge, used
+from shallower.analysis.estimates import (
+    Comparison,
+    Estimate,
+    mean_difference,
+    mean_level,
+    ratio_of_means,
+)
+from shallower.analysis.results import Results
 from shallower.analysis.statistics import ratio_interval, t_interval
-from shallower.files import write_text
-from shallower.models.choices import parse_skip
-from shallower.names import split_name
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
 WORKLOADS = ["fixed", "decode"]  # those whose length does not depend on the answer
-KEYS = ["scale", "model", "form", "mode", "workload"]
-
-Sizes = dict[str, dict[str, int]]  # scale -> width, vocabulary
-
-
-def write_roofline(results: Path, sizes: Sizes, output: Path | None = None) -> None:
-    """Write `roofline.csv` (a row a model) and `roofline_pairs.csv` (deep, shallow).
-
-    Disturbed sessions are left out, as everywhere.
-    """
-    latency = pd.read_parquet(results / "latency.parquet")
-    reads = pd.read_parquet(results / "bandwidth.parquet")
-    parameters = pd.read_csv(results / "parameters.csv")
-    kept = used(judge(latency))
-    latency, reads = (t[t["session"].isin(kept)] for t in (latency, reads))
-    table = by_session(latency, reads, parameters, sizes)
-    for name, rows in (("roofline", points(table)), ("roofline_pairs", pairs(table))):
-        text = rows.to_csv(index=False, float_format="%.10g")
-        write_text((output or results) / f"{name}.csv", text)
+KEYS = ["scale", "label", "form", "mode", "workload"]
+NAMES = ["model", "intervention", "variant", "depth"]
+METRIC = "time_per_output_token"
+# Metrics of estimates that by_seed.csv does not have: two times, and a share.
+FLOOR, REST, WEIGHTS = "floor", "time_beyond_floor", "share_of_weights"
+BYTES = "bytes_per_token"
 
 
-def by_session(
-    latency: pd.DataFrame, reads: pd.DataFrame, parameters: pd.DataFrame, sizes: Sizes
-) -> pd.DataFrame:
+def by_session(results: Results) -> pd.DataFrame:
     """Bytes, floor and measured time (median of the repeats) of each session.
 
-    Only models that `parameters` knows, and only steps behind a key-value cache.
+    Only models that parameters.csv knows, and only steps behind a key-value cache.
+    Disturbed sessions are left out, as everywhere.
     """
-    chosen = latency["workload"].isin(WORKLOADS) & (latency["mode"] != "uncached")
-    times = latency_rows(latency[chosen])
-    times = times[times["metric"] == "time_per_output_token"]
-    times = times.rename(columns={"dataset": "workload", "unit_id": "session"})
-    table = times.groupby([*KEYS, "session"])["value"].median()
-    lengths = (
-        latency[chosen]
-        .groupby([*KEYS, "session"], as_index=False)[
-            ["prompt_tokens", "generated_tokens", "dtype"]
-        ]
-        .first()
+    rows = results.by_seed
+    rows = rows[(rows["metric"] == METRIC) & rows["dataset"].isin(WORKLOADS)]
+    rows = rows[rows["mode"] != "uncached"].rename(
+        columns={"dataset": "workload", "unit_id": "session", "value": "measured_us"}
     )
-    table = lengths.merge(table.rename("measured_us").reset_index())
-    names = ["scale", "model", "variant", "depth"]
-    counts = ["parameters_trained", "parameters_deployed"]
-    table = table.merge(parameters[names + counts], on=["scale", "model"])
-    table["bytes_per_token"] = [
-        bytes_per_token(row, sizes[row["scale"]]) for _, row in table.iterrows()
-    ]
+    lengths = results.latency[
+        [*KEYS, "session", "prompt_tokens", "generated_tokens", "dtype"]
+    ].drop_duplicates([*KEYS, "session"])
+    table = rows[[*KEYS, "session", "measured_us"]].merge(lengths)
+    sizes = results.parameters.reset_index(drop=True)
+    counts = ["parameters_trained", "parameters_deployed", "attending_blocks"]
+    columns = ["scale", "label", *NAMES, *counts, "width", "vocabulary"]
+    table = table.merge(sizes[columns], on=["scale", "label"])
+    table[BYTES] = bytes_per_token(table)
+    reads = results.bandwidth
     curves = {s: bandwidth_curve(part) for s, part in reads.groupby("session")}
     table["bandwidth"] = [
         interpolate(curves[session], size)
-        for session, size in zip(
-            table["session"], table["bytes_per_token"], strict=True
-        )
+        for session, size in zip(table["session"], table[BYTES], strict=True)
     ]
-    table["floor_us"] = table["bytes_per_token"] / table["bandwidth"] / 1000
+    table["floor_us"] = table[BYTES] / table["bandwidth"] / 1000
     return table
 
 
-def bytes_per_token(row: Any, sizes: dict[str, int]) -> float:
+def bytes_per_token(table: pd.DataFrame) -> pd.Series:
     """Bytes that one step reads: weights without the input embedding, keys and values.
 
     Of the embedding a step reads one row. The cache is read up to the mean position
     of the steps, or whole where it is static and a mask hides the rest.
     """
-    kind = "trained" if row["form"] == "trained" else "deployed"
-    weights = row[f"parameters_{kind}"] - sizes["vocabulary"] * sizes["width"]
-    prompt, generated = row["prompt_tokens"], row["generated_tokens"]
+    trained, deployed = table["parameters_trained"], table["parameters_deployed"]
+    weights = trained.where(table["form"] == "trained", deployed)
+    weights = weights - table["vocabulary"] * table["width"]
+    prompt, generated = table["prompt_tokens"], table["generated_tokens"]
     # Steps 1 to n - 1 see prompt + 1 to prompt + n - 1 tokens.
-    static = row["workload"] == "decode"
-    held = prompt + (generated if static else generated / 2)
-    cached = 2 * attending(row["model"]) * sizes["width"] * held
-    return float((weights + cached) * BYTES[row["dtype"]])
-
-
-def attending(model: str) -> int:
-    """Blocks with keys and values: all whose attention is not skipped."""
-    _, depth, options = split_name(model)
-    if "skip" not in options:
-        return depth
-    choice = parse_skip(options["skip"])
-    return depth if choice.part == "ffn" else depth - choice.k
+    static = table["workload"] == "decode"
+    held = prompt + generated.where(static, generated / 2)
+    cached = 2 * table["attending_blocks"] * table["width"] * held
+    return (weights + cached) * table["dtype"].map(SIZES)
 
 
 def bandwidth_curve(reads: pd.DataFrame) -> pd.Series:
@@ -121,74 +96,79 @@ def interpolate(curve: pd.Series, size: float) -> float:
     return float(np.interp(np.log(size), np.log(curve.index), curve.to_numpy()))
 
 
-def points(table: pd.DataFrame) -> pd.DataFrame:
-    """One row per model, form, mode and workload, with 95 % intervals over sessions."""
+def roofline_table(table: pd.DataFrame) -> pd.DataFrame:
+    """roofline.csv: a row per model, form, mode and workload, with 95 % intervals.
+
+    `table` is that of `by_session`; intervals are over sessions.
+    """
+    keys = ["scale", *NAMES, "form", "mode", "workload"]
     rows = []
-    keys = [*KEYS, "variant", "depth"]
     for key, group in table.groupby(keys, sort=False):
         floor, measured = group["floor_us"], group["measured_us"]
-        rows.append(
-            dict(zip(keys, key, strict=True))
-            | {
-                "sessions": len(group),
-                "bytes_per_token": group["bytes_per_token"].mean(),
-                "bandwidth_gb_s": group["bandwidth"].mean(),
-                "floor_us": floor.mean(),
-            }
-            | _mean("measured_us", measured)
-            | _ratio("share_of_floor", floor, measured)
-        )
+        low, high = t_interval(measured)
+        share, share_low, share_high = ratio_interval(floor, measured)
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        row |= {
+            "sessions": len(group),
+            "bytes_per_token": group["bytes_per_token"].mean(),
+            "bandwidth_gb_s": group["bandwidth"].mean(),
+            "floor_us": floor.mean(),
+            "measured_us": measured.mean(),
+            "measured_us_ci_low": low,
+            "measured_us_ci_high": high,
+            "share_of_floor": share,
+            "share_of_floor_ci_low": share_low,
+            "share_of_floor_ci_high": share_high,
+        }
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def pairs(table: pd.DataFrame) -> pd.DataFrame:
+def estimates(results: Results, table: pd.DataFrame) -> Iterator[Estimate]:
     """Deepest against shallowest of each variant: ratios, and the difference's parts.
 
-    `weights_us` is the difference of the floors and `rest_us` what remains of the
-    measured difference, per additional block in `rest_per_block_us`.
+    Ratios of the times, of `floor` and of `bytes_per_token`. Differences of the times,
+    of `floor` and of `time_beyond_floor`, what remains; of that the slope per block
+    too. The ratio `share_of_weights` is the floors' part of the difference of times.
     """
-    rows = []
-    table = table[~table["model"].str.contains("__")]  # options are not depths
+    table = table[[not results.names[label].options for label in table["label"]]]
     keys = ["scale", "variant", "form", "mode", "workload"]
     for key, group in table.groupby(keys, sort=False):
-        shallow, deep = group["depth"].min(), group["depth"].max()
-        wide = group.pivot(index="session", columns="depth").loc[:, FIELDS].dropna()
-        if shallow == deep or wide.empty:
+        scale, _, form, mode, workload = map(str, key)
+        ends = [
+            group[group["depth"] == depth].set_index("session")
+            for depth in (group["depth"].max(), group["depth"].min())
+        ]
+        deep, shallow = ends[0].align(ends[1], join="inner", axis=0)
+        if deep.empty or deep["depth"].iloc[0] == shallow["depth"].iloc[0]:
             continue
-        low, high = (wide.xs(d, axis=1, level="depth") for d in (shallow, deep))
-        extra = high - low
-        rest = extra["measured_us"] - extra["floor_us"]
-        rows.append(
-            dict(zip(keys, key, strict=True))
-            | {"shallow": shallow, "deep": deep, "sessions": len(wide)}
-            | _ratio("ratio", high["measured_us"], low["measured_us"])
-            | {
-                "ratio_of_blocks": deep / shallow,
-                "ratio_of_bytes": high["bytes_per_token"].mean()
-                / low["bytes_per_token"].mean(),
-            }
-            | _ratio("ratio_of_floors", high["floor_us"], low["floor_us"])
-            | _mean("difference_us", extra["measured_us"])
-            | _mean("weights_us", extra["floor_us"])
-            | _mean("rest_us", rest)
-            | _mean("rest_per_block_us", rest / (deep - shallow))
-            | _ratio("weights_share", extra["floor_us"], extra["measured_us"])
-        )
-    return pd.DataFrame(rows)
+        sides = deep["label"].iloc[0], shallow["label"].iloc[0]
+        where = {"scale": scale, "form": form, "mode": mode}
+        yield from _pair(sides, workload, where, deep, shallow)
 
 
-FIELDS = ["bytes_per_token", "floor_us", "measured_us"]
+def _pair(
+    sides: tuple[str, str],
+    workload: str,
+    where: dict[str, Any],
+    deep: pd.DataFrame,
+    shallow: pd.DataFrame,
+) -> Iterator[Estimate]:
+    """All estimates of one pair, from its rows by session."""
 
+    def asked(metric: str, kind: Any) -> Comparison:
+        return Comparison(*sides, workload, metric, kind, **where)
 
-def _mean(name: str, values: pd.Series) -> dict[str, float]:
-    """Mean and interval over sessions, as three columns."""
-    return _columns(name, float(values.mean()), *t_interval(values.to_numpy()))
-
-
-def _ratio(name: str, top: pd.Series, bottom: pd.Series) -> dict[str, float]:
-    """Ratio of means and interval over sessions, as three columns."""
-    return _columns(name, *ratio_interval(top.to_numpy(), bottom.to_numpy()))
-
-
-def _columns(name: str, value: float, low: float, high: float) -> dict[str, float]:
-    return {name: value, f"{name}_ci_low": low, f"{name}_ci_high": high}
+    columns = {METRIC: "measured_us", FLOOR: "floor_us", BYTES: BYTES}
+    for metric, column in columns.items():
+        ratio = asked(metric, "ratio")
+        yield ratio_of_means(ratio, deep[column], shallow[column], "sessions")
+    measured = deep["measured_us"] - shallow["measured_us"]
+    floor = deep["floor_us"] - shallow["floor_us"]
+    rest, blocks = measured - floor, deep["depth"] - shallow["depth"]
+    for metric, values in ((METRIC, measured), (FLOOR, floor), (REST, rest)):
+        difference = asked(metric, "difference")
+        yield mean_difference(difference, values, "sessions", unit="us")
+    slope, unit = asked(REST, "slope"), "us per block"
+    yield mean_level(slope, rest / blocks, "sessions", unit=unit)
+    yield ratio_of_means(asked(WEIGHTS, "ratio"), floor, measured, "sessions")

@@ -19,7 +19,9 @@ from scipy import special
 
 LEVEL = 0.95  # of every interval, unless it says otherwise
 
-Values = Sequence[float] | np.ndarray  # one number per independent unit
+Values = (
+    Sequence[float] | np.ndarray
+)  # or a pandas series: one number per independent unit
 
 
 # --- intervals ----------------------------------------------------------------------
@@ -176,23 +178,6 @@ def paired_t(differences: Values) -> float:
     return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
-def trend(
-    levels: Values, values: np.ndarray, level: float = LEVEL
-) -> tuple[float, float, float, float]:
-    """(slope, low, high, p): least squares within each seed, then t over the seeds.
-
-    `levels` (levels,) are depths, say, and `values` (seeds, levels); the slope is in
-    units of value per level. Seeds are the unit, as the levels of one seed share its
-    data. NaN for fewer than two different levels; interval and p NaN for one seed.
-    """
-    levels, values = np.asarray(levels, float), np.asarray(values, float)
-    centred = levels - levels.mean()
-    if len(values) == 0 or not (centred**2).sum() > 0:
-        return float("nan"), float("nan"), float("nan"), float("nan")
-    slopes = values @ centred / (centred**2).sum()
-    return float(slopes.mean()), *t_interval(slopes, level), paired_t(slopes)
-
-
 def pairing_correlation(a: Values, b: Values) -> float:
     """Correlation over seeds of two models' seed means: what pairing by seed gains.
 
@@ -212,40 +197,12 @@ def holm(p_values: Values) -> list[float]:
 
     A comparison without a p value (NaN) stays so and does not count in the family.
     """
-    return [p if np.isnan(p) else min(1.0, p) for p in _stepped_down(p_values)]
-
-
-def _stepped_down(p_values: Values) -> list[float]:
-    """Holm's adjusted p values before they are cut at one."""
     order = [int(i) for i in np.argsort(p_values) if not np.isnan(p_values[i])]
     adjusted, running = [float("nan")] * len(p_values), 0.0
     for rank, index in enumerate(order):
         running = max(running, (len(order) - rank) * float(p_values[index]))
-        adjusted[index] = running
+        adjusted[index] = min(1.0, running)
     return adjusted
-
-
-def holm_levels(p_values: Values, level: float = LEVEL) -> list[float]:
-    """The level of each one's interval that agrees with its Holm-adjusted p.
-
-    The adjusted p is the plain one times a factor; the level is 1 - alpha / factor.
-    Hence the interval excludes 0 exactly if p < alpha / factor, that is, if adjusted
-    p < alpha. The factor is Holm's own (k, k - 1, ... 1 in ascending order of p),
-    except after a step that was larger: there it grows just so far that the adjusted
-    p's stay in order, and so that nothing is rejected after the first that is not.
-
-    What is controlled is the chance of any false exclusion of 0 (family-wise error).
-    The intervals are wider than single ones, but not simultaneous: where all effects
-    are real, the last is a single interval and all k together cover less than 95 %.
-    A family of one keeps its level; NaN where there is no p.
-    """
-    alpha, levels = 1 - level, []
-    counted = np.count_nonzero(~np.isnan(p_values))
-    for p, adjusted in zip(p_values, _stepped_down(p_values), strict=True):
-        # A p of 0 is rejected at any level; it gets the strictest, Bonferroni's.
-        share = 1 / counted if adjusted == 0 else p / adjusted
-        levels.append(float(1 - alpha * share))
-    return levels
 
 
 # --- descriptions -------------------------------------------------------------------

@@ -101,7 +101,10 @@ def non_inferiority(
 
 
 def assay(
-    worse: Estimate, worse_one_sided: Estimate, margin: float, lower_is_better: bool = True
+    worse: Estimate,
+    worse_one_sided: Estimate,
+    margin: float,
+    lower_is_better: bool = True,
 ) -> bool:
     """Assay sensitivity: whether a comparison that ought to differ does.
 

@@ -28,7 +28,7 @@ MAXIMAL_ALPHA = 1e6  # only the fewest tokens are left where a profile is below 
 
 @dataclass(frozen=True)
 class Rule:
-    """Whose profile says how many tokens are kept, what ranks them, and its words."""
+    """Whose profile says how many tokens are left, what ranks them, and its words."""
 
     profile: Literal["acc", "linear", "uniform"]
     ranking: Ranking

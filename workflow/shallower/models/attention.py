@@ -2,7 +2,7 @@
 
 torch's fused attention is made for long sequences: its CPU kernel forms the weights
 again in the backward pass and multiplies in small tiles. At a study's lengths the
-weights fit in memory, so here they are kept, and all products are batched ones over
+weights fit in memory, so here they are saved, and all products are batched ones over
 blocks of queries, each of which meets only the keys up to its own end.
 """
 
@@ -53,27 +53,27 @@ class _InBlocks(torch.autograd.Function):
         # Scores are sums that a softmax is sensitive to: at least fp32.
         exact = torch.promote_types(q.dtype, torch.float32)
         hidden = torch.full((BLOCK, BLOCK), -torch.inf, dtype=exact).triu(1)
-        outputs, kept = [], []
+        outputs, saved = [], []
         for start, end in _blocks(shape[2]):
             keys = (k[:, :end].to(exact) * scale).transpose(1, 2)
             scores = torch.bmm(q[:, start:end].to(exact), keys)
             scores[:, :, start:] += hidden[: end - start, : end - start]
             shares = scores.softmax(-1).to(q.dtype)
             outputs.append(torch.bmm(shares, v[:, :end]))
-            kept.append(shares)
+            saved.append(shares)
         output = torch.cat(outputs, dim=1)
-        ctx.save_for_backward(q, k, v, output, *kept)
+        ctx.save_for_backward(q, k, v, output, *saved)
         return output.view(shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, output, *kept = ctx.saved_tensors
+        q, k, v, output, *saved = ctx.saved_tensors
         shape, scale = gradients[0].shape, q.shape[-1] ** -0.5
         g = gradients[0].flatten(0, 1).contiguous()
         dq, dk, dv = [], torch.zeros_like(k), torch.zeros_like(v)
         # A row's mean gradient by its shares, which softmax takes off.
         mean = (g * output).sum(-1, keepdim=True)
-        for (start, end), shares in zip(_blocks(q.shape[1]), kept, strict=True):
+        for (start, end), shares in zip(_blocks(q.shape[1]), saved, strict=True):
             part = g[:, start:end]
             dv[:, :end].baddbmm_(shares.transpose(1, 2), part)
             ds = torch.bmm(part, v[:, :end].transpose(1, 2))

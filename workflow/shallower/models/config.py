@@ -83,7 +83,12 @@ class FFNVariant(_Strict):
     # Blocks it applies to; the others keep the family's default. A decoder has halves,
     # an encoder-decoder sides.
     where: Literal["all", "first_half", "second_half", "encoder", "decoder"] = "all"
-    layer: str = ""  # a layer of its own: `<module of models.layers>.<class>`
+    # A layer of its own instead of the default: `<module of models.layers>.<class>`.
+    layer: str = ""
+
+    def __post_init__(self) -> None:
+        if self.layer and self.kind != "default":
+            raise ValueError(f"kind {self.kind} with layer {self.layer}: expected one")
 
     @property
     def collapses(self) -> bool:

@@ -58,10 +58,13 @@ def forward_flops(config: ModelConfig, targets: int | None = None) -> int:
 
 def training_flops(
     config: ModelConfig,
-    teacher: ModelConfig | None = None,
     targets: int | None = None,
+    teacher: ModelConfig | None = None,
 ) -> int:
-    """FLOPs of training, per token of the inputs: with the teacher's forward pass."""
+    """FLOPs of training, per token of the inputs: with the teacher's forward pass.
+
+    `targets` as in `forward_flops`.
+    """
     own = (1 + BACKWARD) * forward_flops(config, targets)
     return own + (forward_flops(teacher, targets) if teacher else 0)
 

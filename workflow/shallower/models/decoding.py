@@ -49,7 +49,7 @@ class Layer(KeyValueCache):
         self.position = position  # (1,)
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (batch, heads, 1, head_dim); return the whole capacity."""
+        """Store (batch, heads, 1, head_dim); return all its capacity."""
         all_keys, all_values = self.store.unbind()
         all_keys.index_copy_(2, self.position, keys)
         all_values.index_copy_(2, self.position, values)
@@ -138,7 +138,7 @@ def compiled(model: LlamaLM, cache: StaticCache) -> Step:
     def call(tokens: Tensor, position: Tensor) -> Tensor:
         logits, new = step(looped, cache, tokens, position)
         if new is not None:
-            # Outside the graph, where it would be a copy of the whole cache.
+            # Outside the graph, where it would be a copy of all the cache.
             cache.store.index_copy_(4, position, new)
         return logits
 
@@ -149,7 +149,7 @@ def compiled(model: LlamaLM, cache: StaticCache) -> Step:
 def _compiler() -> Callable[..., tuple[Tensor, Tensor | None]]:
     import torch._inductor.inductor_prims  # registers what `one_row` calls
 
-    # The whole step is one graph, without a return to Python between blocks, but a
+    # The step is one graph, without a return to Python between blocks, but a
     # block is lowered once and its code used for all: compilation hardly grows with
     # depth, and decodes as fast as a graph in which every block is lowered anew.
     region = torch.compiler.nested_compile_region(call_reading_block)

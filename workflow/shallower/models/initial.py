@@ -1,7 +1,8 @@
 """Start values of every parameter, each from a random stream named by (seed, name).
 
-Models of one seed thus share the start values of all parameters they have in common.
-Every module with parameters of its own has a method `start(fill)` beside their shapes.
+Models of one seed thus share the start values of all parameters they have in common. A
+module with parameters has a method `start(fill)` beside their shapes. It fills what no
+module inside it fills; those are called by themselves. Gains of RMS norms start at 1.
 """
 
 from __future__ import annotations
@@ -98,6 +99,11 @@ def initialise(
     """
     fill = Fill(model, seed, std, output_scale)
     with torch.no_grad():
-        model.start(fill)
+        for module in model.modules():  # the model itself first
+            if type(module) is nn.RMSNorm:
+                fill.constant(module.weight, 1.0)
+            start = getattr(module, "start", None)
+            if start is not None:
+                start(fill)
     fill.check()
     return model

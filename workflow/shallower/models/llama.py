@@ -166,17 +166,12 @@ class Attention(nn.Module):
         return all(layer.parallel == "heads" for layer in self.mix.layers.values())
 
     def start(self, fill: Fill) -> None:
-        """Matrices N(0, std), gains 1, the value bias 0, the heads' layers their own.
+        """Matrices N(0, std), scaled down where it writes to the residual stream.
 
-        What writes to the residual stream is scaled down.
+        The value bias is 0; layers on the heads have start values of their own.
         """
         fill.normal(self.qkv.weight, fill.std)
         fill.normal(self.output.weight, fill.std * fill.residual * fill.output_scale)
-        for norm in (self.query_norm, self.key_norm):
-            if norm is not None:
-                fill.constant(norm.weight, 1.0)
-        for layer in self.mix.layers.values():
-            layer.start(fill)
         if self.value_bias is not None:
             fill.constant(self.value_bias, 0.0)
             if self.folded_start:
@@ -241,15 +236,6 @@ class Block(nn.Module):
             return x
         return x + self.ffn(self.ffn_norm(x))
 
-    def start(self, fill: Fill) -> None:
-        """Gains 1; attention and FFN have start values of their own."""
-        for norm in (self.attention_norm, self.ffn_norm):
-            if norm is not None:
-                fill.constant(norm.weight, 1.0)
-        for part in (self.attention, self.ffn):
-            if part is not None:
-                part.start(fill)
-
 
 class LlamaLM(nn.Module):
     """Token ids to next-token logits."""
@@ -268,18 +254,14 @@ class LlamaLM(nn.Module):
         self.recompute = False
 
     def start(self, fill: Fill) -> None:
-        """Embedding and output head N(0, 0.02), the final gain 1, and the blocks.
+        """Embedding and output head N(0, 0.02); blocks have their own start values.
 
-        The original states nothing; this is ours. What writes to the residual stream
-        (attention output, FFN down) is divided by sqrt(2 depth).
+        The original states nothing; this is ours. Matrices that write to the residual
+        stream (attention output, FFN down) are divided by sqrt(2 depth).
         """
         fill.residual = 1 / math.sqrt(2 * self.config.depth)
         fill.normal(self.embedding.weight, STD)
         fill.normal(self.head.weight, STD)
-        fill.constant(self.norm.weight, 1.0)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.start(fill)
 
     def forward(
         self,

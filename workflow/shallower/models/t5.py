@@ -115,7 +115,7 @@ class Block(nn.Module):
     def __init__(self, config: T5Config, side: Side) -> None:
         super().__init__()
 
-        def norm() -> nn.RMSNorm:
+        def norm() -> nn.Module:
             return nn.RMSNorm(config.width, eps=config.norm_eps)
 
         self.attention_norm, self.attention = norm(), Attention(config)
@@ -142,15 +142,6 @@ class Block(nn.Module):
             return x
         return x + self.ffn(self.ffn_norm(x))
 
-    def start(self, fill: Fill) -> None:
-        """Gains 1; attention and FFN have start values of their own."""
-        for norm in (self.attention_norm, self.cross_norm, self.ffn_norm):
-            if norm is not None:
-                fill.constant(norm.weight, 1.0)
-        for part in (self.attention, self.cross, self.ffn):
-            if part is not None:
-                part.start(fill)
-
 
 class Stack(nn.Module):
     """The blocks of one side, with one table of position biases for all of them.
@@ -166,14 +157,6 @@ class Stack(nn.Module):
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         # Keep each block's input only, and compute the block anew for its gradients.
         self.recompute = False
-
-    def start(self, fill: Fill) -> None:
-        """The final gain 1; blocks and positions have start values of their own."""
-        fill.constant(self.norm.weight, 1.0)
-        self.positions.start(fill)
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            block.start(fill)
 
     def forward(
         self,
@@ -210,10 +193,8 @@ class T5LM(nn.Module):
         self.decoder = Stack(config, "decoder")
 
     def start(self, fill: Fill) -> None:
-        """The embedding N(0, 1), and both sides."""
+        """The embedding N(0, 1); blocks and positions have their own start values."""
         fill.normal(self.embedding.weight, 1.0)
-        self.encoder.start(fill)
-        self.decoder.start(fill)
 
     def forward(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """Logits (batch, T, vocabulary) of `labels` (batch, T), given `inputs`.

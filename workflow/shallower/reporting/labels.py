@@ -1,16 +1,10 @@
-"""Names of models for people: a figure's key, the first column of a table.
-
-`baseline-8__skip=attention.latter.2__eliminate=acc.2` is `baseline 8, skip attention 2,
-ACC ×2`. Every model of a study has a label of its own.
-"""
+"""Models in words, for people: a figure's key, the first column of a table."""
 
 from __future__ import annotations
 
-from shallower.models.choices import CHANCE, parse_elimination, parse_skip
-from shallower.names import ModelName, Value, parse_name, short
-from shallower.reporting.ffn import LABELS
+from shallower.interventions import eliminate, skip
 from shallower.reporting.latex import escape
-from shallower.systems import ffn_of, head_of
+from shallower.study.names import ModelName, short
 
 SYSTEMS = {  # system -> what it is about
     "S1": "heads",
@@ -19,91 +13,119 @@ SYSTEMS = {  # system -> what it is about
     "S4": "elimination",
     "combined": "combined",
 }
-RULES = {  # of skipping -> words; nothing for the usual one
-    "latter": "",
-    "latter_keep_last": ", not the last",
-    "early": " early",
-    "cosine": " by cosine",
-    "greedy": " greedily",
+FFNS = {  # variant -> as it is printed
+    "none": "no FFN",
+    "one_matrix": "1W",
+    "one_matrix_relu": "1W + ReLU",
+    "two_matrices": "2W",
+    "three_matrices": "3W",
 }
-ELIMINATIONS = {  # rule -> words
-    "acc": "ACC",
-    "sum": "ACC (sum)",
-    "mean_visible": "ACC (mean)",
-    "random": "random",
-    "recent": "recent",
-    "window": "window",
-    "linear": "linear",
-    "uniform": "uniform",
-}
+PARTS = {"attention": "attention", "ffn": "FFN", "block": "all"}
 
 
-def label(model: str | ModelName) -> str:
-    """A model in words, as short as they can be."""
-    name = parse_name(model) if isinstance(model, str) else model
-    return ", ".join([f"{_kind(name)} {name.depth}", *_others(name), *done(name)])
+def label(name: ModelName) -> str:
+    """A model, as short as can be: `proposed 8, skip attention of the last 2`."""
+    head, ffn = name.head.replace("_", " "), FFNS.get(name.ffn, name.ffn)
+    if name.ffn == "default":
+        ffn = ""
+    elif head == "baseline":
+        head = ""
+    kind = " ".join(part for part in (head, ffn) if part)
+    return ", ".join([f"{kind} {name.depth}", *_others(name), *_applied(name)])
 
 
-def printed(model: str | ModelName) -> str:
+def printed(name: ModelName) -> str:
     """The same for LaTeX; lines break between the parts alone."""
-    parts = (escape(part).replace(" ", "~") for part in label(model).split(", "))
+    parts = (escape(part).replace(" ", "~") for part in label(name).split(", "))
     return ", ".join(parts)
-
-
-def done(name: ModelName) -> list[str]:
-    """What is done to a trained model, in words, in the order in which it is done."""
-    options, found = name.options, []
-    if "tuned" in options:
-        found.append(f"tuned {percent(options['tuned'])}")
-    if "skip" in options:
-        found.append(skipped(str(options["skip"])))
-    if "healed" in options:
-        by = " by itself" if options.get("by") == "self" else ""
-        found.append(f"healed {percent(options['healed'])}{by}")
-    if "eliminate" in options:
-        found.append(eliminated(str(options["eliminate"])))
-    return found
-
-
-def skipped(text: str) -> str:
-    """`attention.latter.2` as skip attention 2."""
-    choice = parse_skip(text)
-    part = {"ffn": "FFN", "block": "block"}.get(choice.part, choice.part)
-    if choice.rule.startswith(CHANCE):
-        rule = f" at random ({choice.rule.removeprefix(CHANCE)})"
-    else:
-        rule = RULES[choice.rule]
-    return f"skip {part} {choice.k}{rule}"
-
-
-def eliminated(text: str) -> str:
-    """`acc.1.5` as ACC ×1.5."""
-    choice = parse_elimination(text)
-    return f"{ELIMINATIONS[choice.rule]} ×{choice.speedup:g}"
-
-
-def percent(share: Value) -> str:
-    """0.1 as 10 %."""
-    return f"{100 * float(share):g} %"
-
-
-def _kind(name: ModelName) -> str:
-    """Heads and FFN: baseline, proposed, 3W, proposed 3W."""
-    head, ffn = head_of(name).replace("_", " "), ffn_of(name)
-    if ffn == "own":
-        return head
-    words = LABELS.get(ffn, ffn)
-    return words if head == "baseline" else f"{head} {words}"
 
 
 def _others(name: ModelName) -> list[str]:
     """Options that are no part of the kind, nor done to a trained model."""
     later = ("ffn", "tuned", "skip", "healed", "by", "eliminate")
-    left = {k: v for k, v in name.options.items() if k not in later}
     found = []
-    for key, value in left.items():
+    for key, value in name.options.items():
         if key == "teacher":
             found.append(f"from {str(value).replace('-', ' ')}")
-        else:
+        elif key not in later:
             found.append(f"{key.replace('_', ' ')} {short(value)}")
     return found
+
+
+def _applied(name: ModelName) -> list[str]:
+    """What is done to a trained model, in the order in which it is done."""
+    options, found = name.options, []
+    if "tuned" in options:
+        found.append(f"tuned {percent(options['tuned'])}")
+    if "skip" in options:
+        choice = skip.Skip.parse(str(options["skip"]))
+        part = {"ffn": "FFN", "block": "blocks"}.get(choice.part, choice.part)
+        place = skip.RULES[choice.rule].words.format(choice.k)
+        draw = f" ({choice.draw})" if skip.RULES[choice.rule].numbered else ""
+        found.append(f"skip {part}{':' if part == 'blocks' else ' of'} {place}{draw}")
+    if "healed" in options:
+        by = " by itself" if options.get("by") == "self" else ""
+        found.append(f"healed {percent(options['healed'])}{by}")
+    if "eliminate" in options:
+        chosen = eliminate.Eliminate.parse(str(options["eliminate"]))
+        words = eliminate.RULES[chosen.rule].words
+        found.append(f"eliminate ×{chosen.speedup:g} {words.replace(', ', ' and ')}")
+    return found
+
+
+def changes(name: ModelName, deepest: int) -> str:
+    """A phrase of what a model changes in the deepest baseline; `none` for itself."""
+    options = name.options
+    parts = [] if name.depth == deepest else [_count(name.depth)]
+    if name.head != "baseline":
+        parts.append(f"{name.head.replace('_', ' ')} heads")
+    if name.ffn != "default":
+        parts.append(_ffn(name))
+    if "heads" in options:
+        parts.append(f"{options['heads']} heads")
+    if "head_size" in options:
+        parts.append(f"heads of size {options['head_size']}")
+    if "teacher" in options:
+        keys = [key for key in ("alpha", "temperature") if key in options]
+        how = ", ".join(f"{key} {options[key]}" for key in keys)
+        parts.append(f"taught by {options['teacher']}" + (f" ({how})" if how else ""))
+    if "tuned" in options:
+        parts.append(f"fine-tuned for {percent(options['tuned'])} of the steps")
+    if "skip" in options:
+        parts.append(_skipped(name))
+    if "eliminate" in options:
+        chosen = eliminate.Eliminate.parse(str(options["eliminate"]))
+        words = eliminate.RULES[chosen.rule].words
+        parts.append(f"tokens eliminated {words}, prefill {chosen.speedup:g} times")
+    return ", ".join(parts) or "none"
+
+
+def _ffn(name: ModelName) -> str:
+    words = "no FFN" if name.ffn == "none" else f"{name.ffn.replace('_', ' ')} as FFN"
+    if "ratio" in name.options:
+        words += f" of ratio {name.options['ratio']}"
+    if "where" in name.options:
+        words += f" in the {str(name.options['where']).replace('_', ' ')}"
+    return words
+
+
+def _skipped(name: ModelName) -> str:
+    choice = skip.Skip.parse(str(name.options["skip"]))
+    place = skip.RULES[choice.rule].words
+    single = choice.k == 1 and place.startswith("the ")
+    blocks = place.format("block" if single else _count(choice.k))
+    words = f"{PARTS[choice.part]} of {blocks} skipped"
+    if "healed" in name.options:
+        words += f", healed for {percent(name.options['healed'])} of the steps"
+        if name.options.get("by") == "self":
+            words += " by the unskipped model"
+    return words
+
+
+def percent(share: float | int | str) -> str:
+    """0.1 as 10 %."""
+    return f"{100 * float(share):g} %"
+
+
+def _count(blocks: int) -> str:
+    return f"{blocks} block" if blocks == 1 else f"{blocks} blocks"

@@ -111,5 +111,10 @@ def tabular(
     return "\n".join(lines) + "\n"
 
 
+def absent_table() -> str:
+    """A table that says that the study has no such experiment."""
+    return tabular("l", [], [["not in this study"]])
+
+
 def _row(row: Sequence[str] | str) -> str:
     return row if isinstance(row, str) else " & ".join(row) + r" \\"

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shallower.files import replacing
-from shallower.words import counted
 
 COLOURS = {"baseline": "#0072B2", "proposed": "#D55E00"}
 SPARE = ["#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # further variants
@@ -108,11 +107,33 @@ def legend(
             lw=0,
             marker=marker(d, depths),
             ms=4,
-            label=counted(d, "block"),
+            label=f"{d} block" if d == 1 else f"{d} blocks",
         )
         for d in depths
     ]
     target.legend(handles=handles, **where)
+
+
+def key(label: str, **looks: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **looks)
+
+
+def above(figure: Figure, handles: list[Any], **looks: Any) -> None:
+    """A legend above all axes, where it hides nothing."""
+    where: dict[str, Any] = {"loc": "outside upper center", "ncols": 3}
+    where |= {"fontsize": 6.5, "handlelength": 2} | looks
+    figure.legend(handles=handles, **where)
+
+
+def absent(experiment: str, width: float = COLUMN) -> Figure:
+    """A figure that says that the study has no such experiment."""
+    figure = Figure(figsize=(width, 0.8))
+    axes = figure.subplots()
+    axes.set_axis_off()
+    text = f"{experiment}: not in this study"
+    axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.35")
+    return figure
 
 
 def save(figure: Figure, directory: Path, name: str, kinds: Iterable[str]) -> None:

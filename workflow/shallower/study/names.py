@@ -117,7 +117,10 @@ class ModelName:
         """What is done to the trained model at inference; falsy if nothing is."""
         keys = set(self.options) - set(self.run.options)
         return Intervention.parse(
-            *(str(self.options[k]) if k in keys else None for k in ("skip", "eliminate"))
+            *(
+                str(self.options[k]) if k in keys else None
+                for k in ("skip", "eliminate")
+            )
         )
 
     @property
@@ -137,7 +140,9 @@ class ModelName:
             return str(self.parent) if by_self else None
         if "tuned" in self.options or "teacher" not in self.options:
             return None
-        task = f"{SEPARATOR}task={self.options['task']}" if "task" in self.options else ""
+        task = (
+            f"{SEPARATOR}task={self.options['task']}" if "task" in self.options else ""
+        )
         return str(self.options["teacher"]) + task
 
     @property

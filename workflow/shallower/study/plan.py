@@ -16,7 +16,7 @@ from shallower.corpus.downloaded import hub_sources
 from shallower.corpus.settings import Corpus
 from shallower.files import read_json
 from shallower.models.config import LlamaConfig, ModelConfig
-from shallower.models.costs import count_parameters, training_flops
+from shallower.models.costs import count_parameters
 from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
 from shallower.study.runs import RunSpec
@@ -25,7 +25,7 @@ from shallower.study.study import Study
 from shallower.tokens.shards import token_dtype
 from shallower.training.checkpoint import KEPT
 from shallower.training.peaks import peak_flops
-from shallower.training.tasks import targets
+from shallower.training.tasks import flops_per_token, steps_of, targets
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
 TEXT_METRICS = 19  # rows of every item
@@ -186,15 +186,11 @@ def _model(
 
 
 def cost_of(study: Study, spec: RunSpec) -> tuple[int, int]:
-    """Steps of a run, and training FLOPs a token, a teacher's forward pass included."""
-    alone = training_flops(spec.model, spec.task)
-    if spec.equal_flops is not None:
-        taught = training_flops(spec.model, spec.task, spec.equal_flops)
-        return round(spec.training.steps * taught / alone), alone
-    if spec.distillation is None:
-        return spec.training.steps, alone
-    teacher = study.spec(spec.distillation.teacher, spec.seed).model
-    return spec.training.steps, training_flops(spec.model, spec.task, teacher)
+    """Steps of a run, and training FLOPs per token, a teacher's forward pass included."""
+    teacher = None
+    if spec.distillation is not None:
+        teacher = study.spec(spec.distillation.teacher, spec.seed).model
+    return steps_of(spec), flops_per_token(spec, teacher)
 
 
 def _hidden(config: ModelConfig) -> int:
@@ -285,6 +281,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 
 
 # --- how large the text is ------------------------------------------------------------
+
 
 def corpus_size(study: Study, results: Path) -> CorpusSize:
     """From the shards' manifests, if the study has them, else from what is known."""

@@ -68,7 +68,9 @@ class RunSpec(Strict):
         except FileNotFoundError:
             raise UserError(f"{path}: no such file") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+            raise UserError(
+                f"{path}: not YAML ({' '.join(str(error).split())})"
+            ) from None
         return _checked(cls, content, path)
 
 

@@ -20,9 +20,9 @@ from shallower.corpus.settings import PackageFile
 from shallower.interventions.eliminate import Eliminate
 from shallower.interventions.skip import Skip
 from shallower.models.registry import FFNS, HEADS
+from shallower.strict import Strict
 from shallower.study.explain import suggestion
 from shallower.study.names import OPTIONS, Value
-from shallower.strict import Strict
 
 # --- tokens, model, training ----------------------------------------------------------
 

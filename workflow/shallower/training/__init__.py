@@ -1,1 +1,1 @@
-"""The one training loop."""
+"""The one training loop, for both families of models."""

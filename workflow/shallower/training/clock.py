@@ -1,4 +1,4 @@
-"""When a run must stop: before its job's time limit, or at a polite signal.
+"""When a run must stop: before its job's time limit, or at SIGTERM.
 
 A scheduler kills a job at its limit, and under Snakemake's executors signals do not
 always reach the worker, so training looks at the clock itself.

@@ -36,32 +36,36 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shallower import machine
 from shallower.errors import UserError
-from shallower.models.families import LanguageModel, parse
-from shallower.models.llama import Attention, LlamaConfig, LlamaLM
-from shallower.training.group import Alone
+from shallower.models.config import LlamaConfig, ModelConfig
+from shallower.models.families import LanguageModel, on_meta
+from shallower.models.llama import Attention, Block, LlamaLM
+from shallower.study.schema import Training
 from shallower.training.loss import Loss, is_compiled
+from shallower.training.processes import SingleProcess
 
 
 @contextmanager
-def joined(parallel: str, device: str) -> Iterator[Alone]:
-    """The group that torchrun, or `launch`, started this process into.
+def joined_group(parallel: str, device: str) -> Iterator[SingleProcess]:
+    """The group that torchrun started this process into.
 
     `parallel` is data or tensor. An error in one process is an error of all: the first
-    to have one raises it, the others exit with the same status and say nothing.
+    to have one raises it, the others exit with the same status and print nothing.
     """
-    place = machine.choose_device(device)
+    chosen = machine.choose_device(device)
     # Numbers that are agreed on lie in the CPU's memory, also where tensors do not.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if place.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
-        if place.type == "cuda":
+        if chosen.type == "cuda":
             _take_gpu()
-        yield KINDS[parallel](place)
+        yield KINDS[parallel](chosen)
     except (UserError, OSError) as error:
-        _tell(error.status if isinstance(error, UserError) else UserError.status)
+        _first_to_fail(
+            error.status if isinstance(error, UserError) else UserError.status
+        )
         raise
     except RuntimeError as error:
         # A process that is killed shows in the others as a connection that is lost.
-        _tell(1)
+        _first_to_fail(1)
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"a process of this run failed: {''.join(reason)}") from error
     # Not after an error: it would wait for processes that are gone.
@@ -78,19 +82,19 @@ def _take_gpu() -> None:
     torch.cuda.set_device(index)
 
 
-def _tell(status: int) -> None:
-    """Return in the first process that has an error to tell; end any other one."""
+def _first_to_fail(status: int) -> None:
+    """Return in the first process that has an error; end any other one."""
     rank = str(dist.get_rank())
     try:
         store = dist.distributed_c10d._get_default_store()
-        teller, said = store.compare_set("error", "", f"{rank} {status}").split()
+        first, its_status = store.compare_set("error", "", f"{rank} {status}").split()
     except RuntimeError:
-        sys.exit(status)  # the store went with the process that told
-    if teller.decode() != rank:
-        sys.exit(int(said))
+        sys.exit(status)  # the store went with the process that failed first
+    if first.decode() != rank:
+        sys.exit(int(its_status))
 
 
-class Several(Alone):
+class Distributed(SingleProcess):
     """What data and tensor parallel training have in common."""
 
     def __init__(self, device: torch.device) -> None:
@@ -110,8 +114,8 @@ class Several(Alone):
         return bool(raised)
 
 
-class DataParallel(Several):
-    """Every process has the whole model and its part of each batch."""
+class DataParallel(Distributed):
+    """Every process has the full model and its part of each batch."""
 
     kind = "data"
 
@@ -119,9 +123,9 @@ class DataParallel(Several):
         super().__init__(device)
         self.part = (self.rank, self.size)
 
-    def check(self, model: dict[str, Any], settings: dict[str, Any]) -> None:
+    def check(self, config: ModelConfig, settings: Training) -> None:
         """Raise UserError if the batch cannot be cut into equal parts."""
-        batch, parts = settings["batch_size"], settings["accumulation"]
+        batch, parts = settings.batch_size, settings.accumulation
         if batch % (parts * self.size):
             raise UserError(
                 f"training.batch_size: {batch} windows in {parts} parts (accumulation) "
@@ -143,15 +147,15 @@ class DataParallel(Several):
 # --- tensor parallel ------------------------------------------------------------------
 
 # Parameters of a block that are cut: along which dimension, and how many matrices are
-# fused in it, one behind the other, each to be cut by itself.
+# fused in it, each to be cut by itself. The layers on the heads' outputs, all of whose
+# parameters have the heads along their first dimension, are cut along that one.
 CUTS = {
     "attention.qkv.weight": (0, 3),
-    "attention.mix.linear.weight": (0, 1),
-    "attention.mix.linear.bias": (0, 1),
     "attention.output.weight": (1, 1),
     "ffn.gate_up.weight": (0, 2),
     "ffn.down.weight": (1, 1),
 }
+ON_HEADS = "attention.mix."
 
 
 def cut_of(name: str) -> tuple[int, int] | None:
@@ -159,15 +163,18 @@ def cut_of(name: str) -> tuple[int, int] | None:
 
     `name` is as in the model: blocks.<i>.<rest>.
     """
-    return CUTS.get(name.split(".", 2)[-1]) if name.startswith("blocks.") else None
+    if not name.startswith("blocks."):
+        return None
+    name = name.split(".", 2)[-1]
+    return (0, 1) if name.startswith(ON_HEADS) else CUTS.get(name)
 
 
-def interleave(whole: Tensor, fused: int, size: int, dim: int) -> Tensor:
+def interleave(full: Tensor, fused: int, size: int, dim: int) -> Tensor:
     """Fused matrices (A, B) as (A1, B1, A2, B2), so that a cut gives both their parts.
 
     With `fused` and `size` exchanged it is its own inverse.
     """
-    pieces = whole.unflatten(dim, (fused, size, -1)).transpose(dim, dim + 1)
+    pieces = full.unflatten(dim, (fused, size, -1)).transpose(dim, dim + 1)
     return pieces.flatten(dim, dim + 2)
 
 
@@ -194,8 +201,8 @@ class HeadwiseParallel(ParallelStyle):
         return outputs.to_local()
 
 
-class TensorParallel(Several):
-    """Every process has some heads and FFN units of each block, and the whole batch."""
+class TensorParallel(Distributed):
+    """Every process has some heads and FFN units of each block, and the full batch."""
 
     kind = "tensor"
 
@@ -203,9 +210,8 @@ class TensorParallel(Several):
         super().__init__(device)
         self.mesh = init_device_mesh(device.type, (self.size,))
 
-    def check(self, model: dict[str, Any], settings: dict[str, Any]) -> None:
-        """Raise UserError if heads or units cannot be shared out, or are mixed."""
-        config = parse(model)
+    def check(self, config: ModelConfig, settings: Training) -> None:
+        """Raise UserError if heads or units cannot be shared out, or depend on others."""
         if not isinstance(config, LlamaConfig):
             raise UserError("--parallel tensor: not for an encoder-decoder, use data")
         for key, number in (("heads", config.heads), ("ffn_hidden", config.ffn_width)):
@@ -214,19 +220,14 @@ class TensorParallel(Several):
                     f"model.{key}: {number} cannot be shared equally by {self.size} "
                     "processes (--parallel tensor)"
                 )
-        head = config.head
-        if (
-            head.linear in ("shared", "full")
-            or head.gate != "none"
-            or head.norm
-            or head.query_key_norm
-            or head.value_bias
-        ):
-            raise UserError(
-                "model.head: this variant shares parameters among heads or mixes them; "
-                "--parallel tensor is for those that keep them apart, use data"
-            )
-        if settings.get("compile", "never") == "always":
+        for block in on_meta(config).blocks:
+            attention = block.attention
+            if isinstance(attention, Attention) and not attention.parallel:
+                raise UserError(
+                    "model.head: this variant shares parameters among heads or mixes "
+                    "them; --parallel tensor is for those that keep them apart, use data"
+                )
+        if settings.compile == "always":
             raise UserError(
                 "training.compile: always is not possible with --parallel tensor"
             )
@@ -241,35 +242,38 @@ class TensorParallel(Several):
                 parameter.copy_(interleave(parameter, cut[1], self.size, cut[0]))
         plan: dict[str, ParallelStyle] = {
             "attention.qkv": ColwiseParallel(),
-            "attention.mix.linear": HeadwiseParallel(),
             "attention.output": RowwiseParallel(),
             "ffn.gate_up": ColwiseParallel(),
             "ffn.down": RowwiseParallel(),
         }
         for block in model.blocks:
+            assert isinstance(block, Block)
             present = {k: v for k, v in plan.items() if _has(block, k)}
-            # Each process made the whole from the same seed: nothing is sent.
+            if block.attention is not None:
+                present |= {
+                    f"{ON_HEADS}{name}": HeadwiseParallel()
+                    for name in block.attention.mix.layers
+                }
+            # Each process made the full model from the same seed: nothing is sent.
             parallelize_module(block, self.mesh, present, src_data_rank=None)
-            if _has(block, "attention"):
-                attention = block.get_submodule("attention")
-                assert isinstance(attention, Attention)
-                attention.heads //= self.size
+            if block.attention is not None:
+                block.attention.heads //= self.size
 
     def kinds(self, tensors: Iterable[Any]) -> list[list[Any]]:
-        """Whole tensors, then cut ones."""
-        found: dict[bool, list[Any]] = {False: [], True: []}
+        """Full tensors, then cut ones."""
+        by_kind: dict[bool, list[Any]] = {False: [], True: []}
         for tensor in tensors:
-            found[isinstance(tensor, DTensor)].append(tensor)
-        return [kind for kind in found.values() if kind]
+            by_kind[isinstance(tensor, DTensor)].append(tensor)
+        return [kind for kind in by_kind.values() if kind]
 
     def total_norm(self, tensors: Iterable[Tensor]) -> Tensor:
-        """Euclidean norm of whole tensors of which this process holds its shares."""
+        """Euclidean norm of full tensors of which this process has its shares."""
         norms = [super(TensorParallel, self).total_norm(k) for k in self.kinds(tensors)]
-        whole = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
-        return torch.linalg.vector_norm(torch.stack(whole))
+        full = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
+        return torch.linalg.vector_norm(torch.stack(full))
 
-    def whole(self, name: str, tensor: Tensor) -> Tensor:
-        """The whole of a parameter, or of a moment of it, by the parameter's name."""
+    def full(self, name: str, tensor: Tensor) -> Tensor:
+        """A full parameter, or a full moment of it, by the parameter's name."""
         cut = cut_of(name)
         if cut is None:
             return tensor
@@ -277,8 +281,8 @@ class TensorParallel(Several):
         assert isinstance(tensor, DTensor)
         return interleave(tensor.full_tensor(), self.size, fused, dim)
 
-    def own(self, name: str, tensor: Tensor) -> Tensor:
-        """This process' share of a whole one."""
+    def share_of(self, name: str, tensor: Tensor) -> Tensor:
+        """This process' share of a full tensor."""
         cut = cut_of(name)
         if cut is None:
             return tensor
@@ -288,7 +292,7 @@ class TensorParallel(Several):
         )
 
 
-KINDS: dict[str, type[Several]] = {"data": DataParallel, "tensor": TensorParallel}
+KINDS: dict[str, type[Distributed]] = {"data": DataParallel, "tensor": TensorParallel}
 
 
 def _has(module: nn.Module, name: str) -> bool:

@@ -9,43 +9,57 @@ and thread count.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from shallower import machine
-from shallower.digest import code_digest, commit
+from shallower.code import commit
 from shallower.errors import Unfinished, UserError
-from shallower.files import write_csv, write_json, write_text
+from shallower.files import write_csv, write_json
 from shallower.models.families import LanguageModel
 from shallower.models.llama import LlamaLM
+from shallower.study.runs import RunSpec
+from shallower.study.schema import Training
+from shallower.training.activations import (
+    DIAGNOSTIC_COLUMNS,
+    ActivationStatistics,
+)
 from shallower.training.checkpoint import Checkpoints, fingerprint
 from shallower.training.clock import Clock
-from shallower.training.diagnostics import DIAGNOSTIC_COLUMNS, Watch
-from shallower.training.group import ALONE, Alone, load, moments, weights
-from shallower.training.lesson import begin_run, load_lesson
-from shallower.training.loss import Lesson, Loss, is_compiled
+from shallower.training.elimination import PromptElimination, begin_elimination
+from shallower.training.loss import Loss, Teacher, is_compiled
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
-from shallower.training.runs import read_spec, save_weights
+from shallower.training.processes import (
+    SINGLE,
+    SingleProcess,
+    load,
+    moments,
+    weights,
+)
+from shallower.training.runs import (
+    WEIGHTS,
+    begin_run,
+    load_teacher,
+    save_weights,
+)
 from shallower.training.schedule import learning_rate
 from shallower.training.step import make_optimizer, training_step
-from shallower.training.tasks import Data, Sources, open_data, training_flops_of
-from shallower.training.tuning import Tuning, begin_tuning
+from shallower.training.tasks import Data, Sources, flops_per_token, open_data, steps_of
 
 Report = Callable[[int, float, float], None]
 LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_second"]
 
 
 def train(
-    spec: dict[str, Any],
+    spec: RunSpec,
     sources: Sources | str | Path,
     output: str | Path,
     checkpoints: str | Path,
@@ -53,78 +67,100 @@ def train(
     device: str = "auto",
     report: Report | None = None,
     time_limit: float | None = None,
-    group: Alone = ALONE,
+    group: SingleProcess = SINGLE,
+    code: Mapping[str, str] | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
-    `report` is called with step, loss and tokens per second at every logged step.
-    `spec` is what `Study.run` returns, `sources` the training split's shards and what
-    else it needs, and `checkpoints` the folder under which this run keeps its own.
-    `time_limit` is in seconds since the process began. Every process of a `group`
-    must call this with the same arguments; the first one writes the files.
-    Raises UserError for bad data or a loss that is no longer a number, and
-    Unfinished, with a checkpoint saved, near the time limit or after a SIGTERM.
+    `sources` is the training split's shards and what else the run needs, `checkpoints`
+    the folder under which this run has its own. `report` is called with step, loss and
+    tokens per second at every logged step. `time_limit` is in seconds since the process
+    began. `code` are digests of the code (see `shallower.code`): a checkpoint of other
+    code is not continued. Every process of a `group` must call this with the same
+    arguments; the first one writes the files. Raises UserError for bad data or a loss
+    that is no longer a number, and Unfinished, with a checkpoint saved, near the time
+    limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
     if not isinstance(sources, Sources):
         sources = Sources(Path(sources))
-    place, output = machine.choose_device(device), Path(output)
-    settings = spec["training"]
-    machine.set_matmul_precision(place, settings["precision"])
-    digest = code_digest("training.loop")
+    chosen, output = machine.choose_device(device), Path(output)
+    settings = settings_of(spec, group)
+    machine.set_matmul_precision(chosen, settings.precision)
     data = open_data(spec, sources, group.part)
-    group.check(spec["model"], settings)
-    # DTensors in a graph are untried, and a tuned run is too short to pay for one.
-    if group.kind == "tensor" or "elimination" in spec:
-        settings = settings | {"compile": "never"}
-    lesson, taught_by = load_lesson(spec, sources.teacher, place)
-    model, born_of = begin_run(spec, sources.parent)
-    tuning, tuned_with = begin_tuning(spec, model, sources.tokens)
-    if tuning is not None and group.kind == "tensor":
+    group.check(spec.model, settings)
+    teacher, teacher_facts = load_teacher(spec, sources.teacher, chosen)
+    model, parent_facts = begin_run(spec, sources.parent)
+    elimination, elimination_facts = begin_elimination(spec, model, sources.tokens)
+    if elimination is not None and group.kind == "tensor":
         raise UserError("elimination: with --parallel data alone")
-    circumstances = (threads, place.type, machine.versions(), taught_by, born_of)
-    mark = fingerprint(spec, data.mark, digest, circumstances)
-    kept = Checkpoints(Path(checkpoints) / mark)
+    environment = {
+        "threads": threads,
+        "versions": machine.versions(),
+        **teacher_facts,
+        **parent_facts,
+    }
+    # Without defaults, so that a new field of the specification abandons no checkpoint.
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    code = dict(code or {})
+    identity = fingerprint(values, data.fingerprint, code, environment, chosen.type)
+    saved = Checkpoints(Path(checkpoints) / identity)
     if group.rank == 0:
-        kept.lock()
-    group.share(model.to(place))
-    optimizer = make_optimizer(model, settings, group)
-    clock = Clock(time_limit)
+        saved.lock()
+    group.share(model.to(chosen))
     run = Run(
-        *(model, optimizer, data, settings, kept, clock, group, report, lesson),
-        tuning,
+        model=model,
+        optimizer=make_optimizer(model, settings, group),
+        data=data,
+        settings=settings,
+        checkpoints=saved,
+        clock=Clock(time_limit),
+        group=group,
+        report=report,
+        teacher=teacher,
+        elimination=elimination,
     )
     run.resume()
     run.take_steps()
-    facts = {
-        "threads": threads,
-        "versions": machine.versions(),
-        "commit": commit(),
-        "code_digest": digest,
-        **taught_by,
-        **born_of,
-        **tuned_with,
-    }
+    facts = environment | elimination_facts
+    facts |= {"commit": commit(), "made_with": made_with(spec, code)}
     final = weights(model, group)
     if group.rank == 0:
-        _write_run(spec, run, facts, final, output, sources)
-        kept.remove()
+        _write_run(spec, run, facts, final, output)
+        saved.remove()
+
+
+def settings_of(spec: RunSpec, group: SingleProcess) -> Training:
+    """The training settings of a run as they are applied.
+
+    DTensors in a graph are untried, and a run with elimination is too short to pay for
+    one.
+    """
+    changes: dict[str, Any] = {"steps": steps_of(spec)}
+    if group.kind == "tensor" or spec.elimination is not None:
+        changes["compile"] = "never"
+    return spec.training.model_copy(update=changes)
+
+
+def made_with(spec: RunSpec, code: Mapping[str, str]) -> dict[str, Any]:
+    """What a run's results depend on, to say later why they are stale."""
+    return {"spec": spec.model_dump(mode="json"), "code": dict(code)}
 
 
 @dataclass
 class Run:
-    """A run in training: what it consists of, and how far it is."""
+    """A run in training: its parts, and how far it is."""
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
     data: Data
-    settings: dict[str, Any]
-    kept: Checkpoints
+    settings: Training
+    checkpoints: Checkpoints
     clock: Clock
-    group: Alone = ALONE
+    group: SingleProcess = SINGLE
     report: Report | None = None
-    lesson: Lesson | None = None
-    tuning: Tuning | None = None
+    teacher: Teacher | None = None
+    elimination: PromptElimination | None = None
     state: State = field(default_factory=State)
 
     @property
@@ -135,13 +171,14 @@ class Run:
     @property
     def step_tokens(self) -> int:
         """Tokens of one step."""
-        return self.settings["batch_size"] * self.data.context
+        return self.settings.batch_size * self.data.context
 
     def take_steps(self) -> None:
         """Take the remaining steps, logging and saving on the way."""
-        state, steps = self.state, self.settings["steps"]
-        whole = Loss(self.model, self.settings, self.lesson, self.tuning)
-        self.loss = self.group.loss_module(whole)
+        state, settings = self.state, self.settings
+        steps = settings.steps
+        module = Loss(self.model, settings, self.teacher, self.elimination)
+        self.loss = self.group.loss_module(module)
         ahead = Prefetch(self.data.read, state.step, steps, self.device)
         self.model.train()
         with ahead, self.clock.listening():
@@ -150,12 +187,10 @@ class Run:
                 began = time.perf_counter()
                 rate = self._set_rate()
                 loss = self._step(*ahead.next())
-                if state.step % self.settings["log_every"] == 0 or state.step == steps:
+                if state.step % settings.log_every == 0 or state.step == steps:
                     self._log(self.group.mean([loss.item()])[0], rate, meter)
-                if state.step == max(1, steps // 2):
-                    state.half = weights(self.model, self.group)
                 reason = self._reason(time.perf_counter() - began)
-                due = reason or state.step % self.settings["checkpoint_every"] == 0
+                due = reason or state.step % settings.checkpoint_every == 0
                 if due and state.step < steps:
                     meter.stop()
                     self.save()
@@ -176,13 +211,13 @@ class Run:
         }
         with self.clock.saving():
             if self.group.rank == 0:
-                self.kept.save(self.state.step, content)
+                self.checkpoints.save(self.state.step, content)
         self.state.saving_seconds += time.perf_counter() - before
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
         self.group.any(False)  # wait for the lock: what is read must not change
-        saved = self.kept.newest()
+        saved = self.checkpoints.newest()
         if saved is not None:
             load(saved, self.model, self.optimizer, self.group)
             self.state = State(**saved["state"])
@@ -193,11 +228,11 @@ class Run:
         settings = self.settings
         rate = learning_rate(
             self.state.step,
-            settings["steps"],
-            settings["learning_rate"],
-            settings["warmup_fraction"],
-            settings["final_fraction"],
-            settings.get("schedule", "cosine"),
+            settings.steps,
+            settings.learning_rate,
+            settings.warmup_fraction,
+            settings.final_fraction,
+            settings.schedule,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -205,21 +240,21 @@ class Run:
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step; its loss stays on the device, so that a GPU is not waited for."""
-        due = self.state.step % self.settings["diagnose_every"] == 0
-        with self._watch() if due else nullcontext() as watch:
+        due = self.state.step % self.settings.diagnose_every == 0
+        with self._statistics() if due else nullcontext() as statistics:
             loss = training_step(
                 *(self.model, self.optimizer, inputs, targets, self.settings),
-                *(watch, self.group, self.loss),
+                *(statistics, self.group, self.loss),
             )
         self.state.step += 1
-        if watch is not None:
-            self.state.diagnostics += watch.rows(self.state.step)
+        if statistics is not None:
+            self.state.diagnostics += statistics.rows(self.state.step)
         return loss
 
-    def _watch(self) -> AbstractContextManager[Watch | None]:
-        """A look into the blocks; of an encoder-decoder there is none."""
+    def _statistics(self) -> AbstractContextManager[ActivationStatistics | None]:
+        """Activation statistics of a decoder; there are none of an encoder-decoder."""
         if isinstance(self.model, LlamaLM):
-            return Watch(self.model, self.group)
+            return ActivationStatistics(self.model, self.group)
         return nullcontext()
 
     def _log(self, loss: float, rate: float, meter: Meter) -> None:
@@ -240,32 +275,31 @@ class Run:
 
 
 def _write_run(
-    spec: dict[str, Any],
+    spec: RunSpec,
     run: Run,
     facts: dict[str, Any],
     final: dict[str, Tensor],
     output: Path,
-    sources: Sources,
 ) -> None:
     """Write the run's folder; the final weights last, as the sign that all is there."""
-    state = run.state
-    name, precision = machine.device_name(run.device), run.settings["precision"]
-    peak = peak_flops(name, precision)
+    state, settings = run.state, run.settings
+    name = machine.device_name(run.device)
+    peak = peak_flops(name, settings.precision)
     if peak is not None:
         peak *= run.group.size
     tokens = state.step * run.step_tokens
-    teacher = read_spec(sources.teacher)["model"] if sources.teacher else None
-    flops = training_flops_of(spec, teacher)
-    write_text(output / "spec.yaml", yaml.safe_dump(spec, sort_keys=False))
+    teacher = None if run.teacher is None else run.teacher.model.config
+    flops = flops_per_token(spec, teacher)
     losses = [[int(step), int(seen), *rest] for step, seen, *rest in state.losses]
     write_csv(output / "losses.csv", LOSS_COLUMNS, losses)
-    watched = output / "diagnostics.csv"
-    write_csv(watched, DIAGNOSTIC_COLUMNS, state.diagnostics, "%.6g")
+    path = output / "diagnostics.csv"
+    write_csv(path, DIAGNOSTIC_COLUMNS, state.diagnostics, "%.6g")
     write_json(
         output / "training.json",
         {
-            "model": spec["name"],
-            "seed": spec["seed"],
+            "model": spec.name,
+            "seed": spec.seed,
+            "steps": settings.steps,
             "seconds": state.seconds,
             "saving_seconds": state.saving_seconds,
             "tokens": tokens,
@@ -276,12 +310,11 @@ def _write_run(
             "processes": run.group.size,
             "parallel": run.group.kind,
             "device": name,
-            "precision": precision,
-            "compiled": is_compiled(run.settings, run.device),
+            "precision": settings.precision,
+            "compiled": is_compiled(settings, run.device),
             "peak_memory_bytes": machine.peak_memory_bytes(run.device),
             **speeds(run.state, run.step_tokens, flops, peak),
             **facts,
         },
     )
-    save_weights(state.half, output / "model-half.safetensors")
-    save_weights(final, output / "model.safetensors")
+    save_weights(final, output / WEIGHTS)

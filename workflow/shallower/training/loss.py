@@ -11,45 +11,34 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from shallower.models.elimination import continuation_features
+from shallower.interventions.forward import continuation_features
 from shallower.models.families import LanguageModel, states
 from shallower.models.llama import LlamaLM
-from shallower.training.tuning import Tuning
+from shallower.study.schema import Training
+from shallower.training.elimination import PromptElimination
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Teacher:
     """A teacher, and how a student learns from it (Lee, section 4.4; specs S2.5)."""
 
-    teacher: LanguageModel  # in evaluation mode, without gradients
+    model: LanguageModel  # in evaluation mode, without gradients
     alpha: float  # weight of the hard label
     temperature: float  # T
 
 
-# Model, inputs and targets (batch, tokens), precision, chunk, lesson, tuning -> the
-# mean loss that is minimised, and the mean cross-entropy of the targets, in nats.
+# Model, inputs and targets (batch, tokens), precision, chunk, teacher, elimination ->
+# the mean loss that is minimised, and the mean cross-entropy of the targets, in nats.
 LossFunction = Callable[
-    [LanguageModel, Tensor, Tensor, str, int, Lesson | None, Tuning | None],
+    [LanguageModel, Tensor, Tensor, str, int, Teacher | None, PromptElimination | None],
     tuple[Tensor, Tensor],
 ]
-
-
-def next_token_loss(
-    model: LanguageModel,
-    inputs: Tensor,
-    targets: Tensor,
-    precision: str = "float32",
-    chunk: int = 0,
-) -> Tensor:
-    """Mean cross-entropy in nats of `targets` (batch, tokens), given `inputs`."""
-    return losses(model, inputs, targets, precision, chunk)[0]
 
 
 def losses(
@@ -58,12 +47,12 @@ def losses(
     targets: Tensor,
     precision: str = "float32",
     chunk: int = 0,
-    lesson: Lesson | None = None,
-    tuning: Tuning | None = None,
+    teacher: Teacher | None = None,
+    elimination: PromptElimination | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What is minimised, and the mean cross-entropy of `targets`: see `LossFunction`.
 
-    Under a `tuning` both are of the continuation alone: see `continuation_features`.
+    With an `elimination` both are of the continuation behind the prompt alone.
 
     With a `chunk`, no more than so many tokens have logits at a time: they are made
     again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and
@@ -73,63 +62,67 @@ def losses(
         inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
     )
     with autocast:
-        features = _features(model, inputs, targets, tuning).flatten(0, 1)
-    if tuning is not None:
-        targets = targets[:, tuning.prompt - 1 :]
-    taught = None
-    if lesson is not None:
+        features = _features(model, inputs, targets, elimination).flatten(0, 1)
+    if elimination is not None:
+        targets = targets[:, elimination.prompt - 1 :]
+    hints = None
+    if teacher is not None:
         with torch.no_grad(), autocast:
-            taught = states(lesson.teacher, inputs, targets).flatten(0, 1)
+            hints = states(teacher.model, inputs, targets).flatten(0, 1)
 
     def part(
-        features: Tensor, taught: Tensor | None, due: Tensor, reduction: str = "mean"
+        features: Tensor, hints: Tensor | None, labels: Tensor, reduction: str = "mean"
     ) -> tuple[Tensor, Tensor]:
         with autocast:
             logits = model.head(features)
-        hard = F.cross_entropy(_exact(logits), due, reduction=reduction)
-        if lesson is None or taught is None or lesson.alpha == 1:
+        hard = F.cross_entropy(_exact(logits), labels, reduction=reduction)
+        if teacher is None or hints is None or teacher.alpha == 1:
             return hard, hard
         with torch.no_grad(), autocast:
-            wanted = lesson.teacher.head(taught)
-        soft = soft_loss(logits, wanted, lesson.temperature)
+            wanted = teacher.model.head(hints)
+        soft = soft_loss(logits, wanted, teacher.temperature)
         soft = soft.mean() if reduction == "mean" else soft.sum()
-        return lesson.alpha * hard + (1 - lesson.alpha) * soft, hard
+        return teacher.alpha * hard + (1 - teacher.alpha) * soft, hard
 
     targets = targets.flatten()
     if not 0 < chunk < len(targets):
-        return part(features, taught, targets)
-    return _in_chunks(part, features, taught, targets, chunk)
+        return part(features, hints, targets)
+    return _in_chunks(part, features, hints, targets, chunk)
 
 
 def _features(
-    model: LanguageModel, inputs: Tensor, targets: Tensor, tuning: Tuning | None
+    model: LanguageModel,
+    inputs: Tensor,
+    targets: Tensor,
+    elimination: PromptElimination | None,
 ) -> Tensor:
     """What goes into the output head: of all tokens, or of the continuation."""
-    if tuning is None:
+    if elimination is None:
         return states(model, inputs, targets)
     assert isinstance(model, LlamaLM)
-    return continuation_features(model, inputs, tuning.prompt, tuning.elimination)
+    how = elimination.elimination
+    return continuation_features(model, inputs, elimination.prompt, how)
 
 
 def _in_chunks(
     part: Callable[..., tuple[Tensor, Tensor]],
     features: Tensor,
-    taught: Tensor | None,
+    hints: Tensor | None,
     targets: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """Means of both losses, each chunk's logits made again in the backward pass."""
     total = plain = torch.zeros((), device=features.device)
-    hints = taught.split(chunk) if taught is not None else repeat(None)
-    for rows, hint, due in zip(
-        features.split(chunk), hints, targets.split(chunk), strict=False
+    chunks = hints.split(chunk) if hints is not None else repeat(None)
+    for rows, hint, labels in zip(
+        features.split(chunk), chunks, targets.split(chunk), strict=False
     ):
-        found = checkpoint(
-            *(part, rows, hint, due, "sum"),
+        loss, cross_entropy = checkpoint(
+            *(part, rows, hint, labels, "sum"),
             use_reentrant=False,
             preserve_rng_state=False,
         )
-        total, plain = total + found[0], plain + found[1]
+        total, plain = total + loss, plain + cross_entropy
     return total / len(targets), plain / len(targets)
 
 
@@ -157,10 +150,10 @@ def compiled_loss() -> LossFunction:
     return torch.compile(losses, fullgraph=True, dynamic=False)
 
 
-def is_compiled(settings: dict[str, Any], device: torch.device) -> bool:
+def is_compiled(settings: Training, device: torch.device) -> bool:
     """Whether training steps run compiled: `compile` is never, gpu or always."""
-    wish = settings.get("compile", "never")
-    return wish == "always" or (wish == "gpu" and device.type == "cuda")
+    on_gpu = settings.compile == "gpu" and device.type == "cuda"
+    return settings.compile == "always" or on_gpu
 
 
 class Loss(nn.Module):
@@ -169,26 +162,28 @@ class Loss(nn.Module):
     def __init__(
         self,
         model: LanguageModel,
-        settings: dict[str, Any],
-        lesson: Lesson | None = None,
-        tuning: Tuning | None = None,
+        settings: Training,
+        teacher: Teacher | None = None,
+        elimination: PromptElimination | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.settings = settings
-        self.tuning = tuning
-        self.lesson = lesson  # no module of its own: its teacher is not trained
-        model.recompute = settings.get("checkpoint_activations", False)
+        self.elimination = elimination
+        self.teacher = teacher  # not registered as a module: it is not trained
+        model.recompute = settings.checkpoint_activations
 
     def forward(
-        self, inputs: Tensor, targets: Tensor, watched: bool = False
+        self, inputs: Tensor, targets: Tensor, hooked: bool = False
     ) -> tuple[Tensor, Tensor]:
         """What is minimised, and the cross-entropy: means in nats of (batch, tokens).
 
-        A watched step is not compiled: a graph does not call its modules' hooks.
+        A step with hooks is not compiled: a graph does not call them.
         """
-        compiled = not watched and is_compiled(self.settings, inputs.device)
+        compiled = not hooked and is_compiled(self.settings, inputs.device)
         function = compiled_loss() if compiled else losses
-        precision, chunk = self.settings["precision"], self.settings.get("loss_chunk")
-        what = (self.model, inputs, targets, precision, chunk or 0, self.lesson)
-        return function(*what, self.tuning)
+        precision, chunk = self.settings.precision, self.settings.loss_chunk
+        return function(
+            *(self.model, inputs, targets, precision, chunk),
+            *(self.teacher, self.elimination),
+        )

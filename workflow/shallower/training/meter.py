@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from shallower.training.prefetch import Prefetch
 
 START_UP = 2  # first steps of a process, which may compile: not in the steady speed
@@ -26,8 +24,7 @@ class State:
     saving_seconds: float = 0.0  # spent on checkpoints, in addition
     restarts: int = 0
     losses: list[list[float]] = field(default_factory=list)  # rows of losses.csv
-    half: dict[str, Tensor] = field(default_factory=dict)  # weights at the midpoint
-    diagnostics: list[list[Any]] = field(default_factory=list)  # see `diagnostics.py`
+    diagnostics: list[list[Any]] = field(default_factory=list)  # see `activations.py`
 
 
 class Meter:

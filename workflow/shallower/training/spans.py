@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.models.variants import SENTINELS  # enough for contexts up to 1,809
+from shallower.models.config import SENTINELS  # enough for contexts up to 1,809
 from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Epochs, part_rows

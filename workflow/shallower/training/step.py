@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from shallower.models.families import LanguageModel
-from shallower.training.diagnostics import Watch
-from shallower.training.group import ALONE, Alone
+from shallower.study.schema import Training
+from shallower.training.activations import ActivationStatistics
 from shallower.training.loss import Loss
+from shallower.training.processes import SINGLE, SingleProcess
 
 
 def make_optimizer(
-    model: LanguageModel, settings: dict[str, Any], group: Alone = ALONE
+    model: LanguageModel, settings: Training, group: SingleProcess = SINGLE
 ) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, not on gains and biases."""
     decay: list[nn.Parameter] = []
@@ -25,13 +25,13 @@ def make_optimizer(
         (plain if is_vector else decay).append(parameter)
     groups = [
         {"params": kind, "weight_decay": rate}
-        for parameters, rate in ((decay, settings["weight_decay"]), (plain, 0.0))
+        for parameters, rate in ((decay, settings.weight_decay), (plain, 0.0))
         for kind in group.kinds(parameters)
     ]
     return torch.optim.AdamW(
         groups,
-        lr=settings["learning_rate"],
-        betas=tuple(settings["betas"]),
+        lr=settings.learning_rate,
+        betas=settings.betas,
         fused=True,
     )
 
@@ -41,36 +41,36 @@ def training_step(
     optimizer: torch.optim.Optimizer,
     inputs: Tensor,
     targets: Tensor,
-    settings: dict[str, Any],
-    watch: Watch | None = None,
-    group: Alone = ALONE,
+    settings: Training,
+    statistics: ActivationStatistics | None = None,
+    group: SingleProcess = SINGLE,
     loss_module: nn.Module | None = None,
 ) -> Tensor:
     """One optimizer step on a batch (batch, context); its mean cross-entropy in nats.
 
-    Under a teacher something else is minimised; see `loss.losses`.
+    With a teacher another loss is minimised; see `loss.losses`.
 
     The batch is processed in `accumulation` parts of equal size, which gives the
-    gradient of the whole. `watch` looks on and changes nothing. With several processes
-    each gives its share of the batch, and gets the loss of that share.
+    gradient of the full batch. `statistics` change nothing. With several processes each
+    gives its share of the batch, and gets the loss of that share.
     """
     if loss_module is None:
         loss_module = group.loss_module(Loss(model, settings))
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=inputs.device)
-    parts = settings["accumulation"]
+    parts = settings.accumulation
     pairs = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
     for index, (x, y) in enumerate(pairs, start=1):
         with _without_averaging(loss_module, unless=index == parts):
-            loss, plain = loss_module(x, y, watched=watch is not None)
+            loss, plain = loss_module(x, y, hooked=statistics is not None)
             (loss / parts).backward()
         total += plain.detach() / parts
-    if watch is not None:
-        watch.before_update()
-    group.clip(list(model.parameters()), settings["clip"])
+    if statistics is not None:
+        statistics.before_update()
+    group.clip(list(model.parameters()), settings.clip)
     optimizer.step()
-    if watch is not None:
-        watch.after_update()
+    if statistics is not None:
+        statistics.after_update()
     return total
 
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shallower.errors import UserError
 from shallower.files import sha256
-from shallower.models.arithmetic import BACKWARD, forward_flops
-from shallower.models.counting import count_flops, count_flops_per_token
-from shallower.models.families import T5, Config, LanguageModel, on_meta, parse
-from shallower.models.llama import LlamaLM
+from shallower.models.config import ModelConfig
+from shallower.models.costs import training_flops
+from shallower.study.runs import RunSpec, Task
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
 from shallower.training.pairs import PairBatches
@@ -42,24 +40,22 @@ class Data:
     read: Callable[[int], tuple[Tensor, Tensor]]
     items: int  # windows or pairs in an epoch
     context: int  # tokens that a row of inputs has room for
-    mark: Any  # what the data are known by, as JSON
+    fingerprint: Any  # what identifies the data, as JSON
 
 
-def open_data(spec: dict[str, Any], sources: Sources, part: tuple[int, int]) -> Data:
-    """The batches of a run, behind those that its parent has seen (`first_step`).
+def open_data(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> Data:
+    """The batches of a run, after those that its parent has seen (`first_step`).
 
     Raises UserError for data that do not fit the model.
     """
-    data, before = _from_the_first(spec, sources, part), spec.get("first_step", 0)
+    data, before = _from_the_first(spec, sources, part), spec.first_step
     return replace(data, read=lambda step: data.read(before + step))
 
 
-def _from_the_first(
-    spec: dict[str, Any], sources: Sources, part: tuple[int, int]
-) -> Data:
-    context, task = spec["model"]["context"], spec.get("task", "text")
-    how = (context, spec["training"]["batch_size"], spec["seed"])
-    if task == "pairs":
+def _from_the_first(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> Data:
+    context = spec.model.context
+    how = (context, spec.training.batch_size, spec.seed)
+    if spec.task == "pairs":
         import pandas as pd
 
         from shallower.tokens.tokenizer import Tokenizer
@@ -68,53 +64,44 @@ def _from_the_first(
             raise UserError("--pairs and --tokenizer: needed for the task pairs")
         table = pd.read_parquet(sources.pairs)
         read = PairBatches(table, Tokenizer(sources.tokenizer), *how, part)
-        mark = [sha256(sources.pairs), sha256(sources.tokenizer)]
-        return Data(read, len(table), context, mark)
+        checksums = [sha256(sources.pairs), sha256(sources.tokenizer)]
+        return Data(read, len(table), context, checksums)
     stream = TokenStream.open(sources.tokens)
     pieces = stream.manifest["vocabulary"]
-    due = spec["model"].get("pieces", spec["model"]["vocabulary"])
-    if pieces != due:
+    if pieces != spec.pieces:
         raise UserError(
-            f"{sources.tokens}: shards of {pieces} pieces, but the model has {due}"
+            f"{sources.tokens}: shards of {pieces} pieces, but the model has "
+            f"{spec.pieces}"
         )
-    if task == "spans":
+    if spec.task == "spans":
         spans = SpanBatches(stream, *how, pieces, part)
         return Data(spans, len(spans.windows), context, stream.manifest)
     batches = Batches(stream, *how, part)
     return Data(batches, batches.windows, context, stream.manifest)
 
 
-def forward_flops_of(spec: dict[str, Any]) -> int:
-    """FLOPs of a forward pass for each token of the inputs, by family and task.
-
-    Of an encoder-decoder counted on the meta device, its decoder's tokens included.
-    """
-    if spec["model"].get("family") != T5:
-        return forward_flops(spec["model"])
-    return count_forward(on_meta(parse(spec["model"])), spec.get("task", "text"))
-
-
-def count_forward(model: LanguageModel, task: str) -> int:
-    """FLOPs of a forward pass for each token of a full context, counted."""
-    if isinstance(model, LlamaLM):
-        return count_flops_per_token(model)
-    lengths = (model.config.context, targets(model.config, task))
-    shapes = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in lengths]
-    return count_flops(model, *shapes) // model.config.context
-
-
-def targets(config: Config, task: str) -> int:
-    """Tokens of a row that the loss is of: an answer, what was cut out, or the text."""
+def targets(config: ModelConfig, task: Task) -> int:
+    """Tokens of a row that the loss is of: an answer, the noise spans, or the text."""
     if task == "pairs":
         return ANSWER
     return span_lengths(config.context)[2] if task == "spans" else config.context
 
 
-def training_flops_of(spec: dict[str, Any], teacher: dict[str, Any] | None) -> int:
-    """FLOPs of training for each token of the inputs; a teacher's forward counted.
+def flops_per_token(spec: RunSpec, teacher: ModelConfig | None = None) -> int:
+    """FLOPs of training per token of the inputs, with a teacher's forward pass.
 
-    Of a tuned run an upper bound, as if nothing were eliminated and all tokens had
-    logits. Its calibration, a few forward passes, is not counted.
+    For a run with elimination an upper bound, as if nothing were eliminated and all
+    tokens had logits. Its calibration, a few forward passes, is not counted.
     """
-    own = (1 + BACKWARD) * forward_flops_of(spec)
-    return own + (forward_flops_of(spec | {"model": teacher}) if teacher else 0)
+    return training_flops(spec.model, targets(spec.model, spec.task), teacher)
+
+
+def steps_of(spec: RunSpec) -> int:
+    """Steps of a run; an equal-FLOPs control has more than its settings say.
+
+    As many more as the forward passes of the teacher that it does without would cost.
+    """
+    if spec.equal_flops is None:
+        return spec.training.steps
+    taught = flops_per_token(spec, spec.equal_flops)
+    return round(spec.training.steps * taught / flops_per_token(spec))

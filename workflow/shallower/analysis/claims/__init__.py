@@ -1,4 +1,4 @@
-"""Claims by topic: `heads` (S1), `ffn` and `t5` (S2), `skipping` (S3), `elimination` (S4).
+"""Claims by topic: `heads` (S1), `ffn`, `t5` (S2), `skipping` (S3), `elimination` (S4).
 
 A claim is an entry of its topic's `CLAIMS`: what a source says, and the function that
 judges it. The function asks for estimates (`Context.estimate`) and applies a rule of

@@ -27,6 +27,11 @@ COLUMNS = [
 ]
 
 
+def plain(variant: str, depth: int) -> str:
+    """The label of a model of a variant and depth and nothing else."""
+    return str(ModelName(variant, depth))
+
+
 @dataclass
 class Context:
     """A study's results, as judges see them; it keeps every estimate that they use.
@@ -66,6 +71,37 @@ class Context:
     def keep(self, made: Estimate) -> Estimate:
         """Keep an estimate that was made elsewhere (a gain, a correlation, ...)."""
         return self.used.setdefault(made.id, made)
+
+    def maximum(self, metric: str) -> Estimate:
+        """The largest value of a metric over all models and seeds, without interval."""
+        values = self.results.by_seed
+        values = values.loc[values["metric"] == metric, "value"]
+        asked = Comparison("all models", metric=metric, kind="maximum")
+        if values.empty:
+            return Estimate.missing(asked)
+        nan = float("nan")
+        found = {"effect": float(values.max()), "ci_low": nan, "ci_high": nan}
+        method = {"replicates": "runs", "n": len(values), "method": "maximum"}
+        return self.keep(Estimate.of(asked, **(found | method)))
+
+    def exact_forms(self, tolerance: dict[str, float], without: str) -> Finding:
+        """Whether another form of the same function stays within tolerances.
+
+        `tolerance` has two metrics: the largest error of fp64 in logits, and of fp32,
+        relative. `without` is the note where neither was measured.
+        """
+        errors = {metric: self.maximum(metric) for metric in tolerance}
+        nan = float("nan")
+        if not all(error.exists for error in errors.values()):
+            return Finding(nan, nan, nan, nan, nan, "not tested", without)
+        fine = all(errors[metric].effect < due for metric, due in tolerance.items())
+        double, single = errors.values()
+        note = f"fp32, relative: {single.effect:.1e}; whole sequences and cache, "
+        return Finding(
+            *(double.effect, nan, nan, nan, tolerance[double.metric]),
+            "supported" if fine else "not supported",
+            note + "trained weights",
+        )
 
     # --- models that many claims are about ---
 
@@ -124,7 +160,7 @@ class Claim:
 
 
 def scaled(found: Finding, factor: float) -> Finding:
-    """The same finding in another unit: effect, interval and threshold times a factor."""
+    """The same in another unit: effect, interval and threshold times a factor."""
     keys = ("effect", "ci_low", "ci_high", "threshold")
     return replace(found, **{key: factor * getattr(found, key) for key in keys})
 
@@ -133,6 +169,12 @@ def shifted(found: Estimate, by: float) -> Estimate:
     """An estimate moved by a constant, as a ratio less one."""
     keys = ("effect", "ci_low", "ci_high")
     return replace(found, **{key: getattr(found, key) + by for key in keys})
+
+
+def divided(found: Estimate, by: float) -> Estimate:
+    """An estimate over a constant, as a measured ratio over the predicted one."""
+    keys = ("effect", "ci_low", "ci_high")
+    return replace(found, **{key: getattr(found, key) / by for key in keys})
 
 
 def judged(claims: Iterable[Claim], context: Context) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class Layer(nn.Module):
         return 0
 
     def start(self, fill: Fill) -> None:
-        """Give every parameter of the layer a start value (see `initial.Fill`)."""
+        """Give every parameter of the layer a start value (see `initial`)."""
 
 
 def load(path: str) -> type[Layer]:

@@ -1,0 +1,518 @@
+"""Claims of the fourth system: token elimination (S4).
+
+Kachuee and Sharifkhani (arXiv 2201.03327), of whose paper abstracts alone were at hand.
+Quality is the cross-entropy of continuations, of which no token is eliminated, of the
+deepest baseline and of what was fine-tuned from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from shallower.analysis.claims.base import Claim, Context, Fact, divided
+from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate
+from shallower.analysis.front import curve_of, gain_counts, gain_over, measured
+from shallower.analysis.interventions import (
+    CONTINUATION,
+    PROMPT,
+    change,
+    eliminations,
+    fine_tuned,
+    predicted,
+    source,
+    speedup,
+)
+from shallower.analysis.results import original_names
+from shallower.analysis.statistics import t_interval
+from shallower.analysis.verdicts import (
+    Finding,
+    absent,
+    assay,
+    conjunction,
+    joined,
+    non_inferiority,
+    superiority,
+    within,
+)
+from shallower.interventions.eliminate import Eliminate
+from shallower.study.study import Study
+
+WITHIN = (0.85, 1.15)  # measured over predicted
+SPEEDUP = 2.0  # the predicted one that most claims are about
+MARGIN = math.log(1.02)  # nats: 2 % of perplexity
+PASSABLE = 1.05  # perplexity ratio up to which a speed-up counts
+MONOTONE = 0.01  # nats by which a larger speed-up may seem better
+CLAIMED = 2.9  # of Llama-3's time to the first token
+REACHED = 0.95  # of the speed-up asked for, that an intervention must have
+Key = tuple[str, float]  # rule and predicted speed-up
+
+
+def by_run(context: Context) -> dict[str, dict[Key, str]]:
+    """Interventions that only eliminate, by run: deepest baseline, fine-tuned ones.
+
+    Without those that stay behind the speed-up of their label, as with a flat profile:
+    what hardly eliminates shows nothing about elimination.
+    """
+    study, found = context.study, dict[str, dict[Key, str]]()
+    given = predicted(context.results, "predicted_prefill")
+    for label, choice in eliminations(study).items():
+        name = study.names[label]
+        reached = given.get(label, choice.speedup) >= REACHED * choice.speedup
+        if reached and source(name) == study.deepest_baseline:
+            key = (choice.rule, choice.speedup)
+            found.setdefault(str(name.run), {})[key] = label
+    return found
+
+
+def tuned(context: Context) -> dict[str, dict[Key, str]]:
+    """Those on runs that were fine-tuned with elimination."""
+    deepest = context.study.deepest_baseline
+    return {run: labels for run, labels in by_run(context).items() if run != deepest}
+
+
+def nats(context: Context, left: str, right: str, one_sided: bool = False) -> Estimate:
+    """left - right in the cross-entropy of continuations."""
+    asked = change(left, right)
+    return context.estimate(asked.at(ONE_SIDED) if one_sided else asked)
+
+
+# --- profile and time -----------------------------------------------------------------
+
+
+def falls_with_depth(context: Context) -> Finding:
+    """S4-1: the share of tokens that carries the attention falls from block to block.
+
+    Spearman's correlation of block and contribution, one for each seed.
+    """
+    model = context.study.deepest_baseline
+    found = [
+        rank_correlation(run["contribution"])
+        for run in context.results.choices
+        if run["model"] == model and run["contribution"]
+    ]
+    if not found:
+        return absent("contributions of attention")
+    low, high = t_interval(found)
+    made = Estimate.of(
+        Comparison(
+            model, dataset="validation", metric="contribution", kind="correlation"
+        ),
+        unit="correlation",
+        replicates="seeds",
+        n=len(found),
+        effect=float(np.mean(found)),
+        # A t interval of few seeds does not know that correlations end at one.
+        ci_low=max(low, -1.0) if np.isfinite(low) else low,
+        ci_high=min(high, 1.0) if np.isfinite(high) else high,
+        method="Spearman's by seed, t over seeds",
+    )
+    return superiority(context.keep(made))
+
+
+def rank_correlation(values: list[float]) -> float:
+    """Spearman's, of values with their order. NaN if all are one."""
+    if len(values) < 2 or len(set(values)) == 1:
+        return float("nan")
+    return float(stats.spearmanr(range(len(values)), values).statistic)
+
+
+def prompt_speedup(
+    context: Context, base: str, label: str, scale: str, tokens: int
+) -> Estimate:
+    """Of the first token, after a prompt of so many tokens."""
+    asked = speedup(base, label, "first_token", f"{PROMPT}{tokens}", scale)
+    return context.estimate(asked)
+
+
+class Prefill(NamedTuple):
+    """A speed-up of the first token, measured and predicted."""
+
+    label: str
+    asked: float  # the speed-up that the intervention was solved for
+    tokens: int  # of the prompt
+    timed: Estimate
+    predicted: float
+
+
+def original_prefills(context: Context) -> list[Prefill]:
+    """Eliminations at the original's size that were timed, by prompt length."""
+    names, found = original_names(context.study), []
+    table = context.results.predictions.dropna(subset=["predicted_prefill"])
+    for row in table.to_dict("records"):
+        name = names.get(row["label"])
+        choice = name.intervention.eliminate if name else None
+        if name is None or choice is None:
+            continue
+        label, tokens = str(row["label"]), int(row["prompt_tokens"])
+        timed = prompt_speedup(context, str(name.run), label, "original", tokens)
+        if timed.exists:
+            due = float(row["predicted_prefill"])
+            found.append(Prefill(label, choice.speedup, tokens, timed, due))
+    return found
+
+
+def prefill_as_predicted(context: Context) -> Finding:
+    """S4-2: the prefill's speed-up is the predicted one within 15 %.
+
+    At the original's size and the longest prompt; the study's own size in the note.
+    """
+    rows = [row for row in original_prefills(context) if row.asked == SPEEDUP]
+    if not rows:
+        return absent(f"elimination for {SPEEDUP:g} at the original's size")
+    last = max(rows, key=lambda row: row.tokens)
+    found = within(divided(last.timed, last.predicted), WITHIN)
+    note = f"{last.timed.effect:.2f} of {last.predicted:.2f} at {last.tokens} tokens"
+    base = context.study.deepest_baseline
+    label = by_run(context).get(base, {}).get(("acc", SPEEDUP))
+    timed = context.study.latency.interventions
+    for tokens in sorted(timed.study.lengths if timed and label else [])[::-1]:
+        small = prompt_speedup(context, base, str(label), "study", tokens)
+        if small.exists:
+            note += f"; at the study's size {small.effect:.2f} at {tokens}"
+            break
+    return replace(found, note=joined(found.note, note))
+
+
+def first_token(context: Context) -> Finding:
+    """S4-7: the first token comes 2.9 times as fast, at 5 % of perplexity or less.
+
+    Of the ACC interventions whose perplexity, in the mean over seeds, is within 5 % of
+    the unchanged model's, the one with the largest predicted speed-up; its measured one
+    is judged.
+    """
+    data, base = (
+        measured(context.results, "first_token"),
+        context.study.deepest_baseline,
+    )
+    tried = [
+        (speed, label)
+        for labels in by_run(context).values()
+        for (rule, speed), label in labels.items()
+        if rule == "acc" and {label, base} <= set(data.models)
+    ]
+    losses = {label: nats(context, label, base) for _, label in tried}
+    if not any(loss.n > 1 for loss in losses.values()):
+        return absent("two seeds of ACC elimination with times")
+    passable = [
+        (speed, -losses[label].effect, label)
+        for speed, label in tried
+        if losses[label].n > 1 and math.exp(losses[label].effect) <= PASSABLE
+    ]
+    if not passable:
+        note = f"no speed-up that was tried keeps within {PASSABLE:g} of perplexity"
+        nan = float("nan")
+        return Finding(1.0, nan, nan, nan, CLAIMED, "not supported", note)
+    speed, loss, label = max(passable)
+    ratio = context.estimate(speedup(base, label, "first_token"))
+    found = within(ratio, (CLAIMED, np.inf), CLAIMED)
+    note = f"{label}: predicted {speed:g}, perplexity times {math.exp(-loss):.3f}"
+    if speed == max(s for s, _ in tried) and speed < CLAIMED:
+        note += "; no larger one was tried"
+        if found.verdict == "not supported":
+            found = replace(found, verdict="not tested")
+    return replace(found, note=joined(found.note, note))
+
+
+# --- quality --------------------------------------------------------------------------
+
+
+def one_model_for_all(context: Context) -> Finding:
+    """S4-3: from one fine-tuned model, a larger speed-up never gives a better one.
+
+    A seed's largest fall from one speed-up to the next, below .01 nats; the fine-tuned
+    model itself, which eliminates nothing, is the first. Three speed-ups are a range.
+    Only where random elimination costs more.
+    """
+    paths = {run: _path(run, labels) for run, labels in tuned(context).items()}
+    run = max(paths, key=lambda each: len(paths[each]), default=None)
+    if run is None or len(paths[run]) < 3:
+        return absent("a fine-tuned model that reaches three speed-ups")
+    path = paths[run]
+    where = (CONTINUATION, "cross_entropy")
+    steps = pd.DataFrame(
+        {
+            large: context.results.values(path[small], *where)
+            - context.results.values(path[large], *where)
+            for small, large in pairwise(sorted(path))
+        }
+    ).dropna()
+    asked = Comparison(run, dataset=CONTINUATION, kind="maximum", level=ONE_SIDED)
+    largest = steps.max(axis=1).to_numpy(float)
+    low, high = t_interval(largest, ONE_SIDED)
+    made = Estimate.missing(asked)
+    if len(largest):
+        made = Estimate.of(
+            asked,
+            replicates="seeds",
+            n=len(largest),
+            effect=float(largest.mean()),
+            ci_low=low,
+            ci_high=high,
+            method="largest fall between neighbouring speed-ups, t over seeds",
+        )
+        context.keep(made)
+    found = non_inferiority(made, MONOTONE, _sensitive(context, run, MONOTONE))
+    rise = nats(context, path[max(path)], path[min(path)])
+    rise_note = f"{rise.effect:+.3f} nats in all" if rise.exists else ""
+    range_of = f"{len(path)} speed-ups of {run}, {min(path):g} to {max(path):g}"
+    return replace(found, note=joined(found.note, range_of, rise_note))
+
+
+def _path(run: str, labels: dict[Key, str]) -> dict[float, str]:
+    """ACC interventions on a run by speed-up, and the run itself at 1."""
+    found = {speed: label for (rule, speed), label in labels.items() if rule == "acc"}
+    return {1.0: run} | found
+
+
+def _at_random(context: Context, run: str) -> tuple[str, str] | None:
+    """Random elimination and what it costs over: the run, or the deepest baseline.
+
+    Where it costs nothing, that another rule costs nothing says nothing.
+    """
+    found, key = by_run(context), ("random", SPEEDUP)
+    for control in (run, context.study.deepest_baseline):
+        label = found.get(control, {}).get(key)
+        if label is not None:
+            return label, control
+    return None
+
+
+def _sensitive(context: Context, run: str, margin: float) -> bool:
+    """Assay sensitivity: random elimination is worse, by more than the margin."""
+    pair = _at_random(context, run)
+    if pair is None:
+        return False
+    return assay(nats(context, *pair), nats(context, *pair, one_sided=True), margin)
+
+
+def small_drop(context: Context) -> Finding:
+    """S4-4: at a speed-up of 2 the fine-tuned model loses less than 2 % of perplexity.
+
+    Against the model it was tuned from, and against itself without elimination, as
+    tuning is training too. Only where random elimination is worse by more.
+    """
+    parts, labels, base = [], [], context.study.deepest_baseline
+    for run, found in tuned(context).items():
+        label = found.get(("acc", SPEEDUP))
+        if label is None:
+            continue
+        sensitive = _sensitive(context, run, MARGIN)
+        for other in (base, run):
+            part = nats(context, label, other, one_sided=True)
+            parts.append(non_inferiority(part, MARGIN, sensitive))
+            labels.append(f"{label} against {other}")
+    if not parts:
+        return absent(f"fine-tuned ACC elimination that reaches {SPEEDUP:g}")
+    shown = conjunction(parts, labels)
+    untuned = by_run(context).get(base, {}).get(("acc", SPEEDUP))
+    loss = nats(context, untuned, base) if untuned is not None else None
+    if loss is not None and loss.exists:
+        shown = replace(shown, note=f"{shown.note}; untuned {loss.effect:+.3f} nats")
+    return shown
+
+
+def better_than(control: str) -> Callable[[Context], Finding]:
+    """S4-5, S4-6: ACC loses less than a control, at every speed-up that has both.
+
+    Where random elimination costs nothing that can be told from zero, neither can the
+    rules be told apart: without a difference nothing was tested.
+    """
+
+    def judge(context: Context) -> Finding:
+        parts, labels = [], []
+        for run, found in by_run(context).items():
+            pair = _at_random(context, run)
+            cost = superiority(nats(context, *pair), False) if pair else None
+            blind = cost is None or cost.verdict != "supported"
+            for (rule, speed), label in found.items():
+                rival = found.get((control, speed))
+                if rule == "acc" and rival is not None and speed > 1:
+                    part = superiority(nats(context, label, rival))
+                    if blind and part.verdict == "inconclusive":
+                        note = "no assay sensitivity"
+                        part = replace(part, verdict="not tested", note=note)
+                    parts.append(part)
+                    labels.append(label)
+        if not parts:
+            return absent(f"ACC beside {control} elimination, with what it asks for")
+        return conjunction(parts, labels)
+
+    return judge
+
+
+# --- further comparisons and facts ----------------------------------------------------
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Cost and speed-up of every model that eliminates tokens or was tuned for it."""
+    for label in [*eliminations(study), *fine_tuned(study)]:
+        base = source(study.names[label])
+        yield change(label, base)
+        yield speedup(base, label, "first_token")
+
+
+def common_speedup(study: Study) -> float:
+    """The largest speed-up at which ACC has a control, and is fine-tuned if it can be.
+
+    0 if there is none.
+    """
+
+    def of(rule: str, is_tuned: bool) -> set[float]:
+        return {
+            choice.speedup
+            for label, choice in _of_deepest(study).items()
+            if choice.rule == rule
+            and ("tuned" in study.names[label].options) == is_tuned
+        }
+
+    acc = of("acc", False)
+    wanted = [s for s in (of("random", False), of("acc", True)) if s]
+    for others in (wanted, wanted[:1], []):
+        both = set.intersection(acc, *others)
+        if both:
+            return max(both)
+    return 0.0
+
+
+def _of_deepest(study: Study) -> dict[str, Eliminate]:
+    """Interventions that only eliminate, on the deepest baseline or tuned from it."""
+    return {
+        label: choice
+        for label, choice in eliminations(study).items()
+        if source(study.names[label]) == study.deepest_baseline
+    }
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """What was eliminated, how well times are predicted, and gains over depth."""
+    study, base = context.study, context.study.deepest_baseline
+    found = _of_deepest(study)
+    yield Fact("elimination.models", len(found))
+    if asked := common_speedup(study):
+        yield Fact("elimination.speedup", asked, "ratio")
+        chance = [
+            m for m, choice in found.items() if choice == Eliminate("random", asked)
+        ]
+        costs = [nats(context, m, base) for m in chance[:1]]
+        blind = any(cost.exists and not cost.ci_low > 0 for cost in costs)
+        yield Fact("elimination.blind", int(blind))
+    for key, is_tuned in (("most", False), ("most.tuned", True)):
+        acc = {
+            choice.speedup: label
+            for label, choice in found.items()
+            if choice.rule == "acc"
+            and ("tuned" in study.names[label].options) == is_tuned
+        }
+        if acc:
+            most = max(acc)
+            yield Fact(f"elimination.{key}", most, "ratio")
+            percent = 100 * (math.exp(nats(context, acc[most], base).effect) - 1)
+            yield Fact(f"elimination.{key}.perplexity", percent, "percent")
+    yield from _contributions(context)
+    yield from _errors(context, found)
+    data = measured(context.results, "first_token")
+    if curve_of(study, data, "depth"):
+        labels = [label for label in found if label in data.models]
+        gains = [gain_over(context, data, label, "depth")[0] for label in labels]
+        yield from gain_counts("elimination", gains)
+
+
+def _contributions(context: Context) -> Iterator[Fact]:
+    """Share of tokens that carries most attention, first and last block, in percent."""
+    base = context.study.deepest_baseline
+    by_seed = [
+        run["contribution"]
+        for run in context.results.choices
+        if run["model"] == base and run["contribution"]
+    ]
+    if by_seed:
+        means = 100 * np.mean(by_seed, axis=0)
+        yield Fact("elimination.contribution.first", means[0], "percent")
+        yield Fact("elimination.contribution.last", means[-1], "percent")
+
+
+def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
+    """Largest relative error of a predicted speed-up of the first token, in percent."""
+    base, study = context.study.deepest_baseline, context.study
+    due = predicted(context.results, "predicted_prefill")
+    at_study = [
+        Prefill(label, due[label], study.prompt_tokens, timed, due[label])
+        for label in found
+        if (timed := context.estimate(speedup(base, label, "first_token"))).exists
+        and label in due
+    ]
+    for scale, rows in (("study", at_study), ("original", original_prefills(context))):
+        if not rows:
+            continue
+        longest = max(row.tokens for row in rows)
+        last = [row for row in rows if row.tokens == longest]
+        errors = [abs(row.timed.effect / row.predicted - 1) for row in last]
+        yield Fact(f"elimination.{scale}.length", longest, "tokens")
+        yield Fact(f"elimination.{scale}.error", 100 * max(errors), "percent")
+        most = max(row.predicted for row in last)
+        yield Fact(f"elimination.{scale}.predicted", most, "ratio")
+
+
+CLAIMS = [
+    Claim(
+        "S4-1",
+        "higher blocks need fewer tokens: ACC falls with depth",
+        "correlation",
+        falls_with_depth,
+        "S4",
+    ),
+    Claim(
+        "S4-2",
+        "the predicted speed-up of the prefill is accurate",
+        "ratio",
+        prefill_as_predicted,
+        "S4",
+        kind="cost",
+        scale="original",
+        weights="untrained",
+    ),
+    Claim(
+        "S4-3",
+        "one fine-tuned model serves a wide range of speed-ups",
+        "nats",
+        one_model_for_all,
+        "S4",
+    ),
+    Claim(
+        "S4-4",
+        "at half of the prefill's cost quality hardly drops",
+        "nats",
+        small_drop,
+        "S4",
+    ),
+    Claim(
+        "S4-5",
+        "ACC is better than random elimination",
+        "nats",
+        better_than("random"),
+        "S4",
+    ),
+    Claim(
+        "S4-6",
+        "ACC is better than keeping recent tokens",
+        "nats",
+        better_than("recent"),
+        "S4",
+    ),
+    Claim(
+        "S4-7",
+        "the first token comes up to 2.9 times as fast",
+        "ratio",
+        first_token,
+        "S4",
+        kind="cost",
+    ),
+]

@@ -1,0 +1,328 @@
+"""Claims of the third system: skipped sublayers (S3).
+
+Tyukin (arXiv 2404.05741) and Tyukin et al. (2407.15516) on Llama-2. That skipping is
+exact (S3-1) is arithmetic and tested in tests/test_skipping.py. Quality is the
+cross-entropy of continuations, of the deepest baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from shallower.analysis.claims.base import Claim, Context, Fact, divided
+from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.front import (
+    curve_of,
+    gain_counts,
+    gain_over,
+    judged_gain,
+    measured,
+)
+from shallower.analysis.interventions import (
+    change,
+    depth_baselines,
+    predicted,
+    skips,
+    source,
+    speedup,
+)
+from shallower.analysis.results import original_names
+from shallower.analysis.statistics import LEVEL, holm_levels
+from shallower.analysis.verdicts import (
+    Finding,
+    Verdict,
+    absent,
+    conjunction,
+    joined,
+    superiority,
+    within,
+)
+from shallower.interventions.skip import PARTS
+from shallower.study.names import ModelName
+from shallower.study.study import Study
+
+WITHIN = (0.85, 1.15)  # measured over predicted
+CLAIMED = 1.21  # of Llama-2 7B, generating one token
+RIVALS = {
+    ("attention", "first"): "attention of the first blocks",
+    ("ffn", "last"): "FFNs of the last blocks",
+    ("block", "last"): "the last blocks",
+}
+KINDS = {  # in the text -> part and rule
+    "attention": ("attention", "last"),
+    "first": ("attention", "first"),
+    "ffn": ("ffn", "last"),
+    "block": ("block", "last"),
+}
+ByNumber = dict[int, str]  # number of blocks -> label
+
+
+def skipped(study: Study) -> dict[tuple[str, str], ByNumber]:
+    """The deepest baseline with sublayers skipped, not healed, by part and rule."""
+    found: dict[tuple[str, str], ByNumber] = {}
+    for label, skip in skips(study).items():
+        if str(study.names[label].without("skip")) == study.deepest_baseline:
+            found.setdefault((skip.part, skip.rule), {})[skip.k] = label
+    return {key: dict(sorted(labels.items())) for key, labels in found.items()}
+
+
+# --- quality --------------------------------------------------------------------------
+
+
+def cheapest(context: Context) -> Finding:
+    """S3-2: the last attention costs less than each rival, at each k that all have."""
+    found = skipped(context.study)
+    last = found.get(("attention", "last"), {})
+    rivals = {words: found.get(key, {}) for key, words in RIVALS.items()}
+    shared = [k for k in last if all(k in labels for labels in rivals.values())]
+    if not shared:
+        return absent(f"attention of the last blocks beside {', '.join(rivals)}")
+    parts, labels = [], []
+    for k in shared:
+        for words, by_number in rivals.items():
+            parts.append(superiority(context.estimate(change(last[k], by_number[k]))))
+            labels.append(f"{words} ({k})")
+    return conjunction(parts, labels)
+
+
+def cheaper_than_blocks(context: Context) -> Finding:
+    """S3-2b: at equal latency too, against whole blocks, where their curve reaches."""
+    data = measured(context.results, "per_token")
+    last = skipped(context.study).get(("attention", "last"), {})
+    if not last or not curve_of(context.study, data, "blocks"):
+        return absent("times of skipped attention and of skipped blocks")
+    parts, labels, outside = [], [], []
+    for k, label in last.items():
+        if label not in data.models:
+            continue
+        gain, _ = gain_over(context, data, label, "blocks")
+        if np.isnan(gain.effect):
+            outside.append(f"{k} ({gain.note})")
+        else:
+            parts.append(judged_gain(gain))
+            labels.append(_blocks(k))
+    note = f"left out: {', '.join(outside)}" if outside else ""
+    shown = conjunction(parts, labels) if parts else absent("times among the blocks'")
+    return replace(shown, note=joined(shown.note, note))
+
+
+def _blocks(k: int) -> str:
+    return f"{k} block" if k == 1 else f"{k} blocks"
+
+
+def can_improve(context: Context) -> Finding:
+    """S3-4: for some k, the model without its last k attentions is better.
+
+    Supported if one is, adjusted by Holm; not supported if each is worse, which needs
+    no adjustment. Shown is the best k, with its adjusted interval.
+    """
+    deepest = context.study.deepest_baseline
+    last = skipped(context.study).get(("attention", "last"), {})
+    found = {k: context.estimate(change(m, deepest)) for k, m in last.items()}
+    found = {k: one for k, one in found.items() if one.n > 1}
+    if not found:
+        return absent("two seeds of skipped attention")
+    levels = holm_levels([one.p for one in found.values()])
+    parts = {}
+    for k, level in zip(found, levels, strict=True):
+        level = LEVEL if np.isnan(level) else level
+        adjusted = context.estimate(change(last[k], deepest, level))
+        parts[k] = superiority(adjusted)
+    better = {k: part for k, part in parts.items() if part.verdict == "supported"}
+    each = conjunction([superiority(one, False) for one in found.values()])
+    verdict: Verdict = "supported" if better else "inconclusive"
+    if each.verdict == "supported":  # each is worse
+        verdict = "not supported"
+    best = min(better or parts, key=lambda k: parts[k].effect)
+    effects = ", ".join(f"{k}: {part.effect:+.3f}" for k, part in parts.items())
+    note = f"{best} of {context.deep} skipped, adjusted (Holm); by number {effects}"
+    return replace(parts[best], verdict=verdict, note=joined(parts[best].note, note))
+
+
+def last_matters(context: Context) -> Finding:
+    """S3-5: of equally many, those before the last are the better ones to skip."""
+    found, parts, labels = skipped(context.study), [], []
+    for part in PARTS:
+        last = found.get((part, "last"), {})
+        for k, label in found.get((part, "last_but_one"), {}).items():
+            if k in last:
+                parts.append(superiority(context.estimate(change(label, last[k]))))
+                labels.append(f"{part} ({k})")
+    if not parts:
+        return absent("blocks before the last skipped, beside as many with it")
+    return conjunction(parts, labels)
+
+
+# --- time -----------------------------------------------------------------------------
+
+
+def original_decoding(context: Context) -> dict[int, tuple[Estimate, float]]:
+    """Speed-up of a token without the last k attentions, measured and predicted.
+
+    At the original's size, by k, of those that were timed.
+    """
+    table = context.results.predictions.drop_duplicates("label").set_index("label")
+    found = {}
+    for label, name in original_skips(context.study).items():
+        skip = name.intervention.skip
+        if skip is None or (skip.part, skip.rule) != ("attention", "last"):
+            continue
+        timed = context.estimate(original_speedup(label, name))
+        if timed.exists:
+            due = float(table["predicted_decode"].get(label, np.nan))
+            found[skip.k] = timed, due
+    return dict(sorted(found.items()))
+
+
+def original_skips(study: Study) -> dict[str, ModelName]:
+    """The models of the original's size with skipped sublayers, by label."""
+    names = original_names(study).items()
+    return {label: name for label, name in names if name.intervention.skip}
+
+
+def original_speedup(label: str, name: ModelName) -> Comparison:
+    """Of a token, at the original's size."""
+    return speedup(str(name.run), label, "per_token", "fixed", "original")
+
+
+def as_predicted(context: Context) -> Finding:
+    """S3-3: time a token falls as the weights that are read, within 15 %."""
+    timed = original_decoding(context)
+    if not timed:
+        return absent("skipped attention at the original's size")
+    parts, labels = [], []
+    for k, (found, due) in timed.items():
+        parts.append(within(divided(found, due), WITHIN))
+        labels.append(f"{_blocks(k)} {found.effect:.2f} of {due:.2f}")
+    return conjunction(parts, labels)
+
+
+def faster_by_half(context: Context) -> Finding:
+    """S3-3b: without half of the attention a token takes less time; 21 % less?"""
+    timed, depth = original_decoding(context), context.study.original.depths[-1]
+    if not timed:
+        return absent("skipped attention at the original's size")
+    k = min(timed, key=lambda each: abs(each - depth / 2))
+    ratio, _ = timed[k]
+    found = within(ratio, (1.0, np.inf), 1.0)
+    low, high = ratio.ci_low, ratio.ci_high
+    place = "below" if high < CLAIMED else "above" if low > CLAIMED else "around"
+    note = (
+        f"{k} of {depth} attention sublayers, {100 * k / depth:.0f} %; the interval "
+        f"lies {place} the {CLAIMED:g} of Llama-2"
+    )
+    return replace(found, note=joined(found.note, note))
+
+
+# --- further comparisons and facts ----------------------------------------------------
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Cost and speed-up of skipped sublayers, and the cost of fewer blocks."""
+    for label in skips(study):
+        base = source(study.names[label])
+        yield change(label, base)
+        yield speedup(base, label, "per_token")
+    for label in depth_baselines(study):
+        if label != study.deepest_baseline:
+            yield change(label, study.deepest_baseline)
+    for label, name in original_skips(study).items():
+        yield original_speedup(label, name)
+
+
+def common_number(study: Study) -> int:
+    """The most blocks that every kind in the text was tried with; 0 without any."""
+    found = skipped(study)
+    wanted = [set(found[kind]) for kind in KINDS.values() if kind in found]
+    return max(set.intersection(*wanted), default=0) if wanted else 0
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """What was skipped, how well times are predicted, and gains over depth."""
+    study = context.study
+    labels = [
+        label
+        for label in skips(study)
+        if source(study.names[label]) == study.deepest_baseline
+    ]
+    healed = [m for m in labels if "healed" in study.names[m].options]
+    unhealed = [m for m in labels if m not in healed]
+    yield Fact("skipping.models", len(labels))
+    yield Fact("skipping.unhealed", len(unhealed))
+    yield Fact("skipping.healed.models", len(healed))
+    k = common_number(study)
+    if k:
+        yield Fact("skipping.k", k)
+    due = predicted(context.results, "predicted_decode")
+    for kind, key in KINDS.items():
+        label = skipped(study).get(key, {}).get(k)
+        if label in due:
+            yield Fact(f"skipping.{kind}.predicted", due[label], "ratio")
+    errors = []
+    for label in unhealed:
+        base = study.deepest_baseline
+        timed = context.estimate(speedup(base, label, "per_token"))
+        if timed.exists and label in due:
+            errors.append(abs(timed.effect / due[label] - 1))
+    if errors:
+        yield Fact("skipping.error", 100 * max(errors), "percent")
+    yield from _gains(context, "skipping", "depth", unhealed)
+    yield from _gains(context, "skipping.blocks", "blocks", unhealed)
+    yield from _gains(context, "skipping.healed", "depth", healed)
+
+
+def _gains(context: Context, key: str, curve: str, labels: list[str]) -> Iterator[Fact]:
+    data = measured(context.results, "per_token")
+    members = curve_of(context.study, data, curve)
+    found = [
+        gain_over(context, data, label, curve)[0]
+        for label in labels
+        if label in data.models and label not in members
+    ]
+    yield from gain_counts(key, found)
+
+
+CLAIMS = [
+    Claim(
+        "S3-2",
+        "attention of the last blocks is cheaper to skip than attention of the first, "
+        "FFNs of the last, and the last blocks",
+        "nats",
+        cheapest,
+        "S3",
+    ),
+    Claim(
+        "S3-2b",
+        "attention of the last blocks is cheaper to skip than blocks at equal latency",
+        "nats",
+        cheaper_than_blocks,
+        "S3",
+    ),
+    Claim(
+        "S3-3",
+        "skipping attention is as fast as the weights read predict",
+        "ratio",
+        as_predicted,
+        "S3",
+        kind="cost",
+        scale="original",
+        weights="untrained",
+    ),
+    Claim(
+        "S3-3b",
+        "without half of its attention a model decodes faster (Llama-2: 21 %)",
+        "ratio",
+        faster_by_half,
+        "S3",
+        kind="cost",
+        scale="original",
+        weights="untrained",
+    ),
+    Claim("S3-4", "quality can improve by skipping", "nats", can_improve, "S3"),
+    Claim(
+        "S3-5", "keeping the last block's sublayer matters", "nats", last_matters, "S3"
+    ),
+]

@@ -1,0 +1,156 @@
+"""Claims of S2 on T5: the thesis' parameter column, and what its variants reach.
+
+Accuracy counts only if the plain T5 has learnt the task: it must beat a bag of words
+(assay sensitivity), else two numbers near chance would be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pandas as pd
+
+from shallower.analysis import thesis
+from shallower.analysis.claims.base import Claim, Context, Fact, scaled
+from shallower.analysis.estimates import Comparison, Estimate, mean_level
+from shallower.analysis.verdicts import (
+    Finding,
+    absent,
+    conjunction,
+    exact,
+    superiority,
+)
+from shallower.study.names import ModelName
+from shallower.study.study import Study
+
+ACCURACY = {"dataset": "pairs", "metric": "accuracy"}
+BAG_OF_WORDS = "bag_of_words"
+
+
+def parameter_column(context: Context) -> Finding:
+    """S2-9: the printed parameters, under one reading for all rows."""
+    table = thesis.overview()
+    fits = table["parameters_printed"].notna()
+    counts = table.loc[fits, "modules"].value_counts()
+    parts = [f"{count} fit {modules}" for modules, count in counts.items()]
+    note = f"of {len(table)} rows {', '.join(parts)} attention modules"
+    if not fits.all():
+        note += f"; neither fits {'; '.join(table.loc[~fits, 'label'])}"
+    judged = exact(len(table) - int(counts.max()), len(table), "rows fit")
+    return replace(judged, note=note)
+
+
+def without_ffn(context: Context) -> Finding:
+    """S2-10: T5 without FFNs answers fewer pairs right (the thesis: 2.7 points)."""
+    return _compare(context, _pairs(context.study, "none", "default"), higher=False)
+
+
+def three_over_one(context: Context) -> Finding:
+    """S2-11: three matrices reach a higher accuracy than one, deployed alike."""
+    pairs = _pairs(context.study, "three_matrices", "one_matrix")
+    return _compare(context, pairs, higher=True)
+
+
+def _compare(context: Context, pairs: list[tuple[str, str]], higher: bool) -> Finding:
+    """Left above (or below) right in accuracy, if the plain model has learnt the task."""
+    if not pairs:
+        return replace(absent(""), note="no such T5 in this study")
+    parts = []
+    for left, right in pairs:
+        found = context.difference(left, right, **ACCURACY)
+        parts.append(scaled(superiority(found, lower_is_better=not higher), 100))
+    judged = conjunction(parts)
+    if not has_learnt(context):
+        note = "no T5 beats a bag of words"
+        return replace(judged, verdict="not tested", note=note)
+    return judged
+
+
+def has_learnt(context: Context) -> bool:
+    """Whether some plain T5 answers more pairs right than a bag of words does."""
+    return any(
+        superiority(found, False).verdict == "supported"
+        for model in _tuned(context.study, "default")
+        if (found := over_bag_of_words(context, model)) is not None
+    )
+
+
+def over_bag_of_words(context: Context, model: str) -> Estimate | None:
+    """Accuracy of a T5 less that of the bag of words, which has no seeds."""
+    rule = context.results.values(BAG_OF_WORDS, **ACCURACY)
+    values = context.results.values(model, **ACCURACY)
+    if rule.empty or values.empty:
+        return None
+    difference = (values - float(rule.iloc[0])).to_numpy()
+    comparison = Comparison(model, BAG_OF_WORDS, **ACCURACY)
+    return context.keep(mean_level(comparison, difference, "seeds"))
+
+
+def _tuned(study: Study, ffn: str) -> dict[str, ModelName]:
+    """The fine-tuned T5s with an FFN in all places, by label; none has a teacher."""
+    return {
+        model: name
+        for model, name in study.models.items()
+        if name.t5_size
+        and name.ffn == ffn
+        and name.options.get("task") == "pairs"
+        and not {"teacher", "where"} & set(name.options)
+    }
+
+
+def _pairs(study: Study, ffn: str, other: str) -> list[tuple[str, str]]:
+    """The models with an FFN, each with the same model that has the other one."""
+    pairs = []
+    for model, name in _tuned(study, ffn).items():
+        rival = name.without("ffn", "ratio")
+        if other != "default":
+            rival = rival.replace(ffn=other)
+        if str(rival) in study.models:
+            pairs.append((model, str(rival)))
+    return pairs
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Levels of every T5: denoising loss, accuracy, and the rules' accuracy."""
+    for model, name in study.models.items():
+        if name.t5_size:
+            pairs = name.options.get("task") == "pairs"
+            where = ACCURACY if pairs else {"dataset": "spans"}
+            yield Comparison(model, kind="level", **where)  # type: ignore[arg-type]
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """Numbers of the thesis' arithmetic, and the rules' accuracies."""
+    yield from thesis.facts()
+    for rule in ("majority", BAG_OF_WORDS):
+        values = context.results.values(rule, **ACCURACY)
+        if len(values):
+            yield Fact(f"t5.{rule}", float(values.iloc[0]), "ratio")
+    models = [n for n in context.study.models.values() if n.t5_size]
+    yield Fact("t5.models", len(models))
+
+
+def tables(context: Context) -> dict[str, pd.DataFrame]:
+    """The thesis' tables beside what they come to."""
+    return {"thesis": thesis.overview(), "thesis_distillation": thesis.maxima()}
+
+
+CLAIMS = [
+    Claim(
+        "S2-9",
+        "the thesis' parameter counts follow from its sizes",
+        "rows that do not fit",
+        parameter_column,
+        *("S2", "identity", "original", "untrained"),
+    ),
+    Claim("S2-10", "T5: without FFNs accuracy is lost", "points", without_ffn, "S2"),
+    Claim("S2-11", "T5: 3W is better than 1W", "points", three_over_one, "S2"),
+    Claim(
+        "S2-12",
+        "T5: a long linear warm-up makes bad runs rarer",
+        "runs",
+        lambda context: absent("two schedules with enough seeds"),
+        "S2",
+    ),
+]

@@ -1,0 +1,146 @@
+"""Which models are intervened on, what they are compared with, and what was chosen.
+
+The deepest baseline is what interventions are made on most. A change is against the
+model before anything was done to it: before it was fine-tuned or healed, and before
+sublayers were skipped or tokens eliminated. Quality is the cross-entropy of
+continuations, the one thing that every model can be scored on: elimination has no
+output where it dropped a token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from shallower.analysis.estimates import Comparison, Kind
+from shallower.analysis.results import Results, labelled
+from shallower.analysis.statistics import LEVEL
+from shallower.interventions.eliminate import Eliminate
+from shallower.interventions.skip import Skip
+from shallower.study.names import ModelName
+from shallower.study.study import Study
+
+CONTINUATION = "continuation"  # data set of the quality, workload of the times
+AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
+PROMPT = "prompt_"  # of a workload, before its number of tokens
+_APPLIED = ("tuned", "skip", "healed", "by", "eliminate")
+_INTERVENTION_COLUMNS = [
+    *("model", "intervention", "seed", "skipped_attention", "skipped_ffn"),
+    "counts",  # tokens that each block passes on, K_1 .. K_L
+    "predicted_decode",  # speed-up over the run as deployed, by weights read
+    "predicted_prefill",  # by multiply-accumulates of the blocks
+    "cache_bytes",  # single precision, for a prompt and its continuation
+    "run_cache_bytes",
+]
+
+
+# --- which models ---------------------------------------------------------------------
+
+
+def source(name: ModelName) -> str:
+    """Label of the model before anything was done to it."""
+    return str(name.without(*_APPLIED))
+
+
+def skips(study: Study) -> dict[str, Skip]:
+    """Models with sublayers skipped and every token kept, healed ones too, by label."""
+    return {
+        label: Skip.parse(str(name.options["skip"]))
+        for label, name in study.names.items()
+        if "skip" in name.options and "eliminate" not in name.options
+    }
+
+
+def eliminations(study: Study) -> dict[str, Eliminate]:
+    """Models with tokens eliminated and every sublayer kept, by label."""
+    return {
+        label: name.intervention.eliminate
+        for label, name in study.interventions.items()
+        if name.intervention.eliminate and "skip" not in name.options
+    }
+
+
+def fine_tuned(study: Study) -> list[str]:
+    """Runs that were trained on with tokens eliminated and nothing skipped."""
+    found = study.models.items()
+    return [m for m, n in found if "tuned" in n.options and "skip" not in n.options]
+
+
+def depth_baselines(study: Study) -> list[str]:
+    """The plain baselines, by depth."""
+    names = [name for name in study.models.values() if name.is_depth_baseline]
+    return [str(name) for name in sorted(names, key=lambda name: name.depth)]
+
+
+# --- what is compared -----------------------------------------------------------------
+
+
+def change(label: str, base: str, level: float = LEVEL) -> Comparison:
+    """Difference in the cross-entropy of continuations, nats, paired by seed."""
+    return Comparison(label, base, CONTINUATION, level=level)
+
+
+def speedup(
+    base: str, label: str, axis: str, dataset: str = CONTINUATION, scale: str = "study"
+) -> Comparison:
+    """Time of the base over that of the model, both in the form that is deployed."""
+    where: dict[str, Any] = {"scale": scale, "form": "deployed"}
+    return Comparison(base, label, dataset, AXES[axis], "ratio", **where)
+
+
+def against_curve(label: str, curve: str, axis: str, kind: Kind = "gain") -> Comparison:
+    """Gain at equal latency, or speed-up at equal quality, over `depth` or `blocks`.
+
+    `depth` are the baselines with fewer blocks, `blocks` the deepest baseline with its
+    last blocks skipped. The metric names the axis.
+    """
+    return Comparison(label, curve, CONTINUATION, AXES[axis], kind)
+
+
+def against_training(label: str) -> Comparison:
+    """Gain over the deepest baseline at equal training FLOPs."""
+    return Comparison(label, "flops", CONTINUATION, kind="gain")
+
+
+# --- what was chosen ------------------------------------------------------------------
+
+
+def intervention_table(results: Results) -> pd.DataFrame:
+    """`interventions.csv`: a row for each intervention and seed."""
+    rows: list[dict[str, Any]] = []
+    for run in results.choices:
+        for text, chosen in run["interventions"].items():
+            row = {"model": run["model"], "intervention": text, "seed": run["seed"]}
+            for part, blocks in chosen["skip"].items():
+                row[f"skipped_{part}"] = " ".join(map(str, blocks))
+            row["counts"] = " ".join(map(str, chosen["counts"] or []))
+            row |= {key: chosen[key] for key in _INTERVENTION_COLUMNS[6:9]}
+            rows.append(row | {"run_cache_bytes": run["cache_bytes"]})
+    return pd.DataFrame(rows, columns=_INTERVENTION_COLUMNS)
+
+
+def predicted(results: Results, column: str) -> dict[str, float]:
+    """A predicted speed-up by label, mean over seeds: at the study's own size."""
+    table = labelled(intervention_table(results))
+    means = table.groupby("label", sort=False)[column].mean()
+    return {str(label): float(value) for label, value in means.items()}
+
+
+def profile_table(results: Results) -> pd.DataFrame:
+    """`profiles.csv`: a row for each measured value of a block, counted from 0.
+
+    Importance of attention, FFN and block (1 - cosine of input and output),
+    contribution (share of tokens that carries most attention), and the profile made
+    of it.
+    """
+    rows = []
+    for run in results.choices:
+        values = {f"importance_{k}": v for k, v in (run["importance"] or {}).items()}
+        values |= {key: run[key] or [] for key in ("contribution", "profile")}
+        rows += [
+            (run["model"], run["seed"], block, metric, value)
+            for metric, by_block in values.items()
+            for block, value in enumerate(by_block)
+        ]
+    return pd.DataFrame(rows, columns=["model", "seed", "block", "metric", "value"])

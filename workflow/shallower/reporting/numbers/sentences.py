@@ -1,0 +1,49 @@
+"""Pieces of sentences that several topics share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from shallower.analysis.estimates import Estimate
+from shallower.analysis.results import Results
+from shallower.reporting.latex import number
+
+VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
+GAINS = {  # verdict on a gain -> in words
+    "supported": "better",
+    "not_supported": "worse",
+    "inconclusive": "undecided",
+    "not_tested": "not comparable",
+}
+
+
+def spread(key: str, found: Estimate, digits: int) -> Iterator[tuple[str, str]]:
+    """An effect and its interval; a dash where it was not measured."""
+    yield key, number(found.effect, digits)
+    yield f"{key}.low", number(found.ci_low, digits)
+    yield f"{key}.high", number(found.ci_high, digits)
+
+
+def counted_gains(results: Results, key: str) -> str:
+    """How gains come out: `2 undecided and 1 not comparable`."""
+    counts = {words: results.fact(f"{key}.gains.{v}") for v, words in GAINS.items()}
+    return listed(f"{n:.0f} {words}" for words, n in counts.items() if n > 0)
+
+
+def tally(results: Results, source: str) -> str:
+    """Claims of a source by verdict: `2 supported (S3-2 and S3-4)`."""
+    table = results.claims[results.claims["source"] == source]
+    parts = []
+    for verdict in VERDICTS:
+        ids = list(table.loc[table["verdict"] == verdict, "id"].astype(str))
+        if ids:
+            parts.append(f"{len(ids)} {verdict} ({listed(ids)})")
+    return listed(parts)
+
+
+def listed(items: Iterable[str], comma: str = ",") -> str:
+    """a, b and c; none. A semicolon as comma where the items have commas."""
+    *front, last = list(items) or ["none"]
+    if not front:
+        return last
+    return f"{f'{comma} '.join(front)}{comma if comma != ',' else ''} and {last}"

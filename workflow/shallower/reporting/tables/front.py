@@ -1,0 +1,144 @@
+"""The one table of all methods: what each changes, costs and gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from shallower.analysis.interventions import (
+    AXES,
+    against_curve,
+    against_training,
+    eliminations,
+    skips,
+)
+from shallower.analysis.results import Results
+from shallower.reporting.labels import SYSTEMS, changes, printed
+from shallower.reporting.latex import (
+    MISSING,
+    absent_table,
+    escape,
+    number,
+    tabular,
+)
+from shallower.reporting.tables.skipping import gain_cells, value_cells
+
+# Rules that are there to be compared with; their families come last.
+CONTROLS = {"first", "random", "recent", "window", "linear", "uniform"}
+ROWS = 30  # of the table, at most: what fits a page; methods.csv has all
+MARKS = {"per_token": "t", "first_token": "f"}  # on the front of an axis
+
+
+# --- which models are shown -----------------------------------------------------------
+
+
+def shown(results: Results) -> pd.DataFrame:
+    """Rows of methods.csv by system and cost; at most `ROWS` of them.
+
+    Plain baselines, models on either front, and one model of each further family: the
+    one that gains most over fewer blocks. Systems take turns, so that one with many
+    families does not leave the others out.
+    """
+    table, names = results.methods, results.study.names
+    pareto = results.pareto
+    on_front = set(pareto.loc[pareto["on_front"].astype(bool), "label"])
+    first = [m for m in table.index if m in on_front or names[m].is_depth_baseline]
+    families: dict[str, list[str]] = {}
+    for label in table.index:
+        if label not in first:
+            families.setdefault(family(results, label), []).append(label)
+    best = [min(some, key=lambda m: rank(results, m)) for some in families.values()]
+    best.sort(key=lambda m: (is_control(results, m), rank(results, m)))
+    systems = table.loc[best, "system"]
+    turns = systems.groupby(systems).cumcount().sort_values(kind="stable").index
+    chosen = table.loc[[*first, *turns][:ROWS]]
+    place = chosen["system"].map(list(SYSTEMS).index)
+    methods = [not names[m].is_depth_baseline for m in chosen.index]
+    study_order = [table.index.get_loc(m) for m in chosen.index]
+    keys = pd.DataFrame({"place": place, "method": methods, "order": study_order})
+    return chosen.loc[keys.sort_values(["place", "method", "order"]).index]
+
+
+def family(results: Results, label: str) -> str:
+    """What kind of method it is: without depths, numbers of blocks and speed-ups."""
+    name, study = results.study.names[label], results.study
+    keys = ("teacher", "healed", "by", "tuned", "heads", "head_size")
+    parts = [name.head, name.ffn, *(key for key in keys if key in name.options)]
+    if label in skips(study):
+        skip = skips(study)[label]
+        parts += [skip.part, skip.rule]
+    if label in eliminations(study):
+        parts.append(eliminations(study)[label].rule)
+    return " ".join(parts)
+
+
+def is_control(results: Results, label: str) -> bool:
+    """Whether it follows a rule that only shows what another one is worth."""
+    return bool(CONTROLS & set(family(results, label).split()))
+
+
+def rank(results: Results, label: str) -> tuple[float, str]:
+    """The best gain over fewer blocks on either axis."""
+    found = [
+        results.estimate(against_curve(label, "depth", axis)).effect for axis in AXES
+    ]
+    known = [value for value in found if not math.isnan(value)]
+    return min(known, default=math.inf), label
+
+
+# --- the table ------------------------------------------------------------------------
+
+
+def methods(results: Results) -> str:
+    """What each method changes, costs, reaches and gains; grouped by system."""
+    table = shown(results)
+    if table.empty:
+        return absent_table()
+    points = results.pareto.set_index(["label", "axis"])
+    rows: list[list[str] | str] = []
+    for system, part in table.groupby("system", sort=False):
+        if rows:
+            rows.append(r"\addlinespace")
+        for index, row in enumerate(part.to_dict("records")):
+            words = "S1--S4" if system == "combined" else str(system)
+            rows.append([words if index == 0 else "", *_cells(results, points, row)])
+    above = r"& & & parameters & cache & training & \multicolumn{2}{c}{latency} & "
+    above += r"quality & on & \multicolumn{3}{c}{at equal latency} & "
+    above += r"\multicolumn{2}{c}{at equal training} \\"
+    header = ["", "model", "what it changes", "(millions)", "(kB)", "(share)"]
+    header += [r"token (\textmu s)", "first (ms)", "(nats)", "front"]
+    header += ["gain", r"95\,\%", "verdict", "gain", r"95\,\%"]
+    wide = r">{\raggedright\arraybackslash}p"
+    layout = rf"l{wide}{{3.4cm}}{wide}{{4.2cm}}rrrrrrlrllrl"
+    return tabular(layout, [above, header], rows)
+
+
+def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[str]:
+    study, label, axis = results.study, str(row["label"]), str(row["axis"])
+    name = study.names[label]
+    at = {
+        each: points.loc[label, each] for each in AXES if (label, each) in points.index
+    }
+    times = {each: float(point["latency"]) for each, point in at.items()}
+    quality = [float(point["quality"]) for point in at.values()]
+    verdict = row["verdict"] if isinstance(row["verdict"], str) else ""
+    return [
+        printed(name),
+        escape(changes(name, study.depths[-1])),
+        number(results.size(label, "parameters_deployed") / 1e6, 2),
+        number(float(row["cache_bytes"]) / 1e3, 0),
+        number(float(row["training_share"]), 2),
+        number(times.get("per_token", math.nan), 0),
+        number(times.get("first_token", math.nan) / 1e3, 2),
+        number(quality[0] if quality else math.nan, 3),
+        ", ".join(MARKS[each] for each, point in at.items() if bool(point["on_front"])),
+        *gain_cells(results, label, "depth", axis),
+        escape(verdict) or MISSING,
+        *value_cells(results.estimate(against_training(label)), 3),
+    ]
+
+
+TABLES: dict[str, Callable[[Results], str]] = {"methods": methods}

@@ -1,0 +1,135 @@
+"""The processes that train one run together: one alone unless asked for more.
+
+`SingleProcess` is also the interface of `distributed.DataParallel` and `TensorParallel`:
+what the loop, the step and the statistics leave to it is all that differs between them.
+Weights and moments are saved in full and under their names, so that a run that was
+started by one process can be continued by two, and the other way round. The bits are
+those of an uninterrupted run only for the same number of processes: sums in another order
+round differently.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shallower.models.config import ModelConfig
+from shallower.models.families import LanguageModel
+from shallower.study.schema import Training
+from shallower.training.loss import Loss
+
+
+class SingleProcess:
+    """One process."""
+
+    kind = "none"
+    rank, size = 0, 1
+    part = (0, 1)  # which part of each batch this process reads, of how many
+
+    def check(self, config: ModelConfig, settings: Training) -> None:
+        """Raise UserError if such a model or batch cannot be shared out."""
+
+    def share(self, model: LanguageModel) -> None:
+        """Keep this process' share of a model's parameters, in place."""
+
+    def loss_module(self, loss: Loss) -> nn.Module:
+        """What is called for the loss of this process' part of a batch."""
+        return loss
+
+    def kinds(self, tensors: Iterable[Any]) -> list[list[Any]]:
+        """Tensors in lists that torch's functions on lists take: of one kind each."""
+        return [list(tensors)]
+
+    # --- numbers that all processes must agree on ---
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """Of each value, the mean over the processes."""
+        return list(values)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is raised in any process."""
+        return flag
+
+    def total_norm(self, tensors: Iterable[Tensor]) -> Tensor:
+        """Euclidean norm of full tensors of which this process has its shares."""
+        return nn.utils.get_total_norm(list(tensors))
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> None:
+        """Scale the gradients down to a total norm of at most `limit`."""
+        norm = self.total_norm([p.grad for p in parameters if p.grad is not None])
+        for kind in self.kinds(parameters):
+            nn.utils.clip_grads_with_norm_(kind, limit, norm)
+
+    # --- full tensors, as they are on disk ---
+
+    def full(self, name: str, tensor: Tensor) -> Tensor:
+        """A full parameter, or a full moment of it, by the parameter's name."""
+        return tensor
+
+    def share_of(self, name: str, tensor: Tensor) -> Tensor:
+        """This process' share of a full tensor."""
+        return tensor
+
+
+SINGLE = SingleProcess()
+
+
+def weights(model: LanguageModel, group: SingleProcess) -> dict[str, Tensor]:
+    """A copy of all weights, in full, on the CPU. Every process must call this."""
+    return {
+        name: group.full(name, parameter.detach()).cpu().clone()
+        for name, parameter in model.named_parameters()
+    }
+
+
+def moments(
+    model: LanguageModel, optimizer: torch.optim.Optimizer, group: SingleProcess
+) -> dict[str, dict[str, Tensor]]:
+    """The optimizer's state by the parameters' names; every process must call this."""
+    return {
+        name: {
+            key: group.full(name, value) if value.ndim else value
+            for key, value in optimizer.state[parameter].items()
+        }
+        for name, parameter in model.named_parameters()
+    }
+
+
+@torch.no_grad()
+def load(
+    saved: dict[str, Any],
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    group: SingleProcess,
+) -> None:
+    """Take over weights and moments as `weights` and `moments` gave them."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(group.share_of(name, saved["model"][name].to(parameter.device)))
+        optimizer.state[parameter] = {
+            key: group.share_of(name, value) if value.ndim else value
+            for key, value in (
+                (key, value.to(parameter.device))
+                for key, value in saved["optimizer"][name].items()
+            )
+        }
+
+
+# --- under torchrun -------------------------------------------------------------------
+
+
+def process_group(parallel: str, device: str) -> AbstractContextManager[SingleProcess]:
+    """The group that torchrun started this process into; a single process without it.
+
+    `parallel` is data or tensor; see `distributed.joined_group`. torch's engine is
+    imported for several processes alone: it takes time to load.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return nullcontext(SINGLE)
+    from shallower.training.distributed import joined_group
+
+    return joined_group(parallel, device)
