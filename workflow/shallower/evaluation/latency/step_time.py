@@ -34,10 +34,10 @@ class TimedTraining:
     """A model in training, with a batch of random ids of its study's shape."""
 
     def __init__(self, spec: RunSpec, device: torch.device) -> None:
-        self.settings = spec.training.model_dump()
+        self.settings = spec.training
         self.network = begin(spec.model, spec.seed).to(device).train()
         self.optimizer = make_optimizer(self.network, self.settings)
-        shape = (spec.training.batch_size, spec.model.context)
+        shape = (self.settings.batch_size, spec.model.context)
         self.ids = torch.randint(spec.model.vocabulary, shape, device=device)
         self.parameters = sum(p.numel() for p in self.network.parameters())
 
