@@ -89,9 +89,9 @@ def search_paths(
 ) -> dict[Part, Blocks]:
     """One path for each part, as long as the longest that one of the skips needs."""
     longest: dict[Part, Skip] = {}
-    for each in skips:
+    for each in sorted(skips, key=lambda each: each.k):
         if RULES[each.rule].needs == "path":
-            longest[each.part] = max(each, longest.get(each.part, each), key=_blocks)
+            longest[each.part] = each
     sizes = spec.prompt_tokens, spec.batch_size
 
     def loss(part: Skip, blocks: Blocks) -> float:
@@ -103,10 +103,6 @@ def search_paths(
         part: greedy_path(model.config.depth, each.k, partial(loss, each))
         for part, each in longest.items()
     }
-
-
-def _blocks(each: Skip) -> int:
-    return each.k
 
 
 def choose(
@@ -141,30 +137,29 @@ def choose(
     return Choice(skipped, best_effort(*how, intervention.eliminate.speedup))
 
 
+NO_INTERVENTIONS: dict[str, Any] = {
+    **dict.fromkeys(("importance", "contribution", "profile", "cache_bytes")),
+    "interventions": {},
+}
+
+
 def description(
     model: LlamaLM,
-    measured: Calibration | None,
+    measured: Calibration,
     choices: dict[str, Choice],
     spec: EvaluationSpec,
 ) -> dict[str, Any]:
     """Content of `interventions.json`: measurements, choices, and what these save."""
     work = Workload(spec.prompt_tokens, spec.new_tokens)
-    content: dict[str, Any] = {
-        "importance": None,
-        "contribution": None,
-        "profile": None,
-        "cache_bytes": None,
-    }
-    if measured:
-        content = {
-            "importance": asdict(measured.importance),
-            "contribution": measured.contribution,
-            "profile": list(measured.profile),
-            "cache_bytes": cache_bytes(model.config, work.prompt + work.new),
-        }
     entries = {}
     for text, choice in choices.items():
         config = apply(model, choice).config
         saved = costs(model.config, config, choice.elimination, work)
         entries[text] = choice.to_json() | asdict(saved)
-    return content | {"interventions": entries}
+    return {
+        "importance": asdict(measured.importance),
+        "contribution": measured.contribution,
+        "profile": list(measured.profile),
+        "cache_bytes": cache_bytes(model.config, work.prompt + work.new),
+        "interventions": entries,
+    }

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -15,7 +14,12 @@ import torch
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
-from shallower.evaluation.choices import calibrate, choose, description
+from shallower.evaluation.choices import (
+    NO_INTERVENTIONS,
+    calibrate,
+    choose,
+    description,
+)
 from shallower.evaluation.cross_entropy import (
     continuation_rows,
     document_losses,
@@ -78,32 +82,26 @@ def evaluate(
     model = load_model(run).to(machine.choose_device(device))
     texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
     generated: list[Sample] = []
+    chosen = NO_INTERVENTIONS
     if isinstance(model, LlamaLM):
-        written = [each.parsed for each in spec.interventions]
-        measured = calibrate(model, run, tokens, written, spec) if written else None
-        # All are chosen before the first is scored: a wrong one costs no time.
         choices: dict[str, Choice] = {}
-        if measured:
+        if spec.interventions:
+            # All are chosen before the first is scored: a wrong one costs no time.
+            written = [each.parsed for each in spec.interventions]
+            measured = calibrate(model, run, tokens, written, spec)
             choices = {str(i): choose(model, i, measured, spec) for i in written}
-        chosen = description(model, measured, choices, spec)
+            chosen = description(model, measured, choices, spec)
         parts, generated = run_parts(model, texts)
         parts += [
             intervention_part(model, text, choice, texts)
             for text, choice in choices.items()
         ]
     else:
-        chosen = NO_INTERVENTIONS
         rows = encoder_decoder_rows(model, spec, corpus, tokens, texts.tokenizer)
         parts = [Part("", "trained", list(rows))]
     write_samples(generated, spec.samples_kept, samples)
     write_json(interventions, {"model": spec.name, "seed": spec.seed} | chosen)
     write_table(table_of(parts), output)
-
-
-NO_INTERVENTIONS: dict[str, Any] = {
-    **dict.fromkeys(("importance", "contribution", "profile", "cache_bytes")),
-    "interventions": {},
-}
 
 
 # --- one model ------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from shallower.models.config import LlamaConfig, ModelConfig, SkippedParts
 from shallower.models.costs import count_parameters, forward_flops, weights_read
 from shallower.models.families import deployed, on_meta
 from shallower.models.llama import LlamaLM
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, joined
 from shallower.study.runs import CountedModel, OriginalSpec, SizesSpec, Task
 from shallower.training.tasks import targets
 
@@ -103,30 +103,29 @@ def original_sizes(spec: OriginalSpec) -> pd.DataFrame:
     """
     deepest = spec.model
     models = [
-        _counted(f"{name}-{deepest.depth}", name, replace(deepest, ffn=ffn), "S2")
+        _counted(name, replace(deepest, ffn=ffn), "S2")
         for name, ffn in spec.ffns.items()
     ]
     models += [
-        _counted(
-            str(ModelName(name, depth)), name, replace(deepest, depth=depth, head=head)
-        )
+        _counted(name, replace(deepest, depth=depth, head=head))
         for name, head in spec.heads.items()
         for depth in spec.depths
     ]
     for intervention, choice in original_interventions(spec):
         if choice.elimination is None:
             config = replace(deepest, skip=choice.skip)
-            plain = _counted(deepest_baseline(spec), "baseline", config, "S3")
-            models.append(plain.model_copy(update={"intervention": str(intervention)}))
+            models.append(_counted("baseline", config, "S3", str(intervention)))
     return pd.DataFrame([size(SCALE, model) for model in models])
 
 
 def _counted(
-    label: str, variant: str, config: LlamaConfig, system: str = "S1"
+    variant: str, config: LlamaConfig, system: str = "S1", intervention: str = ""
 ) -> CountedModel:
+    model = str(ModelName(variant, config.depth))
     return CountedModel(
-        label=label,
-        model=label,
+        label=joined(model, intervention),
+        model=model,
+        intervention=intervention,
         system=system,
         variant=variant,
         depth=config.depth,

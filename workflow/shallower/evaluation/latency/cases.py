@@ -75,12 +75,12 @@ class Job:
     @property
     def deepest(self) -> TimedModel:
         """The deepest baseline of the depth experiment: one half of the A/A pair."""
-        baselines = {
-            depth: model
+        baselines = [
+            model
             for model in self.models("all")
-            if model.label == plain("baseline", depth := self.config(model).depth)
-        }
-        return baselines[max(baselines)]
+            if model.label == plain("baseline", self.config(model).depth)
+        ]
+        return max(baselines, key=lambda model: self.config(model).depth)
 
 
 def plain(variant: str, depth: int) -> str:
@@ -137,11 +137,12 @@ def front_cases(job: Job, session: int, device: torch.device) -> list[Case]:
     models = job.models("front")
     if not models:
         return []
+    second = job.deepest
+    models.append(second.model_copy(update={"label": twin(second.label)}))
     # Runs are read once, with all that is made of them.
     members: dict[tuple[str, int], list[TimedModel]] = {}
     for model in models:
         members.setdefault((model.run, seed_of(model, session)), []).append(model)
-    members.setdefault((job.deepest.run, seed_of(job.deepest, session)), [])
     cases = {}
     for (run, seed), timed in members.items():
         network = load_decoder(job.runs / run / f"seed{seed}").to(device)
@@ -150,10 +151,7 @@ def front_cases(job: Job, session: int, device: torch.device) -> list[Case]:
             if model.intervention:
                 choice = read_choice(job.evaluations, run, seed, model.intervention)
             cases[model.label] = deployed_case(model, seed, network, choice)
-        if (run, seed) == (job.deepest.run, seed_of(job.deepest, session)):
-            second = deployed_case(job.deepest, seed, network, Choice())
-    ordered = [cases[model.label] for model in models]
-    return [*ordered, replace(second, model=twin(second.model))]
+    return [cases[model.label] for model in models]
 
 
 def read_choice(evaluations: Path, run: str, seed: int, intervention: str) -> Choice:
@@ -177,7 +175,7 @@ def deployed_case(
     if sum(parameter.nbytes for parameter in reduced.parameters()) < BEYOND_CACHES:
         reduced = copy.deepcopy(reduced)
     return Case(
-        model.run,
+        model.run if model.intervention else model.label,
         seed,
         form,
         "study",
