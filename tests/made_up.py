@@ -22,7 +22,7 @@ from shallower.analysis.results import Results, names_of, original_names
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.units import unit_of
 from shallower.files import write_json
-from shallower.study.names import ModelName, joined
+from shallower.study.names import SEPARATOR, ModelName, joined, twin
 from shallower.study.study import Study, load_study
 
 SEEDS = SESSIONS = (0, 1, 2)
@@ -205,6 +205,11 @@ class MadeUp:
         self.sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by scale and label
         self.losses: dict[str, Callable[[int, np.ndarray], np.ndarray]] = {}
         self.entropy: dict[tuple[str, int], float] = {}  # of the first block, by run
+        self.reads = [  # rows of bandwidth.parquet
+            {"session": s, "bytes": size, "way": "library", "nanoseconds": size / 10.0}
+            for s in SESSIONS
+            for size in (10**6, 10**9)
+        ]
         self._names = names_of(study)
         for index, (label, name) in enumerate(study.names.items()):
             self._quality(label, name, index)
@@ -280,12 +285,13 @@ class MadeUp:
         if name.is_intervened:
             return
         self.put(label, "train", "training_loss", {s: v - 0.1 for s, v in nats.items()})
-        scored = {data for s in own for data in self.study.scored_on(label, s)}
-        for dataset in scored & {"text", "validation"}:
-            self.put(label, dataset, "cross_entropy", nats)
-        if "text" in scored:
-            perplexity = {seed: math.exp(value) for seed, value in nats.items()}
-            self.put(label, "text", "perplexity", perplexity)
+        for dataset in ("text", "validation"):
+            scored = [s for s in own if dataset in self.study.scored_on(label, s)]
+            if scored:
+                chosen = {seed: nats[seed] for seed in scored}
+                self.put(label, dataset, "cross_entropy", chosen)
+                perplexity = {seed: math.exp(nats[seed]) for seed in scored}
+                self.put(label, dataset, "perplexity", perplexity)
         for form in _forms(name)[1:]:
             short = {"folded": "fold", "collapsed": "collapse"}[form]
             for metric, error in (("float64", 1e-14), ("float32", 1e-6)):
@@ -316,9 +322,10 @@ class MadeUp:
 
     def _original(self) -> None:
         """Models of the original's size, and first tokens by the prompt's length."""
-        known = self.study.names
+        known, deep = self.study.names, self.study.original.depths[-1]
+        self._timed(twin(self.study.deepest_baseline), "fixed", "study")
+        self._timed(twin(f"baseline-{deep}"), "fixed", "original")
         for label, name in self._names.items():
-            deep = self.study.original.depths[-1]
             original = original_names(self.study)
             if label in original:
                 for form in _forms(name):
@@ -379,13 +386,14 @@ class MadeUp:
 
     def _split(self, label: str) -> tuple[str, str]:
         """Model and intervention of a label."""
-        name = self._names[label]
-        return str(name.run), str(name.intervention)
+        name = self._names.get(label)
+        done = str(name.intervention) if name else ""
+        return label.removesuffix(f"{SEPARATOR}{done}"), done
 
     def _rows(self) -> pd.DataFrame:
         rows = []
         for (label, scale, form, mode, dataset, metric), values in self.values.items():
-            model, done = self._split(label) if label in self._names else (label, "")
+            model, done = self._split(label)
             row = {"model": model, "intervention": done, "scale": scale, "form": form}
             row |= {"mode": mode, "dataset": dataset, "metric": metric}
             row |= {"unit": unit_of(metric)}
@@ -498,18 +506,13 @@ class MadeUp:
         for (label, scale, form, mode, dataset, metric), values in self.values.items():
             if dataset not in ("fixed", "decode") or metric != TOKEN[1]:
                 continue
-            model, done = self._split(label) if label in self._names else (label, "")
+            model, done = self._split(label)
             row = {"model": model, "intervention": done, "scale": scale, "form": form}
             row |= {"mode": mode, "workload": dataset, "dtype": "float32"}
             row |= {"prompt_tokens": 6, "generated_tokens": 4}
             rows += [row | {"session": session} for session in values]
         pd.DataFrame(rows).to_parquet(self.folder / "latency.parquet")
-        reads = [
-            {"session": s, "bytes": size, "way": "library", "nanoseconds": size / 10.0}
-            for s in SESSIONS
-            for size in (10**6, 10**9)
-        ]
-        pd.DataFrame(reads).to_parquet(self.folder / "bandwidth.parquet")
+        pd.DataFrame(self.reads).to_parquet(self.folder / "bandwidth.parquet")
         columns = ["session", "scale", "ratio", "ci_low", "ci_high", "background_load"]
         sessions = [(s, "study", 1.001, 0.99, 1.01, 0.1) for s in SESSIONS]
         table = pd.DataFrame(sessions, columns=columns).assign(disturbed=False)

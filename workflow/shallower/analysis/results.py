@@ -365,6 +365,6 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `label`, made of `model` and `intervention`."""
     if "model" not in table or "intervention" not in table:
         return table
-    done = table["intervention"].fillna("")
+    done = table["intervention"].astype(object).fillna("")
     label = table["model"].where(done == "", table["model"] + SEPARATOR + done)
     return table.assign(intervention=done, label=label)
