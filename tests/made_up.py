@@ -338,6 +338,8 @@ class MadeUp:
                 )
                 if str(name.run) != base or (scale == "study") != (label in known):
                     continue
+                if label not in known and label not in original:  # a twin
+                    continue
                 if "skip" in name.options or (name.is_intervened and "tuned" in label):
                     continue
                 fast = name.intervention.eliminate
