@@ -34,7 +34,7 @@ TABLES = [
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("facts", "learning_rate", "budget", "roofline"),
-    *("thesis", "thesis_distillation", "interventions", "profiles"),
+    *("thesis", "interventions", "profiles"),
 ]
 
 METRICS = {  # metric -> name as printed
