@@ -48,9 +48,10 @@ def test_the_printed_column_is_reproduced() -> None:
         *(15.351, 5.907, 10.629, 16.530),
         *[10.626] * 7,
     ]
-    assert explained["parameters"].tolist() == explained["parameters_printed"].round(
-        3
-    ).tolist()  # fmt: skip
+    assert (
+        explained["parameters"].tolist()
+        == explained["parameters_printed"].round(3).tolist()
+    )
     assert set(table.index[table["modules"] == 12]) == HEAD_ROWS
 
 
@@ -59,9 +60,7 @@ def test_counts_as_stated() -> None:
     stated = thesis.overview().set_index("row")["parameters_stated"] * 1e6
     attention = 12 * (4 * 384 * 256 + 768)
     assert stated["none"] == pytest.approx(attention)
-    assert stated["baseline"] == pytest.approx(
-        attention + 8 * (2 * 384 * 1536 + 768)
-    )
+    assert stated["baseline"] == pytest.approx(attention + 8 * (2 * 384 * 1536 + 768))
     assert stated["one_matrix"] == pytest.approx(attention + 8 * (384 * 384 + 768))
     assert stated["heads_and_size"] / 1e6 == pytest.approx(23.608, abs=5e-4)
     # A coincidence: the printed count without FFNs is that of collapsed ones whose
