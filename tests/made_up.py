@@ -258,6 +258,8 @@ class MadeUp:
         self._write_evaluations()
         self._write_latency()
         write_json(self.folder / "corpus" / "manifest.json", _corpus())
+        pairs = {"splits": {"train": {"counts": {"0": 200, "1": 200}}}}
+        write_json(self.folder / "corpus" / "pairs" / "manifest.json", pairs)
         for split in ("train", "validation", "test"):
             path = self.folder / "tokens" / "text" / split / "manifest.json"
             write_json(path, _shards())
@@ -279,6 +281,9 @@ class MadeUp:
             if name.options.get("task"):
                 right = {s: 0.7 + 2 * noise(index, s) for s in own}
                 self.put(label, "pairs", "accuracy", right)
+            else:
+                nats = {s: 5.5 + more for s, more in own.items()}
+                self.put(label, "spans", "cross_entropy", nats)
             return
         nats = {seed: quality(name) + more for seed, more in own.items()}
         self.put(label, "continuation", "cross_entropy", nats)
