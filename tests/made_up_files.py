@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from shallower.analysis.results import original_names
 from shallower.analysis.statistics import describe
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.units import unit_of
-from shallower.files import write_json, write_text
 from shallower.study.names import SEPARATOR, ModelName, joined
 from shallower.study.study import Study
 
@@ -27,7 +27,7 @@ def write(world: MadeUp) -> None:
     """Everything that the analysis and the report read."""
     world.folder.mkdir(parents=True, exist_ok=True)
     study = world.study.model_dump(mode="json")
-    write_json(world.folder / "study.json", study)
+    _write_json(world.folder / "study.json", study)
     rows = _rows(world)
     rows.to_csv(world.folder / "by_seed.csv", index=False)
     _summary(world, rows).to_csv(world.folder / "summary.csv", index=False)
@@ -36,10 +36,10 @@ def write(world: MadeUp) -> None:
     _write_runs(world)
     _write_evaluations(world)
     _write_latency(world)
-    write_json(world.folder / "corpus" / "manifest.json", _corpus())
+    _write_json(world.folder / "corpus" / "manifest.json", _corpus())
     for split in ("train", "validation", "test"):
         path = world.folder / "tokens" / "text" / split / "manifest.json"
-        write_json(path, _shards())
+        _write_json(path, _shards())
 
 
 def _split(world: MadeUp, label: str) -> tuple[str, str]:
@@ -47,6 +47,12 @@ def _split(world: MadeUp, label: str) -> tuple[str, str]:
     name = world.names.get(label)
     done = str(name.intervention) if name else ""
     return label.removesuffix(f"{SEPARATOR}{done}"), done
+
+
+def _write_json(path: Path, content: Any) -> None:
+    """Without the flush to disk of `files.write_json`, which tests need not wait for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def _rows(world: MadeUp) -> pd.DataFrame:
@@ -128,37 +134,30 @@ def _write_runs(world: MadeUp) -> None:
         facts |= {"device": "cpu", "threads": 1, "commit": "abc"}
         facts |= {"precision": "float32", "tokens_per_second": tokens / 10.0}
         facts |= {"versions": {"python": "3.11", "torch": "2"}}
-        write_json(folder / "training.json", facts)
+        _write_json(folder / "training.json", facts)
 
 
 def _write_evaluations(world: MadeUp) -> None:
-    """Four test documents, whose mean by length is that of the run."""
-    weights = np.array([10.0, 20.0, 30.0, 40.0])
-    offsets = np.array([4.0, 2.0, 1.0, -2.75]) / 10  # of mean 0 by weight
+    """Of runs scored on text four documents, whose mean by length is that of the run."""
+    lengths = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
+    offsets = np.array([0.4, 0.2, 0.1, -0.275])  # of mean 0 by length
+    documents = pd.DataFrame({"sample": list(lengths), "weight": lengths.values()})
+    same = {"dataset": "text", "metric": "cross_entropy", "form": "trained"}
+    documents = documents.assign(intervention="", group="", **same)
+    sample = {"id": "1", "prompt": "a", "prediction": "b", "reference": "c"}
+    texts = [json.dumps(sample | {"dataset": name}) for name in EVALUATION_SETS]
     for label, seed in world.study.runs:
+        if "text" not in world.study.scored_on(label, seed):
+            continue
         key = (label, "study", "trained", "eager", "text", "cross_entropy")
-        nats = world.values.get(key, {}).get(seed)
-        rows = {
-            "value": [] if nats is None else nats + offsets,
-            "weight": [] if nats is None else weights,
-            "sample": [] if nats is None else list("abcd"),
-        }
-        table = pd.DataFrame(rows).assign(
-            intervention="",
-            form="trained",
-            dataset="text",
-            group="",
-            metric="cross_entropy",
-        )
+        nats = world.values.get(key, {}).get(seed, math.nan)
         path = world.folder / "evaluations" / label / f"seed{seed}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(path)
-        sample = {"id": "1", "prompt": "a", "prediction": "b", "reference": "c"}
-        texts = [json.dumps(sample | {"dataset": d}) for d in EVALUATION_SETS]
-        write_text(path.with_suffix(".samples.jsonl"), "\n".join(texts) + "\n")
+        documents.assign(value=nats + offsets).to_parquet(path)
+        path.with_suffix(".samples.jsonl").write_text("\n".join(texts) + "\n")
     for label, seed in world.study.intervened_runs:
         path = world.folder / "evaluations" / label / f"seed{seed}.interventions.json"
-        write_json(path, choices(world.study, label, seed))
+        _write_json(path, choices(world.study, label, seed))
 
 
 def _write_latency(world: MadeUp) -> None:
