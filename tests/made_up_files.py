@@ -50,7 +50,7 @@ def _split(world: MadeUp, label: str) -> tuple[str, str]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Without the flush to disk of `files.write_json`, which tests need not wait for."""
+    """Without the flush to disk of `files.write_json`: tests need not wait for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content), encoding="utf-8")
 
@@ -138,7 +138,7 @@ def _write_runs(world: MadeUp) -> None:
 
 
 def _write_evaluations(world: MadeUp) -> None:
-    """Of runs scored on text four documents, whose mean by length is that of the run."""
+    """Of runs scored on text four documents; their mean by length is the run's."""
     lengths = {"a": 10.0, "b": 20.0, "c": 30.0, "d": 40.0}
     offsets = np.array([0.4, 0.2, 0.1, -0.275])  # of mean 0 by length
     documents = pd.DataFrame({"sample": list(lengths), "weight": lengths.values()})
