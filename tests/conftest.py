@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,9 +18,8 @@ from hub_place import place  # noqa: F401  fixtures for every module
 from hub_stand_in import downloads  # noqa: F401
 from made_up import analysed, depth_alone  # noqa: F401
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
-from shallower.models.initial import initialise
-from shallower.models.llama import LlamaConfig, LlamaLM
-from shallower.models.registry import HEADS
+from shallower.study.runs import RunSpec
+from shallower.study.schema import Initialisation, Training
 from shallower.tokens import tokenizer
 from shallower.tokens.shards import write_manifest, write_shard
 
@@ -46,28 +45,6 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     return rows
 
 
-def tiny(head: str = "baseline", **changes: int) -> LlamaConfig:
-    sizes = {
-        "vocabulary": 300,
-        "width": 32,
-        "depth": 2,
-        "heads": 4,
-        "ffn_hidden": 64,
-        "context": 32,
-    }
-    return LlamaConfig(**(sizes | changes), head=HEADS[head])
-
-
-def build(head: str = "baseline", seed: int = 0, **changes: int) -> LlamaLM:
-    """A model in fp64 whose weights are large enough for every part to matter."""
-    model = initialise(LlamaLM(tiny(head, **changes)), seed).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(4)
-    return model.eval()
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with text.parquet, its tokenizer and its shards in two parts."""
@@ -86,36 +63,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_spec(head: str, steps: int, checkpoint_every: int) -> dict:
+def run_spec(head: str, steps: int, checkpoint_every: int, **changes: Any) -> RunSpec:
     """The specification of a tiny run, as the configuration would give it."""
-    sizes = asdict(tiny(head))
-    for usual in ("ffn", "skip", "head_size"):  # left out where they change nothing
-        del sizes[usual]
-    return {
-        "name": f"{head}-2",
-        "seed": 0,
-        "model": sizes,
-        "initialisation": {"std": 0.02, "output_scale": 1.0},
-        "training": {
-            "steps": steps,
-            "batch_size": 4,
-            "accumulation": 1,
-            "learning_rate": 3e-3,
-            "warmup_fraction": 0.04,
-            "final_fraction": 0.1,
-            "weight_decay": 0.1,
-            "betas": [0.9, 0.95],
-            "clip": 1.0,
-            "precision": "float32",
-            "log_every": 4,
-            "diagnose_every": 40,
-            "checkpoint_every": checkpoint_every,
-        },
-    }
+    model = tiny(head)
+    training = Training(
+        steps=steps,
+        batch_size=4,
+        learning_rate=3e-3,
+        checkpoint_every=checkpoint_every,
+    )
+    usual = {"seed": 0, "initialisation": Initialisation(), "training": training}
+    return RunSpec(
+        name=f"{head}-2", model=model, pieces=model.vocabulary, **(usual | changes)
+    )
 
 
 @pytest.fixture
-def spec() -> dict:
+def spec() -> RunSpec:
     """A run that takes a second."""
     return run_spec("proposed", steps=60, checkpoint_every=3)
 

@@ -333,6 +333,11 @@ class Results:
         """The corpus' manifest."""
         return dict(read_json(self.directory / "corpus" / "manifest.json"))
 
+    @cached_property
+    def pairs(self) -> dict[str, Any]:
+        """The manifest of the pairs of sentences that T5 is fine-tuned on."""
+        return dict(read_json(self.directory / "corpus" / "pairs" / "manifest.json"))
+
     def shards(self, split: str) -> dict[str, Any]:
         """The manifest of a split's token shards."""
         path = self.directory / "tokens" / "text" / split / "manifest.json"

@@ -93,7 +93,7 @@ def flops_per_token(spec: RunSpec, teacher: ModelConfig | None = None) -> int:
     For a run with elimination an upper bound, as if nothing were eliminated and all
     tokens had logits. Its calibration, a few forward passes, is not counted.
     """
-    return training_flops(spec.model, teacher, targets(spec.model, spec.task))
+    return training_flops(spec.model, targets(spec.model, spec.task), teacher)
 
 
 def steps_of(spec: RunSpec) -> int:

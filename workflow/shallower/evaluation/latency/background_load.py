@@ -12,13 +12,13 @@ import numpy as np
 STAT = Path("/proc/stat")
 
 
-class Neighbours:
+class BackgroundLoad:
     """Counts from its creation on; Linux only, elsewhere the answer is NaN."""
 
     def __init__(self) -> None:
         self.wall, self.busy, self.own = time.monotonic(), machine_busy(), own_busy()
 
-    def cores_used_by_others(self) -> float:
+    def cores(self) -> float:
         """Mean number of cores kept busy by anything but this process tree."""
         wall = time.monotonic() - self.wall
         others = (machine_busy() - self.busy) - (own_busy() - self.own)
@@ -29,7 +29,7 @@ class Neighbours:
 def machine_busy() -> float:
     """Seconds in which cores were not idle, since boot, summed over cores.
 
-    Time stolen by the hypervisor counts: a virtual machine's neighbour is one too.
+    Time stolen by the hypervisor counts: other virtual machines are a load too.
     """
     if not STAT.is_file():
         return float("nan")
@@ -44,6 +44,5 @@ def own_busy() -> float:
 
     Not `os.times`, which counts in ticks of a hundredth of a second.
     """
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    used = [resource.getrusage(who) for who in whose]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -1,4 +1,4 @@
-"""Times of decoding with a static cache: eager, compiled (CPU), or a CUDA graph.
+"""Decoding with a static cache: eager, compiled (CPU), or a CUDA graph.
 
 Only the steps after the first token are the mode's own. The prompt's length is the
 caller's, so prefill is the ordinary eager one in every mode (`token_index` 0).
@@ -31,15 +31,15 @@ class Decoder:
 
 
 def decoders(device: torch.device, capacity: int) -> list[Decoder]:
-    """What is timed on a device: the eager twin, and what makes it faster there."""
-    ways = [Decoder("eager", decoding.eager, capacity)]
+    """What is timed on a device: the eager step, and what makes it faster there."""
+    modes = [Decoder("eager", decoding.eager, capacity)]
     if device.type == "cuda":
-        ways.append(Decoder("graph", decoding.graphed, capacity))
+        modes.append(Decoder("graph", decoding.graphed, capacity))
     elif has_compiler():
-        ways.append(Decoder("compiled", decoding.compiled, capacity))
+        modes.append(Decoder("compiled", decoding.compiled, capacity))
     else:
         print("no C++ compiler: compiled decoding is not timed", file=sys.stderr)
-    return ways
+    return modes
 
 
 def has_compiler() -> bool:
@@ -63,7 +63,7 @@ def time_steps(
     step = decoder.prepare(network, cache)
     positions = cache.index.split(1)
     times = []
-    _synchronise(tokens)
+    synchronise(tokens)
     before = time.perf_counter_ns()
     for index in range(new_tokens):
         if index == 0:
@@ -71,13 +71,14 @@ def time_steps(
         else:
             logits = step(tokens, positions[len(prompt) + index - 1])
         tokens = logits[:, -1].argmax(-1, keepdim=True)
-        _synchronise(tokens)
+        synchronise(tokens)
         after = time.perf_counter_ns()
         times.append(after - before)
         before = after
     return times
 
 
-def _synchronise(tensor: torch.Tensor) -> None:
+def synchronise(tensor: torch.Tensor) -> None:
+    """Wait until the tensor's device has done what it was told; a CPU always has."""
     if tensor.is_cuda:
         torch.cuda.synchronize()

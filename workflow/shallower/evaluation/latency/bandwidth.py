@@ -3,8 +3,8 @@
 One token at batch 1 reads every weight once, so no model is faster than a
 matrix-vector product over as many bytes. What fits a cache is read much faster, and a
 study's small models may fit where deeper ones do not: hence a curve, not a number.
-No kernel is the machine: the product of torch's library and a compiled loop are both
-timed, and the faster one, which differs from size to size, is the floor.
+No single kernel is the fastest: the product of torch's library and a compiled loop are
+both timed, and the faster one, which differs from size to size, is the floor.
 On a GPU a launch costs more than a small read: there the products, over matrices that
 are not cut up, and a plain sum are timed within a CUDA graph.
 """
@@ -13,25 +13,21 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache as once
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
 
-from shallower.evaluation.static_decode import has_compiler
+from shallower.evaluation.latency.decode_modes import has_compiler
 
 Product = Callable[[Tensor, Tensor], Tensor]  # matrix, vector -> vector
 
-DEFAULT: dict[str, Any] = {
-    "megabytes": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
-    "repeats": 12,  # half of them before the models, half behind
-}
 MEGABYTE = 2**20
 COLUMNS = 1024  # of each matrix: the width of the paper's models
 LARGEST = 4  # MB of one matrix, so that the cost of a call is lost in its work
-AT_LEAST = 16  # MB read between two looks at the clock
+AT_LEAST = 16  # MB read between two readings of the clock
 
 
 def products(device: torch.device, compiled: bool) -> dict[str, Product]:
@@ -53,33 +49,42 @@ def _loop() -> Product:
     return torch.compile(loop, options={"compile_threads": 1})
 
 
+class ReadTime(TypedDict):
+    """A row of bandwidth.parquet, without what is the same in a session."""
+
+    bytes: int
+    way: str
+    repeat: int
+    nanoseconds: int  # of one read
+
+
 def time_reads(
-    settings: dict[str, Any],
+    megabytes: Sequence[int],
     repeats: range,
     order: random.Random,
     device: torch.device,
     compiled: bool = False,
     dtype: torch.dtype = torch.float32,
-) -> list[dict[str, Any]]:
-    """Rows `bytes, way, repeat, nanoseconds` (of one read); shuffled each time."""
-    sizes, rows = settings["megabytes"], []
+) -> list[ReadTime]:
+    """A row per size, way and repeat; in a new random order in each repeat."""
+    rows: list[ReadTime] = []
     # Written, so that every page is there.
-    length = max(sizes) * MEGABYTE // (dtype.itemsize * COLUMNS)
+    length = max(megabytes) * MEGABYTE // (dtype.itemsize * COLUMNS)
     store = torch.ones(length, COLUMNS, device=device, dtype=dtype)
     ways = products(device, compiled)
-    cells = [(size, way) for size in sizes for way in ways]
+    cells = [(size, way) for size in megabytes for way in ways]
     for repeat in repeats:
         for size, way in order.sample(cells, len(cells)):
             exact = torch.float32 if way == "loop" else dtype
             vector = torch.ones(COLUMNS, device=device, dtype=exact)
             nanoseconds = read(matrices(store, size), vector, ways[way])
             rows.append(
-                {
-                    "bytes": size * MEGABYTE,
-                    "way": way,
-                    "repeat": repeat,
-                    "nanoseconds": nanoseconds,
-                }
+                ReadTime(
+                    bytes=size * MEGABYTE,
+                    way=way,
+                    repeat=repeat,
+                    nanoseconds=nanoseconds,
+                )
             )
     return rows
 
