@@ -37,6 +37,8 @@ def write(world: MadeUp) -> None:
     _write_evaluations(world)
     _write_latency(world)
     _write_json(world.folder / "corpus" / "manifest.json", _corpus())
+    pairs = {"splits": {"train": {"counts": {"0": 200, "1": 200}}}}
+    _write_json(world.folder / "corpus" / "pairs" / "manifest.json", pairs)
     for split in ("train", "validation", "test"):
         path = world.folder / "tokens" / "text" / split / "manifest.json"
         _write_json(path, _shards())
