@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from conftest import build, run_spec, tiny
-from shallower.evaluation.static_decode import has_compiler
+from shallower.evaluation.latency.decode_modes import has_compiler
 from shallower.files import read_json
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
