@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from made_up import TOKENS, MadeUp, default_configuration, grid, study_of
+from made_up import MadeUp, default_configuration, grid, study_of
+from made_up_files import TOKENS
 from shallower.analysis import budgets, learning_rates
 from shallower.analysis.claims.base import Context
 
