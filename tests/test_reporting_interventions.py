@@ -13,12 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
-from made_up import MadeUp, default_configuration, study_of
 from project import ROOT
 from shallower.analysis.gains import Measured, _against
 from shallower.analysis.interventions import AXES, against_curve, change, skips, speedup
 from shallower.analysis.results import Results
-from shallower.analysis.write import write_analysis
 from shallower.reporting import style
 from shallower.reporting.figures import elimination as elimination_figure
 from shallower.reporting.figures import front as front_figure
@@ -48,12 +46,9 @@ def systems(analysed: Results) -> Results:
 
 
 @pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def bare(depth_alone: Results) -> Results:
     """A study without skipping, elimination and combinations."""
-    folder = tmp_path_factory.mktemp("bare")
-    MadeUp(study_of(default_configuration()), folder).results()
-    write_analysis(folder)
-    return Results.read(folder)
+    return depth_alone
 
 
 # --- figures --------------------------------------------------------------------------
