@@ -30,7 +30,6 @@ from shallower.reporting.numbers.sentences import listed
 from shallower.reporting.tables import elimination as elimination_tables
 from shallower.reporting.tables import front as front_tables
 from shallower.reporting.tables import skipping as skipping_tables
-from shallower.study.names import ModelName
 
 mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("error")
@@ -328,43 +327,3 @@ def test_lists() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a, b", "c"], ";") == "a, b; and c"
-
-
-# --- models in words ------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        (ModelName("baseline", 8), "none"),
-        (ModelName("proposed", 5), "5 blocks, proposed heads"),
-        (ModelName("none", 8), "no FFN"),
-        (
-            ModelName("one_matrix_relu", 8, {"where": "first_half"}),
-            "one matrix relu as FFN in the first half",
-        ),
-        (
-            ModelName("baseline", 5, {"teacher": "baseline-8", "alpha": 0.1}),
-            "5 blocks, taught by baseline-8 (alpha 0.1)",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "block.last.1"}),
-            "all of the last block skipped",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "attention.last.2", "healed": 0.1}),
-            "attention of the last 2 blocks skipped, healed for 10 % of the steps",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "ffn.random0.2"}),
-            "FFN of 2 blocks at random skipped",
-        ),
-        (
-            ModelName("baseline", 8, {"tuned": 0.05, "eliminate": "random.1.5"}),
-            "fine-tuned for 5 % of the steps, tokens eliminated at random, "
-            "prefill 1.5 times",
-        ),
-    ],
-)
-def test_what_a_model_changes(name: ModelName, words: str) -> None:
-    assert changes(name, 8) == words
