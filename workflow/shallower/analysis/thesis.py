@@ -258,7 +258,10 @@ def facts() -> Iterator[Fact]:
     yield Fact("thesis.rows.reproduced", int(modules.max()))
     yield Fact("thesis.rows.other", int(modules.sum() - modules.max()))
     yield Fact("thesis.rows.unexplained", int((~fitting).sum()))
-    for key, column in (("less", "parameters_stated"), ("less.published", "parameters")):
+    for key, column in (
+        ("less", "parameters_stated"),
+        ("less.published", "parameters"),
+    ):
         less = 1 - table.loc["one_matrix", column] / table.loc["baseline", column]
         yield Fact(f"thesis.one_matrix.{key}", 100 * float(less), "percent")
     yield Fact("thesis.sizes", len(SIZES))

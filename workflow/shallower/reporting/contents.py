@@ -29,7 +29,7 @@ TABLES = [
     *("parameters", "published", "quality", "latency"),
     *("metrics_completion", "metrics_chat", "metrics_qa", "search", "budget"),
     # ffn and t5 (S2), skipping (S3), elimination (S4), front (combined)
-    *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "methods"),
+    *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "front"),
 ]
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from shallower.analysis.results import Results
 from shallower.analysis.summaries import write_summaries
@@ -23,6 +22,7 @@ from shallower.files import read_json, sha256, write_json
 from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.numbers.study import distinct
 from shallower.reporting.write import draw_all, write_numbers, write_tables
+from shallower.study.inputs import code_changes
 from shallower.study.study import Study
 
 SUMMARIES = ("summary.csv", "by_seed.csv", "sessions.csv", "summaries/*.csv")
@@ -56,7 +56,11 @@ def write_provenance(directory: Path) -> None:
             "device": distinct(results, "device"),
             "versions": {name: version(name) for name in PACKAGES},
             "runs": {
-                f"{facts['model']}/seed{facts['seed']}": facts["made_with"]
+                f"{facts['model']}/seed{facts['seed']}": {
+                    "commit": facts["commit"],
+                    "versions": facts["versions"],
+                    "code": facts["made_with"]["code"],
+                }
                 for facts in results.trainings
             },
             "configuration": read_json(directory / "study.json"),
@@ -120,14 +124,13 @@ def code_problems(results: Results) -> list[str]:
     """Runs that were trained by other code than the checkout's."""
     problems = []
     for facts in results.trainings:
-        model, seed, made_with = facts["model"], facts["seed"], facts["made_with"]
-        digests = run_code(results.study.spec(model, seed))
-        other = [name for name in digests if made_with["code"].get(name) != digests[name]]
-        if other:
-            run = results.directory / "runs" / model / f"seed{seed}"
+        run, made = f"{facts['model']}/seed{facts['seed']}", facts["made_with"]["code"]
+        spec = results.study.spec(facts["model"], facts["seed"])
+        changes = list(code_changes(made, run_code("train", spec.model)[1]))
+        if changes:
             problems.append(
-                f"{run}: trained by other code (commit {made_with['commit']}): "
-                f"{', '.join(other)}"
+                f"{results.directory / 'runs' / run}: trained at commit "
+                f"{facts['commit']}; since then {', '.join(changes)}"
             )
     return problems
 

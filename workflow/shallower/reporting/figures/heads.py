@@ -211,9 +211,7 @@ def _depth_line(
     axes.errorbar(
         [depth + shift for depth in depths],
         [time.effect for time in times.values()],
-        yerr=np.hstack(
-            [bars(t.effect, t.ci_low, t.ci_high) for t in times.values()]
-        ),
+        yerr=np.hstack([bars(t.effect, t.ci_low, t.ci_high) for t in times.values()]),
         color=style.colour(variant, variants(results.study)),
         linestyle="--" if form == "folded" else "-",
         marker="o",

@@ -20,7 +20,10 @@ def ffn(results: Results) -> str:
         return absent_table()
     rows = [
         [*_costs(results, label), *quality(results, label), *difference(results, *pair)]
-        for pair in [*((base, "") for base in dict.fromkeys(pairs.values())), *pairs.items()]
+        for pair in [
+            *((base, "") for base in dict.fromkeys(pairs.values())),
+            *pairs.items(),
+        ]
         for label in pair[:1]
     ]
     header = ["model", "trained", "deployed", "MFLOPs", r"\textmu s"]
@@ -90,7 +93,11 @@ def distillation(results: Results) -> str:
                 f"{given.temperature:g}",
                 number(results.fact(f"ffn.flops.{label}")),
                 *quality(results, label),
-                *(c for right in controls for c in difference(results, label, right[label])),
+                *(
+                    c
+                    for right in controls
+                    for c in difference(results, label, right[label])
+                ),
             ]
         )
     header = ["student", "teacher", r"$\alpha$", "$T$", "FLOPs", "seeds", "CE (nats)"]

@@ -185,9 +185,7 @@ def metrics(results: Results, dataset: str) -> str:
             cells.append(f"{number(values.mean(), 1)} ({number(values.std(), 1)})")
         rows.append(cells)
     header = ["model", *(METRICS[metric] for metric in SHOWN_METRICS)]
-    return tabular(
-        "l" + "r" * len(SHOWN_METRICS), [header], _grouped(rows, results)
-    )
+    return tabular("l" + "r" * len(SHOWN_METRICS), [header], _grouped(rows, results))
 
 
 def _grouped(rows: list[list[str]], results: Results) -> list[list[str] | str]:

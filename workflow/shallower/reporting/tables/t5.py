@@ -36,7 +36,10 @@ def _row(results: Results, label: str) -> list[str]:
     pretrained = str(name.without("task", *DISTILLED))
     denoising = Comparison(pretrained, dataset="spans", kind="level")
     accuracy = Comparison(label, "", "pairs", "accuracy", "level")
-    reached, seeds = results.estimate(accuracy), results.values(label, "pairs", "accuracy")
+    reached, seeds = (
+        results.estimate(accuracy),
+        results.values(label, "pairs", "accuracy"),
+    )
     return [
         printed(name),
         number(results.size(pretrained, "parameters_trained") / 1e6),
