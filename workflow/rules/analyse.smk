@@ -45,7 +45,7 @@ rule estimates:
         sessions=rules.summary.output.sessions,
         corpus=rules.corpus.output.manifest,
         tokens=expand(
-            rules.manifest.output.manifest, split=["train", "validation", "test"]
+            rules.shards.output.manifest, split=["train", "validation", "test"]
         ),
         parameters=rules.parameters.output.table,
         predictions=rules.parameters.output.predictions,
