@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from shallower.digest import ROOT
+from shallower.code import ROOT
 from shallower.files import read_json
 from shallower.reporting.latex import escape, number
 
