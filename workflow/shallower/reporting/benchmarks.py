@@ -12,7 +12,7 @@ from shallower.files import read_json
 from shallower.reporting.latex import escape, number
 
 FOLDER = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
-SIZES = {"paper": "paper size", "study": "study size"}
+SIZES = {"original": "paper size", "study": "study size"}
 OURS, THEIRS = "shallower, compiled", "Hugging Face"
 
 
