@@ -17,6 +17,7 @@ from hypothesis import settings
 from hub_place import place  # noqa: F401  fixtures for every module
 from hub_stand_in import downloads  # noqa: F401
 from made_up import analysed, depth_alone  # noqa: F401
+from models_for_tests import tiny
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
 from shallower.study.runs import RunSpec
 from shallower.study.schema import Initialisation, Training
