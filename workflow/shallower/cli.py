@@ -243,8 +243,8 @@ def manifest(tokenizer: Path, shards: list[Path], output: Path) -> None:
 @app.command(rich_help_panel=STAGES)
 def train(
     run: RunFolder,
-    tokens: Path,
-    checkpoints: Path,
+    tokens: Annotated[Path, Option(help="folder of the training shards")],
+    checkpoints: Annotated[Path, Option(help="folder of this run's checkpoints")],
     code: Annotated[Path | None, Option(help="digests of the code, JSON")] = None,
     parent: Annotated[Path | None, Option(help="folder of the run to continue")] = None,
     teacher: Annotated[Path | None, Option(help="folder of the teacher's run")] = None,
@@ -266,11 +266,11 @@ def train(
     from shallower.training.processes import process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
-    from shallower.training.tasks import Sources
+    from shallower.training.tasks import Sources, steps_of
 
     spec = read_spec(run)
     with process_group(parallel, device) as group:
-        progress = Progress(f"{spec.name} seed {spec.seed}", spec.training.steps)
+        progress = Progress(f"{spec.name} seed {spec.seed}", steps_of(spec))
         train(
             spec,
             Sources(tokens, pairs, tokenizer, parent, teacher),
