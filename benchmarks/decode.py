@@ -3,7 +3,7 @@
 Against Hugging Face `generate` with the same weights, which must give the same tokens
 in fp32, against llama.cpp where it is installed, and against the floor: the time in
 which as many bytes as a token needs are read by the fastest way that
-`evaluation/bandwidth.py` knows, in the same repeat.
+`evaluation/latency/bandwidth.py` knows, in the same repeat.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks import llama_cpp, models
 from benchmarks.harness import Row, alternate, seconds
-from shallower.evaluation import bandwidth
-from shallower.evaluation.static_decode import Decoder, time_steps
+from shallower.evaluation.latency import bandwidth
+from shallower.evaluation.latency.decode_modes import Decoder, time_steps
 from shallower.models import decoding
 from shallower.models.llama import KeyValueCache, LlamaLM
 
@@ -132,11 +132,10 @@ def floor(model: LlamaLM, capacity: int, dtype: torch.dtype) -> Callable[[], flo
     size = sum(p.nbytes for n, p in model.named_parameters() if "embedding" not in n)
     size += KeyValueCache(model, 1, capacity).store.nbytes
     megabytes = max(1, round(size / bandwidth.MEGABYTE))
-    settings = {"megabytes": [megabytes]}
 
     def arm() -> float:
         reads = bandwidth.time_reads(
-            settings, range(3), random.Random(0), CPU, True, dtype
+            [megabytes], range(3), random.Random(0), CPU, True, dtype
         )
         fastest = min(row["nanoseconds"] for row in reads)
         return fastest * size / (megabytes * bandwidth.MEGABYTE) / 1000

@@ -1,7 +1,7 @@
-"""Rows by hand, and worlds whose truth is known.
+"""Studies whose truth is known, for gains and fronts.
 
-The simulated worlds have four depths and four arms; seeds scatter by .05 nats in common
-and .03 in paired differences, sessions by 5 % in common and 1.5 % in paired ratios.
+Seeds scatter by .05 nats in common and .03 in paired differences, sessions by 5 % in
+common and 1.5 % in paired ratios.
 """
 
 from __future__ import annotations
@@ -9,26 +9,20 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from shallower.analysis.pareto import Measured, measured
+from shallower.analysis.gains import Measured
 
 DEPTHS = [f"baseline-{depth}" for depth in (5, 6, 7, 8)]
-ARM = "proposed-5"
+METHOD = "proposed-5"
 NAN = float("nan")
 
 
-def rows(values: dict[str, list[float]], unit: str, **labels: str) -> pd.DataFrame:
-    """As `by_unit` gives them; the units are counted from 0, NaN leaves one out."""
-    found = [
-        {"model": model, "unit_id": i, "value": value, "unit": unit}
-        for model, by_unit in values.items()
-        for i, value in enumerate(by_unit)
-        if not np.isnan(value)
-    ]
-    return pd.DataFrame(found).assign(**{"scale": "study", **labels})
-
-
 def of(quality: dict[str, list[float]], latency: dict[str, list[float]]) -> Measured:
-    return measured(rows(quality, "nats"), rows(latency, "us"), "per_token")
+    """By hand, seeds and sessions counted from 0; NaN leaves one out."""
+    frames = [
+        pd.DataFrame({k: pd.Series(v, dtype=float) for k, v in values.items()})
+        for values in (quality, latency)
+    ]
+    return Measured(frames[0], frames[1][list(quality)])
 
 
 def study(
@@ -47,4 +41,4 @@ def study(
     noise = noise + random.normal(0, session_sd / np.sqrt(2), shape)
     tables = nats, latency * np.exp(noise)
     frames = [pd.DataFrame(table, columns=models) for table in tables]
-    return Measured(frames[0], frames[1], "per_token", "study")
+    return Measured(frames[0], frames[1])

@@ -1,154 +1,142 @@
-"""Perplexity, generation and the latency harness."""
+"""The evaluation job: a run and the interventions on it, chosen, scored and written."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
-from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from conftest import build, run_spec, sentences
+import t5_models
+from models_for_tests import tiny
+from runs_for_tests import run_spec, write_corpus, write_run
 from shallower.corpus import EVALUATION_SETS
-from shallower.evaluation import latency, neighbours, perplexity
-from shallower.evaluation.evaluate import evaluate
-from shallower.evaluation.latency import Request, interleave, measure
-from shallower.evaluation.neighbours import Neighbours
-from shallower.evaluation.parameters import count, table_1
-from shallower.evaluation.perplexity import document_losses
-from shallower.evaluation.subjects import Job, Subject
-from shallower.models.registry import FFNS
-from shallower.models.variants import TWIN, entry
-from shallower.sections import PaperScale
-from shallower.tokens.shards import write_manifest, write_shard
+from shallower.errors import UserError
+from shallower.evaluation import choices
+from shallower.evaluation.choices import Calibration, choose
+from shallower.evaluation.cross_entropy import continuation_losses, read_windows
+from shallower.evaluation.evaluate import evaluate, metric_rows
+from shallower.evaluation.generation import generate, generate_all
+from shallower.evaluation.metrics import score_pair
+from shallower.evaluation.table import COLUMNS, Part, Row, table_of
+from shallower.files import read_json
+from shallower.interventions.apply import apply, skip
+from shallower.interventions.base import Choice, Intervention
+from shallower.interventions.calibration import Importance, contribution, importance
+from shallower.interventions.eliminate import (
+    BlockCosts,
+    Elimination,
+    acc_profile,
+    prefill_speedup,
+    solve_alpha,
+)
+from shallower.models.config import LlamaConfig, SkippedParts
+from shallower.models.costs import block_costs
+from shallower.models.families import on_meta
+from shallower.models.llama import LlamaLM
+from shallower.models.transforms import deploy
+from shallower.study.runs import EvaluationSpec, InterventionText
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.loop import train
-from shallower.wanted import paper_scale
+from shallower.training.runs import load_decoder, load_model
 
-# --- perplexity ---------------------------------------------------------------------
-
-
-def test_document_losses_score_every_token_once() -> None:
-    """Against a plain loop over tokens, with documents shorter and longer than T."""
-    model = build("proposed", context=16)
-    draw = np.random.default_rng(0)
-    documents = [draw.integers(3, 300, n) for n in (5, 2, 17, 16, 60, 33)]
-    losses, counts = document_losses(model, documents, batch_size=3)
-    assert counts.tolist() == [len(document) - 1 for document in documents]
-    for document, loss in zip(documents, losses, strict=True):
-        expected = 0.0
-        for position in range(1, len(document)):
-            start = (position - 1) // 16 * 16
-            seen = torch.from_numpy(document[start:position])[None]
-            with torch.no_grad():
-                logits = model(seen)[0, -1]
-            expected -= torch.log_softmax(logits, -1)[document[position]].item()
-        assert loss == pytest.approx(expected, rel=1e-5)
+CONTEXT, PROMPT, DEPTH, SEED = 32, 24, 4, 1
+CONFIG = tiny("proposed", depth=DEPTH)
+NOTHING = ["skip=attention.last.0", "eliminate=acc.1"]
+WRITTEN = [
+    *NOTHING,
+    "skip=attention.last.2",
+    "skip=ffn.cosine.2",
+    "skip=attention.greedy.1",
+    "skip=attention.greedy.2",
+    "skip=block.greedy.1",
+    "eliminate=acc.1.5",
+    "eliminate=random.1.5",
+    "eliminate=window.1.5",
+    "skip=attention.last_but_one.2__eliminate=uniform.1.5",
+]
 
 
-def test_losses_do_not_depend_on_what_shares_a_pass(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model, draw = build("proposed", context=16), np.random.default_rng(1)
-    documents = [draw.integers(3, 300, n) for n in (9, 40, 2, 16, 17, 5)]
-    alone = [document_losses(model, [d], batch_size=1)[0][0] for d in documents]
-    seen: list[int] = []
-    monkeypatch.setattr(model.head, "forward", note_rows(seen, model.head.forward))
-    for at_once, batch_size in ((16, 9), (32, 9), (2048, 4), (2048, 9)):
-        monkeypatch.setattr(perplexity, "AT_ONCE", at_once)
-        seen.clear()
-        losses, counts = document_losses(model, documents, batch_size)
-        assert losses == pytest.approx(alone, rel=1e-12)
-        assert sum(seen) == counts.sum()  # padding gets no logits
-        assert max(seen) <= at_once
+def parsed(written: str) -> InterventionText:
+    return InterventionText(**dict(part.split("=") for part in written.split("__")))
 
 
-def note_rows(seen: list[int], forward: Callable[[Tensor], Tensor]) -> Any:
-    """`forward`, noting for how many tokens it is called."""
+def spec(written: list[str] | None = None, **changes: Any) -> EvaluationSpec:
+    plain: dict[str, Any] = {
+        "name": "proposed-4",
+        "seed": SEED,
+        "scored_on": ["continuation", "completion"],
+        "new_tokens": 6,
+        "batch_size": 4,
+        "samples_kept": 2,
+        "documents": None,
+        "windows": 7,
+        "calibration_windows": 5,
+        "prompt_tokens": PROMPT,
+        "intervention_sets": ["completion"],
+        "ranking_window": 5,
+        "interventions": [parsed(each) for each in written or []],
+    }
+    return EvaluationSpec(**plain | changes)
 
-    def noting(states: Tensor) -> Tensor:
-        seen.append(states.numel() // states.shape[-1])
-        return forward(states)
 
-    return noting
+class Scored(NamedTuple):
+    table: pd.DataFrame
+    samples: list[dict[str, Any]]
+    described: dict[str, Any]
 
-
-def test_an_uninformed_model_is_as_perplexed_as_its_vocabulary_is_large() -> None:
-    model = build()
-    with torch.no_grad():
-        model.head.weight.zero_()
-    losses, counts = document_losses(model, [np.arange(40)], batch_size=2)
-    assert np.exp(losses.sum() / counts.sum()) == pytest.approx(300, rel=1e-6)
-
-
-# --- a whole run's evaluation and latency -------------------------------------------
+    def part(self, intervention: str = "", form: str = "trained") -> pd.DataFrame:
+        """The rows of an intervention and form, without these columns."""
+        chosen = self.table.query("intervention == @intervention and form == @form")
+        return chosen.drop(columns=["intervention", "form"]).reset_index(drop=True)
 
 
 @pytest.fixture(scope="module")
-def study(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Two trained models with an evaluation corpus, as the stages leave them."""
-    folder = tmp_path_factory.mktemp("study")
-    texts = pd.DataFrame({"text": sentences(20, seed=5), "domain": "toy"})
-    texts["id"] = [f"t{i}" for i in range(20)]
-    (folder / "corpus" / "text").mkdir(parents=True)
-    pieces = Tokenizer(corpus / "tokenizer.model")
-    for split in ("test", "validation"):
-        text = folder / "corpus" / "text" / f"{split}.parquet"
-        texts.to_parquet(text)
-        shard = folder / "tokens" / split / "shard-0.bin"
-        write_shard(text, pieces, 0, 1, shard)
-        manifest = folder / "tokens" / split / "manifest.json"
-        write_manifest([shard], corpus / "tokenizer.model", manifest)
-    for name in ("completion", "chat", "qa"):
-        halves = [text.split(" ", 6) for text in texts["text"]]
-        table = pd.DataFrame(
-            {
-                "id": texts["id"],
-                "prompt": [" ".join(half[:6]) for half in halves],
-                "reference": [half[6] for half in halves],
-                "group": "g",
-            }
-        )
-        (folder / "corpus" / name).mkdir()
-        table.to_parquet(folder / "corpus" / name / "test.parquet")
-    specs = {}
-    for head in ("baseline", "proposed", "three_matrices"):
-        name = f"{head}-2"
-        ffn = {"ffn": entry(FFNS[head])} if head in FFNS else {}
-        head = "baseline" if ffn else head
-        specs[name] = run_spec(head, steps=40, checkpoint_every=50)
-        specs[name]["model"] |= ffn
-        run = folder / "runs" / name / "seed0"
-        train(specs[name], corpus / "train", run, folder / "checkpoints")
-    return {"folder": folder, "specs": specs, "tokenizer": corpus / "tokenizer.model"}
+def place(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    write_run(folder / "run", run_spec("proposed-4", CONFIG, SEED), sharper=60)
+    write_corpus(folder, corpus / "tokenizer.model")
+    (folder / "tokenizer.model").symlink_to(corpus / "tokenizer.model")
+    return folder
 
 
-def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
-    folder = study["folder"]
-    settings = {"new_tokens": 8, "batch_size": 7, "samples_kept": 3}
-    evaluate(
-        folder / "runs" / "proposed-2" / "seed0",
-        folder / "corpus",
-        folder / "tokens",
-        study["tokenizer"],
-        settings | {"scored_on": ["text", *EVALUATION_SETS]},
-        tmp_path / "out.parquet",
-        tmp_path / "out.jsonl",
-    )
-    rows = pd.read_parquet(tmp_path / "out.parquet")
-    assert list(rows.columns) == [
-        *("dataset", "group", "sample", "metric", "value", "weight", "form")
-    ]
-    folded, rows = rows[rows["form"] == "folded"], rows[rows["form"] == "trained"]
-    both = [t.set_index(["sample", "metric"])["value"] for t in (folded, rows)]
+def score(
+    place: Path, asked: EvaluationSpec, output: Path, run: Path | None = None
+) -> Scored:
+    files = [output / f"out.{kind}" for kind in ("parquet", "jsonl", "json")]
+    folders = [place / name for name in ("corpus", "tokens", "tokenizer.model")]
+    evaluate(asked, run or place / "run", *folders, *files, device="cpu")
+    lines = files[1].read_text().splitlines()
+    table = pd.read_parquet(files[0])
+    return Scored(table, [json.loads(line) for line in lines], read_json(files[2]))
+
+
+@pytest.fixture(scope="module")
+def scored(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Scored:
+    return score(place, spec(WRITTEN), tmp_path_factory.mktemp("scored"))
+
+
+def choice_of(scored: Scored, written: str) -> Choice:
+    return Choice.from_json(scored.described["interventions"][written])
+
+
+# --- a run ----------------------------------------------------------------------------
+
+
+def test_rows_of_a_run(place: Path, tmp_path: Path) -> None:
+    asked = spec(scored_on=["text", *EVALUATION_SETS], samples_kept=3)
+    scored = score(place, asked, tmp_path)
+    assert tuple(scored.table.columns) == COLUMNS
+    rows, folded = scored.part(), scored.part(form="folded")
+    assert len(rows) + len(folded) == len(scored.table)
+    # Folding changes nothing but for rounding.
+    both = [part.set_index(["sample", "metric"])["value"] for part in (folded, rows)]
     nats = [values.xs("cross_entropy", level="metric") for values in both]
     assert (nats[0] - nats[1]).abs().max() < 1e-5
     errors = rows.set_index("metric")["value"]
@@ -157,189 +145,301 @@ def test_evaluation_rows(study: dict, tmp_path: Path) -> None:
     # The validation split was not asked for.
     nats = rows[rows["metric"] == "cross_entropy"]
     assert set(nats["dataset"]) == {"text"}
-    pieces = Tokenizer(study["tokenizer"])
-    lengths = [len(pieces.encode(text)) + 1 for text in sentences(20, seed=5)]
+    pieces = Tokenizer(place / "tokenizer.model")
+    texts = pd.read_parquet(place / "corpus" / "text" / "test.parquet")
+    lengths = [len(pieces.encode(text)) + 1 for text in texts["text"]]
     assert nats["weight"].tolist() == lengths
-    assert np.average(nats["value"], weights=nats["weight"]) < 3.5
-    for name in ("completion", "chat", "qa"):
-        part = rows[rows["dataset"] == name]
-        assert (part["metric"].value_counts().drop("corpus_bleu") == 20).all()
-        assert part.loc[part["metric"] == "rougeL", "value"].max() > 0.2
-    lines = (tmp_path / "out.jsonl").read_text().splitlines()
-    samples = [json.loads(line) for line in lines]
-    assert [s["dataset"] for s in samples] == ["completion"] * 3 + ["chat"] * 3 + [
-        "qa"
-    ] * 3
-    assert all(s["prediction"] for s in samples)
-
-
-def test_only_the_first_documents_are_scored(study: dict, tmp_path: Path) -> None:
-    folder, tables = study["folder"], []
-    for documents in (None, 5):
-        evaluate(
-            folder / "runs" / "proposed-2" / "seed0",
-            folder / "corpus",
-            folder / "tokens",
-            study["tokenizer"],
-            {"new_tokens": 8, "batch_size": 7, "samples_kept": 0}
-            | {"documents": documents, "scored_on": ["text"]},
-            tmp_path / "out.parquet",
-            tmp_path / "out.jsonl",
-        )
-        rows = pd.read_parquet(tmp_path / "out.parquet")
-        tables.append(rows[rows["metric"] == "cross_entropy"])
-    keys = ["form", "sample"]
-    whole, first = (table.set_index(keys)["value"] for table in tables)
-    assert len(first) == 2 * 5
-    for form in ("trained", "folded"):
-        assert list(first[form].index) == list(whole[form].index[:5])
-        assert (first[form] - whole[form][:5]).abs().max() < 1e-5
-
-
-def study_job(study: dict) -> Job:
-    fixed = {"prompt_tokens": 8, "new_tokens": 3, "repeats": 2, "warmups": 1}
-    sizes = {"width": 32, "heads": 4, "ffn_hidden": 64, "context": 32}
-    paper = PaperScale(**sizes, vocabulary=400, depths=[1, 2])
-    paper = paper_scale(paper, ["none", "three_matrices"])
-    return Job(
-        models=["baseline-2", "proposed-2"],
-        others=["three_matrices-2"],
-        front=[],
-        arms={},
-        seeds={name: [0] for name in study["specs"]},
-        specs=study["specs"],
-        runs=str(study["folder"] / "runs"),
-        evaluations=str(study["folder"] / "evaluations"),
-        corpus=str(study["folder"] / "corpus"),
-        tokenizer=str(study["tokenizer"]),
-        settings={
-            "sessions": 2,
-            "study": fixed,
-            "paper": fixed,
-            "uncached_repeats": 1,
-            "prompts": 2,
-            "step_repeats": 2,
-            "bandwidth": {"megabytes": [1, 2], "repeats": 3},
-        },
-        new_tokens=5,
-        prompt_tokens=24,
-        paper=paper,
-        threads=1,
-        device="cpu",
-    )
-
-
-def test_every_model_is_in_every_session(study: dict, tmp_path: Path) -> None:
-    job = study_job(study)
-    files = ("latency", "steps", "bandwidth")
-    measure(job, *(tmp_path / f"{name}.parquet" for name in files))
-    table = pd.read_parquet(tmp_path / "latency.parquet")
-    columns = "model seed form mode scale workload batch dtype device threads session"
-    columns += " repeat prompt_tokens generated_tokens token_index nanoseconds"
-    assert set(columns.split()) <= set(table.columns)
-    assert (table["nanoseconds"] > 0).all()
-    names = {
-        "study": {*study["specs"], "baseline-2" + TWIN},
-        "paper": {f"{v}-{d}" for v in ("baseline", "proposed") for d in (1, 2)}
-        | {"baseline-2" + TWIN, "none-2", "three_matrices-2"},
-    }
-    for session in (0, 1):
-        part = table[table["session"] == session]
-        for scale, models in names.items():
-            here = part[(part["scale"] == scale) & (part["workload"] == "fixed")]
-            assert set(here["model"]) == models
-        assert {"eager", "uncached"} == set(part["mode"])
-        assert {"fixed", "completion", "chat", "qa"} == set(part["workload"])
-    # Fixed work: each request gives as many tokens, whatever the model would say.
-    eager = table[(table["workload"] == "fixed") & (table["mode"] == "eager")]
-    by_request = eager.groupby(["model", "form", "scale", "session", "repeat"])
-    assert (by_request["token_index"].apply(list).map(tuple) == (0, 1, 2)).all()
-    forms = table.groupby("form")["model"].agg(set)
-    assert forms["folded"] == {"proposed-2", "proposed-1"}
-    assert forms["collapsed"] == {"three_matrices-2"}
-    steps = pd.read_parquet(tmp_path / "steps.parquet")
-    assert (steps.groupby(["model", "session"]).size() == 2).all()
-    assert set(steps["model"]) == {"baseline-2", "proposed-2"}
-    reads = pd.read_parquet(tmp_path / "bandwidth.parquet")
-    contract = {"session", "threads", "device", "bytes", "repeat", "nanoseconds"}
-    assert contract <= set(reads.columns)
-    assert (reads.groupby(["session", "bytes"]).size() == 3).all()
-    assert set(reads["bytes"]) == {2**20, 2**21}
-
-
-def test_the_order_of_models_is_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
-
-    def note(network: object, request: Request, _: object) -> list[int]:
-        seen.append(network)
-        return [1]
-
-    monkeypatch.setattr(latency, "time_request", note)
-    networks = [build() for _ in range(4)]
-    subjects = [
-        Subject(f"baseline-{i}", 0, "trained", "study", n)
-        for i, n in enumerate(networks)
+    bits = rows[rows["metric"] == "bits_per_byte"]
+    sizes = [len(text.encode()) for text in texts["text"]]
+    expected = nats["value"].to_numpy() * lengths / np.log(2) / sizes
+    assert bits["value"].to_numpy() == pytest.approx(expected)
+    for name in EVALUATION_SETS:
+        counts = rows.loc[rows["dataset"] == name, "metric"].value_counts()
+        assert counts.pop("corpus_bleu") == 1
+        assert set(counts) == {9}
+        assert {"rougeL", "rougeL.mismatched", "empty"} <= set(counts.index)
+    assert [s["dataset"] for s in scored.samples] == [
+        name for name in EVALUATION_SETS for _ in range(3)
     ]
-    requests = [Request("fixed", "eager", [1], 1, None, r) for r in range(6)]
-    rows = interleave(subjects, requests, {"warmups": 2}, random.Random(0))
-    timed = [tuple(map(id, seen[i : i + 4])) for i in range(8, len(seen), 4)]
-    assert len(rows) == 24
-    assert all(sorted(order) == sorted(map(id, networks)) for order in timed)
-    assert len(set(timed)) > 1
+    assert scored.described == {
+        "model": "proposed-4",
+        "seed": SEED,
+        **dict.fromkeys(("importance", "contribution", "profile", "cache_bytes")),
+        "interventions": {},
+    }
 
 
-def test_slower_models_take_longer() -> None:
-    """The harness tells a model from one with eight times the blocks."""
-    request = Request("fixed", "eager", [1, 2, 3], 10, None, 0)
-    totals = {}
-    for depth in (1, 8):
-        network = build(depth=depth)
-        times = [latency.time_request(network, request) for _ in range(7)]
-        totals[depth] = np.median([sum(t) for t in times])
-    assert totals[8] > 2 * totals[1]
+def test_only_the_first_documents_are_scored(place: Path, tmp_path: Path) -> None:
+    tables = {}
+    for documents in (None, 5):
+        asked = spec(documents=documents, scored_on=["text"])
+        rows = score(place, asked, tmp_path).table
+        nats = rows[rows["metric"] == "cross_entropy"]
+        tables[documents] = nats.set_index(["form", "sample"])["value"]
+    assert len(tables[5]) == 2 * 5
+    for form in ("trained", "folded"):
+        few, every = tables[5][form], tables[None][form]
+        assert list(few.index) == list(every.index[:5])
+        assert (few - every[:5]).abs().max() < 1e-5
 
 
-def test_neighbours_are_what_is_busy_beside_us(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = {"monotonic": 0.0, "machine_busy": 100.0, "own_busy": 5.0}
-    monkeypatch.setattr(neighbours.time, "monotonic", lambda: clock["monotonic"])
-    for name in ("machine_busy", "own_busy"):
-        monkeypatch.setattr(neighbours, name, partial(clock.__getitem__, name))
-    count = Neighbours()
-    clock |= {"monotonic": 10.0, "machine_busy": 113.0, "own_busy": 14.0}
-    # 13 seconds of cores were busy, 9 of them ours: 4 in 10 seconds.
-    assert count.cores_used_by_others() == pytest.approx(0.4)
-    clock["machine_busy"] = float("nan")
-    assert np.isnan(count.cores_used_by_others())
+def test_mismatched_references_are_those_of_other_items() -> None:
+    """Half the set away."""
+    references = ["a cat", "a dog", "a bird", "a tree", "a house"]
+    items = pd.DataFrame({"id": [*"01234"], "group": "g", "reference": references})
+    predictions = ["a bird", "a dog", "...", "a tree", ""]
+    rows = list(metric_rows("qa", items, predictions, [2, 2, 1, 2, 0]))
+    values = {(row.sample, row.metric): row.value for row in rows}
+    for number, (prediction, reference) in enumerate(
+        zip(predictions, [*references[2:], *references[:2]], strict=True)
+    ):
+        control = score_pair(prediction, reference)
+        for metric, value in control.items():
+            assert values[str(number), f"{metric}.mismatched"] == value
+    assert [values[str(n), "fuzzy"] for n in range(1, 5)] == [100, 0, 100, 0]
+    assert values["0", "fuzzy.mismatched"] == 100
+    assert [values[str(n), "empty"] for n in range(5)] == [0, 0, 1, 0, 1]
+    assert [values[str(n), "generated_tokens"] for n in range(5)] == [2, 2, 1, 2, 0]
+    assert rows[-1] == ("qa", "", "corpus", "corpus_bleu", rows[-1].value, 1.0)
 
 
-def test_own_work_is_own_work() -> None:
-    before = neighbours.own_busy()
-    end = time.process_time() + 0.1
-    while time.process_time() < end:
-        pass
-    assert neighbours.own_busy() - before >= 0.09
-
-
-def test_no_two_models_of_the_study_share_memory(
-    study: dict, monkeypatch: pytest.MonkeyPatch
+def test_an_encoder_decoder_is_scored_on_its_task(
+    place: Path, corpus: Path, tmp_path: Path
 ) -> None:
-    """Shared weights would be in the cache already for whoever is timed second."""
-    seen: list[Subject] = []
-    monkeypatch.setattr(latency, "interleave", lambda s, *_: seen.extend(s) or [])
-    job = study_job(study)
-    latency.time_study_scale(job, 0, random.Random(0), torch.device("cpu"))
-    networks = {id(subject.network): subject.network for subject in seen}
-    pointers = [p.data_ptr() for n in networks.values() for p in n.parameters()]
-    assert {s.form for s in seen} == {"trained", "folded", "collapsed"}
-    assert len(pointers) == len(set(pointers))
+    config = t5_models.tiny(vocabulary=300 + 100 + 2)
+    run = tmp_path / "run"
+    write_run(run, run_spec("t5_mini-2", config))
+    scored = score(place, spec(scored_on=["spans"]), tmp_path, run)
+    assert set(scored.table["dataset"]) == {"spans"}
+    assert set(scored.table["intervention"]) == {""}
+    assert scored.samples == []
+    assert scored.described["interventions"] == {}
 
 
-def test_parameter_table(study: dict) -> None:
-    table = count(study["specs"], paper_scale(PaperScale(depths=[5, 8])))
-    assert list(table["scale"]) == ["study"] * 3 + ["paper"] * 4
-    chain = table.set_index("model").loc["three_matrices-2"]
-    assert chain["parameters_trained"] > chain["parameters_deployed"]
-    assert chain["flops_per_token"] > chain["flops_per_token_deployed"]
-    text = table_1(table)
-    assert "128,789,504" in text
-    assert "1,056,768" in text
+def test_a_metric_without_a_unit_is_an_error() -> None:
+    with pytest.raises(KeyError, match="meteor"):
+        table_of([Part("", "trained", [Row("qa", "g", "0", "meteor", 0.5, 1.0)])])
+
+
+# --- interventions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_interventions_that_do_nothing_have_the_runs_own_numbers(
+    scored: Scored, written: str
+) -> None:
+    own, table = scored.part(), scored.part(written)
+    if written in NOTHING:
+        pd.testing.assert_frame_equal(table, own)
+    else:
+        keys = ["dataset", "sample", "metric", "weight"]
+        pd.testing.assert_frame_equal(table[keys], own[keys])
+        assert not table["value"].equals(own["value"])
+
+
+@pytest.mark.parametrize(
+    "written", [WRITTEN[2], WRITTEN[5], WRITTEN[7], WRITTEN[8], WRITTEN[10]]
+)
+def test_a_choice_gives_the_network_that_was_scored(
+    place: Path, scored: Scored, written: str
+) -> None:
+    choice = choice_of(scored, written)
+    network = apply(load_decoder(place / "run"), choice)
+    windows = read_windows(place / "tokens" / "test", CONTEXT, 7)
+    losses = continuation_losses(network, windows, PROMPT, 4, choice.elimination)
+    table = scored.part(written)
+    rows = table[table["dataset"] == "continuation"]
+    assert rows["value"].tolist() == losses.tolist()
+    assert (rows["weight"] == CONTEXT - PROMPT + 1).all()
+    # As many tokens as the model itself generates under the intervention.
+    pieces = Tokenizer(place / "tokenizer.model")
+    items = pd.read_parquet(place / "corpus" / "completion" / "test.parquet")
+    prompts = [[pieces.bos, *pieces.encode(text)] for text in items["prompt"]]
+    if choice.elimination is None:
+        answers = [generate(network, [p], 6, pieces.eos)[0] for p in prompts]
+    else:
+        what = (prompts, 6, pieces.eos, 4, choice.elimination)
+        answers = generate_all(network, *what)
+    counts = table.loc[table["metric"] == "generated_tokens", "value"]
+    assert counts.tolist() == [len(answer) for answer in answers]
+
+
+def test_nothing_eliminated_takes_the_plain_path(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts are padded there and not here, which rounds differently."""
+    for module, name in (
+        ("generation.forward", "prefill"),
+        ("cross_entropy", "continuation_features"),
+    ):
+        monkeypatch.setattr(f"shallower.evaluation.{module}.{name}", None)
+    score(place, spec(["eliminate=acc.1"]), tmp_path)
+    with pytest.raises(TypeError):
+        score(place, spec(["eliminate=acc.1.5"]), tmp_path)
+
+
+# --- what is chosen -------------------------------------------------------------------
+
+
+def test_measurements_are_on_validation_text(place: Path, scored: Scored) -> None:
+    described, model = scored.described, load_decoder(place / "run")
+    inputs = read_windows(place / "tokens" / "validation", CONTEXT, 5)[:, :-1]
+    expected = importance(model, inputs)
+    for part in ("attention", "ffn", "block"):
+        values = list(getattr(expected, part))
+        assert described["importance"][part] == pytest.approx(values)
+    shares = contribution(model, inputs, 0.9, "last_w", 5)
+    assert described["contribution"] == pytest.approx(shares)
+    assert described["profile"] == pytest.approx(list(acc_profile(shares)))
+    assert list(described["interventions"]) == WRITTEN
+
+
+def plain_loss(model: LlamaLM, windows: Tensor) -> float:
+    with torch.no_grad():
+        logits = model(windows[:, :-1])[:, PROMPT - 1 :]
+    return F.cross_entropy(logits.flatten(0, 1), windows[:, PROMPT:].flatten()).item()
+
+
+def test_skips_follow_their_rules(place: Path, scored: Scored) -> None:
+    described, model = scored.described, load_decoder(place / "run")
+
+    def skipped(written: str) -> SkippedParts:
+        return choice_of(scored, written).skip
+
+    assert skipped("skip=attention.last.2") == SkippedParts(attention=(2, 3))
+    assert skipped(WRITTEN[-1]) == SkippedParts(attention=(1, 2))
+    by_importance = np.argsort(described["importance"]["ffn"])[:2]
+    least = tuple(sorted(by_importance.tolist()))
+    assert skipped("skip=ffn.cosine.2") == SkippedParts(ffn=least)
+    # Greedy: on validation text, each time the block that costs least.
+    windows = read_windows(place / "tokens" / "validation", CONTEXT, 5)
+    path: list[int] = []
+    for _ in range(2):
+        losses = {
+            block: plain_loss(
+                skip(model, SkippedParts(attention=(*path, block))), windows
+            )
+            for block in range(DEPTH)
+            if block not in path
+        }
+        path.append(min(losses, key=lambda block: losses[block]))
+    assert skipped("skip=attention.greedy.1") == SkippedParts((path[0],))
+    assert skipped("skip=attention.greedy.2") == SkippedParts(tuple(sorted(path)))
+    losses = {
+        block: plain_loss(skip(model, SkippedParts((block,), (block,))), windows)
+        for block in range(DEPTH)
+    }
+    block = (min(losses, key=lambda block: losses[block]),)
+    assert skipped("skip=block.greedy.1") == SkippedParts(block, block)
+
+
+def deployed_costs(config: LlamaConfig) -> BlockCosts:
+    return block_costs(deploy(on_meta(config)))
+
+
+def test_eliminations_reach_their_speedup(scored: Scored) -> None:
+    described = scored.described
+    full = [PROMPT] * DEPTH
+    for written in WRITTEN[-4:]:
+        entry, choice = described["interventions"][written], choice_of(scored, written)
+        elimination = choice.elimination
+        assert elimination is not None
+        assert entry["counts"] == elimination.counts(PROMPT)
+        assert entry["counts"][-1] < PROMPT
+        assert entry["cache_bytes"] < described["cache_bytes"]
+        reached = prefill_speedup(
+            deployed_costs(replace(CONFIG, skip=choice.skip)), entry["counts"], PROMPT
+        )
+        # No more than a token of some block beyond what was asked for.
+        assert 1.5 <= reached < 1.6
+        if choice.skip == SkippedParts():
+            assert elimination.profile == tuple(described["profile"])
+            assert entry["predicted_prefill"] == pytest.approx(reached)
+            assert entry["predicted_decode"] == 1
+        else:
+            assert elimination.profile == (0.5,) * DEPTH
+            assert entry["predicted_prefill"] > 1.2 * reached
+    # All blocks of the run cache the prompt and the answer: keys and values in fp32.
+    assert described["cache_bytes"] == DEPTH * 2 * (PROMPT + 6) * 32 * 4
+    last = described["interventions"]["skip=attention.last.2"]
+    assert last["cache_bytes"] == described["cache_bytes"] / 2
+    assert last["counts"] is None
+    assert full == choice_of(scored, "eliminate=acc.1").elimination.counts(PROMPT)
+    acc = choice_of(scored, "eliminate=acc.1.5").elimination
+    chance = choice_of(scored, "eliminate=random.1.5").elimination
+    assert replace(chance, ranking="last_w") == acc
+    assert (acc.ranking, acc.window, acc.seed) == ("last_w", 5, SEED)
+    window = choice_of(scored, "eliminate=window.1.5").elimination
+    assert (window.ranking, window.keeps_first) == ("recent", False)
+
+
+def test_alpha_is_solved_for_the_deployed_model(place: Path) -> None:
+    """Its speed is what is measured: folded, its attention is cheaper."""
+    model, acc = load_decoder(place / "run"), (1.0, 0.7, 0.6, 0.2)
+    measured, differ = Calibration(Importance((), (), ()), [], acc, {}), 0
+    plain = Elimination(acc, window=5, seed=SEED)
+    trained = block_costs(on_meta(CONFIG))
+    for percent in range(110, 200, 5):
+        speedup = percent / 100
+        asked = Intervention.parse(eliminate=f"acc.{speedup:g}")
+        chosen = choose(model, asked, measured, spec()).elimination
+        assert chosen == solve_alpha(deployed_costs(CONFIG), plain, PROMPT, speedup)
+        differ += chosen != solve_alpha(trained, plain, PROMPT, speedup)
+    assert differ > 0
+
+
+def test_blocks_without_attention_pass_on_what_they_get(
+    place: Path, tmp_path: Path
+) -> None:
+    first = "skip=attention.first.2__eliminate=uniform.1.2"
+    none = "skip=attention.last.4__eliminate=acc.2"
+    most = "eliminate=acc.99"
+    asked = spec([first, none, most], intervention_sets=[])
+    scored = score(place, asked, tmp_path)
+    assert set(scored.table.query("intervention != ''")["dataset"]) == {"continuation"}
+    entries = scored.described["interventions"]
+    assert entries[first]["elimination"]["profile"] == [1, 1, 0.5, 0.5]
+    # Without attention nothing is eliminated, and a profile has its limit.
+    assert entries[none]["counts"] == [PROMPT] * DEPTH
+    assert entries[none]["predicted_prefill"] > 1  # what skipping gives
+    assert entries[most]["counts"][-1] == 2
+    assert 1 < entries[most]["predicted_prefill"] < 99
+
+
+def test_a_tuned_run_has_a_profile_of_its_own(place: Path, tmp_path: Path) -> None:
+    profile = [1.0, 0.7, 0.6, 0.2]
+    facts = {"elimination": {"profile": profile, "alpha": 3.0}}
+    run = tmp_path / "run"
+    write_run(run, run_spec("proposed-4", CONFIG, SEED), facts=facts)
+    asked = spec(["eliminate=acc.1.5"], intervention_sets=[])
+    scored = score(place, asked, tmp_path, run)
+    assert scored.described["profile"] == profile
+    elimination = choice_of(scored, "eliminate=acc.1.5").elimination
+    assert elimination.profile == tuple(profile)
+    assert elimination.alpha != 3.0  # solved for the speed-up that was asked for
+
+
+def test_paths_are_searched_only_for_rules_that_need_them(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choices, "greedy_path", None)
+    score(place, spec(["skip=attention.last.2"], intervention_sets=[]), tmp_path)
+    with pytest.raises(TypeError):
+        score(place, spec(["skip=attention.greedy.1"]), tmp_path)
+
+
+@pytest.mark.parametrize("rule", ["last", "greedy"])
+def test_an_impossible_intervention_is_named_before_anything_is_scored(
+    place: Path, tmp_path: Path, rule: str
+) -> None:
+    wrong = f"skip=ffn.{rule}.5"
+    with pytest.raises(UserError, match=f"proposed-4: {wrong}: 5 blocks to skip: exp"):
+        score(place, spec(["skip=attention.last.2", wrong]), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_decoders_are_loaded_as_decoders(place: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "run", run_spec("t5_mini-2", t5_models.tiny()))
+    load_model(tmp_path / "run")
+    with pytest.raises(UserError, match="run: not a decoder's run"):
+        load_decoder(tmp_path / "run")

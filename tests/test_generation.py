@@ -1,9 +1,10 @@
-"""Greedy generation: batches, what they hold, and where answers end."""
+"""Greedy generation: batches, where answers end, and prompts with eliminated tokens."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import build, sentences
+from conftest import sentences
+from models_for_tests import build
 from shallower.errors import UserError
+from shallower.evaluation import generation
 from shallower.evaluation.generation import (
     PREFILLED,
     encode_prompt,
     generate,
     generate_all,
 )
+from shallower.interventions.eliminate import Elimination
+from shallower.interventions.forward import prefill
 from shallower.models.llama import LlamaLM
 from shallower.tokens.tokenizer import Tokenizer
 
@@ -120,3 +125,75 @@ def test_long_prompts_keep_their_end(corpus: Path) -> None:
     assert ids == [pieces.bos, *pieces.encode(text)[-5:]]
     assert encode_prompt(pieces, "", 6) == [pieces.bos]
     assert encode_prompt(pieces, text, 1) == [pieces.bos]
+
+
+# --- with eliminated tokens -----------------------------------------------------------
+
+ELIMINATION = Elimination((0.8, 0.3), window=5)
+LENGTHS = [3, 7, 3, 12, 7, 3, 1, 12, 7, 7]
+
+
+def prompts() -> list[list[int]]:
+    draw = torch.Generator().manual_seed(3)
+    rows = torch.randint(3, 300, (len(LENGTHS), 12), generator=draw).tolist()
+    return [row[:n] for row, n in zip(rows, LENGTHS, strict=True)]
+
+
+@pytest.mark.parametrize("head", ["baseline", "proposed"])
+def test_nothing_eliminated_is_plain_generation(head: str) -> None:
+    model, nothing = build(head), replace(ELIMINATION, alpha=0.0)
+    stop = generate(model, prompts(), 16, None)[0][2]
+    for end in (None, stop):
+        expected = generate(model, prompts(), 16, end)
+        for batch_size in (3, 50):
+            answers = generate_all(model, prompts(), 16, end, batch_size, nothing)
+            assert answers == expected
+        others = generate_all(model, prompts(), 16, end, 50, ELIMINATION)
+        assert others != expected
+        assert others[6] == expected[6]  # of a single token nothing can be eliminated
+
+
+@pytest.mark.parametrize("ranking", ["mean_visible", "last_w", "recent"])
+def test_batches_of_one_length_equal_one_by_one(ranking: Any) -> None:
+    """Each as prefilled and decoded alone."""
+    model, elimination = build("proposed"), replace(ELIMINATION, ranking=ranking)
+    stop = generate_all(model, prompts(), 16, None, 50, elimination)[0][3]
+    answers = generate_all(model, prompts(), 16, stop, 3, elimination)
+    assert len({len(answer) for answer in answers}) > 1
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        assert answer == alone(model, prompt, elimination, stop)
+
+
+@torch.no_grad()
+def alone(
+    model: LlamaLM, prompt: list[int], elimination: Elimination, stop: int
+) -> list[int]:
+    logits, cache = prefill(model, torch.tensor([prompt]), elimination, 16)
+    answer: list[int] = []
+    while len(answer) < 16:
+        token = int(logits[0, -1].argmax())
+        if token == stop:
+            break
+        answer.append(token)
+        logits = model(torch.tensor([[token]]), cache)
+    return answer
+
+
+def test_prompts_share_batches_by_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    seeds: set[int] = set()
+
+    def noting(model: LlamaLM, tokens: Tensor, how: Elimination, new: int) -> Any:
+        shapes.append(tuple(tokens.shape))
+        seeds.add(how.seed)
+        return prefill(model, tokens, how, new)
+
+    monkeypatch.setattr(generation.forward, "prefill", noting)
+    generate_all(build(), prompts(), 2, None, 3, ELIMINATION)
+    assert sorted(shapes) == [(1, 1), (1, 7), (2, 12), (3, 3), (3, 7)]
+    assert len(seeds) == 5  # random ranking differs in each
+
+
+def test_eliminated_prompts_must_fit_the_context_too() -> None:
+    with pytest.raises(UserError, match="exceed the context of 32"):
+        generate_all(build(), [[1] * 20], 13, None, 1, ELIMINATION)

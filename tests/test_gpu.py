@@ -14,7 +14,7 @@ import torch
 
 from conftest import run_spec, tiny
 from shallower import machine
-from shallower.evaluation import bandwidth
+from shallower.evaluation.latency import bandwidth
 from shallower.files import read_json
 from shallower.models import decoding
 from shallower.models.initial import initialise
@@ -128,8 +128,7 @@ def test_a_cuda_graph_decodes_as_eager_does() -> None:
 
 def test_the_floor_is_below_what_a_launch_costs() -> None:
     """Small reads take longer by launch than by bandwidth: hence the CUDA graph."""
-    settings = {"megabytes": [1, 256], "repeats": 4}
-    rows = bandwidth.time_reads(settings, range(4), random.Random(0), GPU)
+    rows = bandwidth.time_reads([1, 256], range(4), random.Random(0), GPU)
     table = pd.DataFrame(rows).groupby(["bytes", "way"])["nanoseconds"].median()
     speeds = table.groupby("bytes").min()
     speeds = speeds.index / speeds  # GB/s

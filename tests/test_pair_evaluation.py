@@ -12,15 +12,16 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from shallower.evaluation.evaluate import COLUMNS
-from shallower.evaluation.pair_baselines import (
+from shallower.evaluation.encoder_decoder import pair_rows, span_rows
+from shallower.evaluation.pairs import (
     PENALTY,
     Words,
+    answer_rows,
     bag_of_words,
     baseline_rows,
     fitted,
+    write_baselines,
 )
-from shallower.evaluation.pairs import answer_rows, pair_rows, span_rows
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.spans import PADDING, SpanBatches, label_id
@@ -86,7 +87,6 @@ def test_accuracy_and_cross_entropy_by_hand(tokenizer: Tokenizer) -> None:
         }
     )
     rows = list(pair_rows(model, table, tokenizer, CONTEXT, 3, 2))
-    assert [len(row) for row in rows] == [len(COLUMNS)] * 6
     assert [row[:4] for row in rows[:3]] == [
         ("pairs", "x", "a", "accuracy"),
         ("pairs", "x", "a", "cross_entropy"),
@@ -228,3 +228,13 @@ def test_the_regression_is_at_its_minimum() -> None:
 
 def test_rows_of_no_pairs() -> None:
     assert list(answer_rows(pairs(0, 0), np.empty((0, 2)))) == []
+
+
+def test_the_table_of_baselines(tmp_path: Path) -> None:
+    for split, seed in (("train", 0), ("test", 1)):
+        pairs(40, seed).to_parquet(tmp_path / f"{split}.parquet")
+    write_baselines(tmp_path, 2, tmp_path / "out.parquet")
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert set(table["model"]) == {"majority", "bag_of_words"}
+    assert set(table["intervention"]) == {""}
+    assert (table.groupby(["model", "metric"]).size() == 40).all()

@@ -11,7 +11,7 @@ import torch
 
 from conftest import run_spec, sentences
 from shallower.errors import UserError
-from shallower.evaluation.pairs import pair_rows
+from shallower.evaluation.encoder_decoder import pair_rows
 from shallower.files import read_json, sha256
 from shallower.models.registry import FFNS
 from shallower.models.t5 import T5LM

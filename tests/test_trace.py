@@ -111,7 +111,7 @@ def test_trace_without_words() -> None:
     # Only "" is left out: a space is one of the three letters of a b.
     assert trace_metrics.mean(trace_metrics.fuzzy, [" "], ["a b"]) == 50
     found = score_pairs(["", "yes"], ["x", "yes"])
-    assert mean(row["fuzzy"] for row in found.scores) == 50
+    assert mean(row["fuzzy"] for row in found) == 50
     for full_stops in (".", "..."):
         with pytest.raises(ValueError, match="at least 1 sentence"):
             trace_metrics.rouge_l(full_stops, "a")

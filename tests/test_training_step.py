@@ -19,7 +19,7 @@ from conftest import run_spec
 from models_for_tests import ORIGINAL, build, tiny
 from shallower.errors import UserError
 from shallower.models.costs import count_parameters
-from shallower.models.decoding import has_compiler
+from shallower.evaluation.latency.decode_modes import has_compiler
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
 from shallower.study.runs import RunSpec

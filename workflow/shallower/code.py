@@ -38,7 +38,10 @@ OF_TRAINING_ASIDE = {
     "training.peaks",
     "training.progress",
 }
-OF_T5 = {"models.t5", "training.spans", "training.pairs", "evaluation.pairs"}
+OF_T5 = {
+    *("models.t5", "training.spans", "training.pairs"),
+    "evaluation.encoder_decoder",
+}
 LAYERS = "models.layers"
 
 # The stages of a study: the modules that their commands run, and what is left out.

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import FORMS, Results
+from shallower.corpus import EVALUATION_SETS
 from shallower.models.registry import FFNS
 from shallower.study.names import ModelName, twin
 from shallower.study.study import PairsByFamily, Study
@@ -34,6 +35,7 @@ SPEEDUPS = ("depth", "intervention")  # families whose ratio is right over left
 
 def comparisons(study: Study, results: Results) -> Iterator[Comparison]:
     """All comparisons of models of which something was measured."""
+    yield from levels(study)
     for scale in ("study", "original"):
         families = pairs_of(study, scale) | study.pairs
         known = {pair for pairs in families.values() for pair in pairs}
@@ -43,6 +45,26 @@ def comparisons(study: Study, results: Results) -> Iterator[Comparison]:
             for left, right in pairs:
                 yield from _qualities(results, left, right, family, scale)
                 yield from _times(results, left, right, family, scale)
+
+
+def levels(study: Study) -> Iterator[Comparison]:
+    """Times that tables and figures show by themselves, of every plain model."""
+    for scale in ("study", "original"):
+        labels = [*study.depth_models, *study.models_of("ffn")]
+        if scale == "original":
+            variants = ["baseline", "proposed", *study.ffns]
+            depths = study.original.depths
+            labels = [str(ModelName(v, d)) for v in variants for d in depths]
+        for label in dict.fromkeys(labels):
+            for metric in ("time_per_output_token", "time_to_first_token"):
+                for form in (*FORMS, "deployed"):
+                    yield Comparison(
+                        *(label, "", "fixed", metric, "level"), scale=scale, form=form
+                    )
+    for label in study.depth_models:
+        yield Comparison(label, "", "step", "step_time", "level")
+        for name in EVALUATION_SETS:
+            yield Comparison(label, "", name, "time_per_generated_token", "level")
 
 
 def pairs_of(study: Study, scale: str) -> PairsByFamily:

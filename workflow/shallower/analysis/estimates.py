@@ -89,6 +89,10 @@ class Comparison:
         place = " ".join([self.dataset, self.metric, *rest])
         return f"{self.kind} {sides} | {place}"
 
+    def of(self, left: str) -> Comparison:
+        """The same of another model."""
+        return replace(self, left=left)
+
     def at(self, level: float) -> Comparison:
         """The same at another level."""
         return replace(self, level=level)

@@ -295,6 +295,8 @@ class Results:
     def _text_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         parts = []
         for model, seed in self.study.runs:
+            if "text" not in self.study.scored_on(model, seed):
+                continue
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))
@@ -331,6 +333,11 @@ class Results:
         """The corpus' manifest."""
         return dict(read_json(self.directory / "corpus" / "manifest.json"))
 
+    @cached_property
+    def pairs(self) -> dict[str, Any]:
+        """The manifest of the pairs of sentences that T5 is fine-tuned on."""
+        return dict(read_json(self.directory / "corpus" / "pairs" / "manifest.json"))
+
     def shards(self, split: str) -> dict[str, Any]:
         """The manifest of a split's token shards."""
         path = self.directory / "tokens" / "text" / split / "manifest.json"
@@ -365,6 +372,6 @@ def labelled(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a column `label`, made of `model` and `intervention`."""
     if "model" not in table or "intervention" not in table:
         return table
-    done = table["intervention"].fillna("")
+    done = table["intervention"].astype(object).fillna("")
     label = table["model"].where(done == "", table["model"] + SEPARATOR + done)
     return table.assign(intervention=done, label=label)

@@ -197,12 +197,34 @@ def holm(p_values: Values) -> list[float]:
 
     A comparison without a p value (NaN) stays so and does not count in the family.
     """
+    return [p if np.isnan(p) else min(1.0, p) for p in _stepped_down(p_values)]
+
+
+def _stepped_down(p_values: Values) -> list[float]:
+    """Holm's adjusted p values before they are cut at one."""
     order = [int(i) for i in np.argsort(p_values) if not np.isnan(p_values[i])]
     adjusted, running = [float("nan")] * len(p_values), 0.0
     for rank, index in enumerate(order):
         running = max(running, (len(order) - rank) * float(p_values[index]))
-        adjusted[index] = min(1.0, running)
+        adjusted[index] = running
     return adjusted
+
+
+def holm_levels(p_values: Values, level: float = LEVEL) -> list[float]:
+    """The level of each one's interval that agrees with its Holm-adjusted p.
+
+    The adjusted p is the plain one times a factor; the level is 1 - alpha / factor.
+    Hence the interval excludes 0 exactly if adjusted p < alpha. The intervals are wider
+    than single ones, but not simultaneous: where all effects are real, the last is a
+    single interval. A family of one keeps its level; NaN where there is no p.
+    """
+    alpha, levels = 1 - level, []
+    counted = np.count_nonzero(~np.isnan(p_values))
+    for p, adjusted in zip(p_values, _stepped_down(p_values), strict=True):
+        # A p of 0 is rejected at any level; it gets the strictest, Bonferroni's.
+        share = 1 / counted if adjusted == 0 else p / adjusted
+        levels.append(float(1 - alpha * share))
+    return levels
 
 
 # --- descriptions -------------------------------------------------------------------

@@ -23,7 +23,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import pandas as pd
 from scipy.integrate import quad
@@ -177,22 +176,14 @@ def overview() -> pd.DataFrame:
     Parameters in millions, FLOPs in 1e9. `parameters_printed` is NaN where no reading
     reproduces the column; `modules` are the attention modules that it counts.
     """
-    rows: list[dict[str, Any]] = []
-    for row in ROWS:
-        counts = {f"parameters_{key}": v for key, v in readings(row).items()}
-        rows.append(
-            {
-                "table": row.table,
-                "row": row.name,
-                "label": row.label,
-                "accuracy": row.accuracy,
-                "parameters": row.parameters,
-                "modules": printed_modules(row),
-                **counts,
-                "flops": row.flops,
-                "flops_stated": flops(row),
-            }
-        )
+    rows = [
+        {"table": row.table, "row": row.name, "label": row.label}
+        | {"accuracy": row.accuracy, "parameters": row.parameters}
+        | {"modules": printed_modules(row)}
+        | {f"parameters_{reading}": count for reading, count in readings(row).items()}
+        | {"flops": row.flops, "flops_stated": flops(row)}
+        for row in ROWS
+    ]
     return pd.DataFrame(rows)
 
 
@@ -240,42 +231,26 @@ def difference_sd(left: float, right: float, n: int = RUNS) -> float:
     return sd * (left**2 + right**2) ** 0.5
 
 
-def maxima() -> pd.DataFrame:
-    """Table 4.6: what its maxima say about means, if runs are normal; in points.
+def gain_and_luck(row: Distilled) -> tuple[float, float]:
+    """Printed gain over no teacher, and what of it the spread explains; in points.
 
-    `mean` is the maximum less its expected excess, `gain` the printed improvement.
-    `luck` is the part of it that a larger spread than the baseline's gives by itself,
-    `gain_of_means` the rest. Outliers are always bad runs (section 4.1), so `luck` is an
-    upper bound. `sigmas` is the gain in standard deviations of a difference of maxima.
+    For normal runs a larger spread than the baseline's raises the maximum by this much.
+    Outliers are always bad runs (section 4.1), so it is an upper bound.
     """
-    rows: list[dict[str, Any]] = []
-    plain = {row.student: row for row in DISTILLED if row.teacher is None}
-    for row in DISTILLED:
-        base = plain[row.student]
-        luck = expected_maximum() * (row.sd - base.sd)
-        gain = row.accuracy - base.accuracy
-        rows.append(
-            {
-                "row": row.label,
-                "student": row.student,
-                "teacher": row.teacher or "",
-                "accuracy": row.accuracy,
-                "sd": row.sd,
-                "mean": row.accuracy - expected_maximum() * row.sd,
-                "gain": gain,
-                "luck": luck,
-                "gain_of_means": gain - luck,
-                "sigmas": gain / difference_sd(row.sd, base.sd),
-            }
-        )
-    return pd.DataFrame(rows)
+    base = next(
+        each
+        for each in DISTILLED
+        if each.student == row.student and each.teacher is None
+    )
+    luck = expected_maximum() * (row.sd - base.sd)
+    return row.accuracy - base.accuracy, luck
 
 
 # --- numbers of the text --------------------------------------------------------------
 
 
 def facts() -> Iterator[Fact]:
-    """`thesis.*`: what reproduces, and what a maximum hides."""
+    """`thesis.*`: which printed numbers follow from the sizes, and what a maximum hides."""
     table = overview().set_index("row")
     fitting = table["parameters_printed"].notna()
     modules = table.loc[fitting, "modules"].value_counts()
@@ -283,20 +258,28 @@ def facts() -> Iterator[Fact]:
     yield Fact("thesis.rows.reproduced", int(modules.max()))
     yield Fact("thesis.rows.other", int(modules.sum() - modules.max()))
     yield Fact("thesis.rows.unexplained", int((~fitting).sum()))
-    for row in ("one_matrix", "none"):
-        for reading, column in (
-            ("less", "parameters_stated"),
-            ("less.published", "parameters"),
-        ):
-            less = 1 - table.loc[row, column] / table.loc["baseline", column]
-            yield Fact(f"thesis.{row}.{reading}", 100 * float(less), "percent")
+    for key, column in (
+        ("less", "parameters_stated"),
+        ("less.published", "parameters"),
+    ):
+        less = 1 - table.loc["one_matrix", column] / table.loc["baseline", column]
+        yield Fact(f"thesis.one_matrix.{key}", 100 * float(less), "percent")
+    yield Fact("thesis.sizes", len(SIZES))
     yield Fact("thesis.sizes.fit64", sum(fits(size, 64) for size in SIZES))
-    yield Fact("thesis.maximum", expected_maximum(), "standard deviations")
+    yield Fact("thesis.sizes.stated32", sum(size.head_size == 32 for size in SIZES))
     yield Fact("thesis.runs", RUNS)
+    yield Fact("thesis.maximum", expected_maximum(), "standard deviations")
+    for row in DISTILLED:
+        if row.student == "Mini" and row.teacher is not None:
+            gain, luck = gain_and_luck(row)
+            key = f"thesis.{row.teacher.lower()}_mini"
+            yield Fact(f"{key}.gain", gain, "points")
+            yield Fact(f"{key}.luck", luck, "points")
     accuracy, sd = table["accuracy"], DISTILLED[0].sd
     noise = difference_sd(sd, sd)
-    yield Fact("thesis.noise.sd", noise, "points")
-    for row in ("two_matrices", "three_matrices"):
-        difference = float(accuracy[row] - accuracy["one_matrix"])
-        yield Fact(f"thesis.noise.{row}", difference, "points")
-        yield Fact(f"thesis.noise.{row}.sigmas", difference / noise)
+    for name in ("two_matrices", "three_matrices"):
+        difference = float(accuracy[name] - accuracy["one_matrix"])
+        yield Fact(f"thesis.noise.{name}", difference, "points")
+        yield Fact(
+            f"thesis.noise.{name}.sigmas", difference / noise, "standard deviations"
+        )

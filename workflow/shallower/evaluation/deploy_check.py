@@ -11,7 +11,7 @@ from torch import Tensor
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.models.transforms import deploy
 
-SEQUENCES = 4  # documents that are looked at
+SEQUENCES = 4  # documents that are compared
 
 
 @torch.inference_mode()
@@ -24,8 +24,8 @@ def deploy_errors(
     `<kind>_error_float32` relative to the largest logit, both in fp32. `kind` is
     fold or collapse.
     """
-    room = model.config.context
-    chosen = [ids[:room] for ids in documents if len(ids) >= 4][:SEQUENCES]
+    context = model.config.context
+    chosen = [ids[:context] for ids in documents if len(ids) >= 4][:SEQUENCES]
     device = model.embedding.weight.device
     errors = {f"{kind}_error_float64": 0.0, f"{kind}_error_float32": 0.0}
     for dtype in (torch.float64, torch.float32):
@@ -33,10 +33,10 @@ def deploy_errors(
         deployed = deploy(plain)
         for ids in chosen:
             tokens = torch.from_numpy(ids.astype(np.int64))[None].to(device)
-            due = plain(tokens)
+            expected = plain(tokens)
             for logits in (deployed(tokens), cached(deployed, tokens)):
-                error = (logits - due).abs().max().item()
-                scale = due.abs().max().item() if dtype == torch.float32 else 1.0
+                error = (logits - expected).abs().max().item()
+                scale = expected.abs().max().item() if dtype == torch.float32 else 1.0
                 name = f"{kind}_error_{str(dtype).removeprefix('torch.')}"
                 errors[name] = max(errors[name], error / scale)
     return errors

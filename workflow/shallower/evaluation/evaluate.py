@@ -1,12 +1,12 @@
-"""All quality measurements of one run, in one process."""
+"""All quality measurements of a run and of the interventions on it, in one process."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,163 +14,203 @@ import torch
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
-from shallower.evaluation.continuation import Row, continuation_rows
-from shallower.evaluation.deploy_check import deploy_errors
-from shallower.evaluation.generation import (
-    encode_prompt,
-    generate_all,
-    generate_eliminating,
+from shallower.evaluation.choices import (
+    NO_INTERVENTIONS,
+    calibrate,
+    choose,
+    description,
 )
+from shallower.evaluation.cross_entropy import (
+    continuation_rows,
+    document_losses,
+    read_windows,
+)
+from shallower.evaluation.deploy_check import deploy_errors
+from shallower.evaluation.encoder_decoder import encoder_decoder_rows
+from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
-from shallower.evaluation.pairs import pair_rows, span_rows
-from shallower.evaluation.perplexity import document_losses
-from shallower.files import replacing, write_text
+from shallower.evaluation.table import Part, Row, table_of, write_table
+from shallower.evaluation.units import MISMATCHED
+from shallower.files import write_json, write_text
+from shallower.interventions.apply import apply
+from shallower.interventions.base import Choice
+from shallower.interventions.eliminate import Elimination
 from shallower.models.llama import LlamaLM
-from shallower.models.retention import Elimination
-from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy, deployed_form
+from shallower.study.runs import EvaluationSpec
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.runs import load_model
-from shallower.training.spans import label_id
 
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
-MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
-COLUMNS = ["dataset", "group", "sample", "metric", "value", "weight"]
+Sample = dict[str, str]  # id, prompt, reference, group, dataset, prediction
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What models are scored on, and how."""
+
+    spec: EvaluationSpec
+    corpus: Path
+    tokens: Path
+    tokenizer: Tokenizer
+    processes: int = 1  # that text metrics may take
 
 
 def evaluate(
-    run: str | Path,
-    corpus: str | Path,
-    tokens: str | Path,
-    tokenizer: str | Path,
-    settings: dict[str, Any],
-    output: str | Path,
-    samples: str | Path,
+    spec: EvaluationSpec,
+    run: Path,
+    corpus: Path,
+    tokens: Path,
+    tokenizer: Path,
+    output: Path,
+    samples: Path,
+    interventions: Path,
+    *,
     threads: int = 1,
     device: str = "auto",
 ) -> None:
-    """Score a trained run on held-out text and on the evaluation sets.
+    """Score a trained run, and every intervention on it, on held-out text.
 
-    Writes `output` (Parquet, one row a sample and metric) and `samples` (JSON lines:
-    some generated texts). `settings` is the configuration's `evaluation` section with
-    `scored_on`, the data sets: `text` is the test split, `validation` the other,
-    `continuation` what follows prompts of `prompt_tokens` in the test split.
+    `run` is the run's folder, `tokens` one with a folder of shards per split. Writes
+    `output` (Parquet, a row per intervention, form, sample and metric), `samples` (JSON
+    lines: the first texts that the run itself generated) and `interventions` (JSON:
+    what each one chose, by which measurements, and what it saves). Raises UserError for
+    an intervention that is not possible.
     """
     torch.set_num_threads(threads)
-    pieces, corpus = Tokenizer(tokenizer), Path(corpus)
     model = load_model(run).to(machine.choose_device(device))
-    if not isinstance(model, LlamaLM):
-        found = encoder_decoder_rows(model, pieces, corpus, Path(tokens), settings)
-        table = pd.DataFrame(found, columns=COLUMNS).assign(form="trained")
-        write_samples([], 0, samples)
-        with replacing(output) as temporary:
-            table.to_parquet(temporary, index=False)
-        return
-    rows, again = held_out_rows(model, corpus, Path(tokens), settings)
-    sets = [name for name in EVALUATION_SETS if name in settings["scored_on"]]
-    generated, kept = generated_rows(model, pieces, corpus, sets, settings)
-    rows += generated
-    write_samples(kept, settings["samples_kept"], samples)
-    trained = pd.DataFrame(rows, columns=COLUMNS).assign(form="trained")
-    form = deployed_form(model.config)
-    deployed = pd.DataFrame(again, columns=COLUMNS).assign(form=form)
-    table = pd.concat([trained, deployed]) if again else trained
-    with replacing(output) as temporary:
-        table.to_parquet(temporary, index=False)
+    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
+    generated: list[Sample] = []
+    chosen = NO_INTERVENTIONS
+    if isinstance(model, LlamaLM):
+        choices: dict[str, Choice] = {}
+        if spec.interventions:
+            # All are chosen before the first is scored: a wrong one costs no time.
+            written = [each.parsed for each in spec.interventions]
+            measured = calibrate(model, run, tokens, written, spec)
+            choices = {str(i): choose(model, i, measured, spec) for i in written}
+            chosen = description(model, measured, choices, spec)
+        parts, generated = run_parts(model, texts)
+        parts += [
+            intervention_part(model, text, choice, texts)
+            for text, choice in choices.items()
+        ]
+    else:
+        rows = encoder_decoder_rows(model, spec, corpus, tokens, texts.tokenizer)
+        parts = [Part("", "trained", list(rows))]
+    write_samples(generated, spec.samples_kept, samples)
+    write_json(interventions, {"model": spec.name, "seed": spec.seed} | chosen)
+    write_table(table_of(parts), output)
 
 
-def encoder_decoder_rows(
-    model: T5LM, pieces: Tokenizer, corpus: Path, tokens: Path, settings: dict[str, Any]
-) -> Iterator[Row]:
-    """Denoising of the test text, or answers to the test pairs."""
-    batch, context = settings["batch_size"], model.config.context
-    if "spans" in settings["scored_on"]:
-        stream = TokenStream.open(tokens / "test")
-        yield from span_rows(model, stream, context, len(pieces), batch)
-    if "pairs" in settings["scored_on"]:
-        table = pd.read_parquet(corpus / "pairs" / "test.parquet")
-        labels = model.config.vocabulary - label_id(len(pieces), 0)
-        yield from pair_rows(model, table, pieces, context, labels, batch)
+# --- one model ------------------------------------------------------------------------
 
 
-def held_out_rows(
-    model: LlamaLM, corpus: Path, tokens: Path, settings: dict[str, Any]
-) -> tuple[list[Row], list[Row]]:
-    """Rows of the model as trained, and, of test text, folded or collapsed."""
+def run_parts(model: LlamaLM, texts: Texts) -> tuple[list[Part], list[Sample]]:
+    """Rows of a run as trained and, of the test text, as deployed; generated texts."""
     rows: list[Row] = []
     for name in SPLITS:
-        if name in settings["scored_on"]:
-            rows += text_rows(model, corpus, tokens, name, settings)
-    if "continuation" in settings["scored_on"]:
-        rows += continuation_rows(model, tokens / "test", settings)
+        if name in texts.spec.scored_on:
+            rows += text_rows(model, texts, name)
+    if "continuation" in texts.spec.scored_on:
+        rows += continuations_of_test(model, texts)
+    parts = []
     form = deployed_form(model.config)
-    if form == "trained" or "text" not in settings["scored_on"]:
-        return rows, []
-    documents = TokenStream.open(tokens / "test").documents()
-    kind = {"folded": "fold", "collapsed": "collapse"}[form]
-    errors = deploy_errors(model, documents, kind).items()
-    rows += [("text", "", kind, metric, error, 1.0) for metric, error in errors]
-    return rows, list(text_rows(deploy(model), corpus, tokens, "text", settings))
+    if form != "trained" and "text" in texts.spec.scored_on:
+        documents = TokenStream.open(texts.tokens / "test").documents()
+        kind = {"folded": "fold", "collapsed": "collapse"}[form]
+        errors = deploy_errors(model, documents, kind).items()
+        rows += [Row("text", "", kind, metric, error, 1.0) for metric, error in errors]
+        parts = [Part("", form, list(text_rows(deploy(model), texts, "text")))]
+    sets = [name for name in EVALUATION_SETS if name in texts.spec.scored_on]
+    scored, generated = generated_rows(model, texts, sets)
+    return [Part("", "trained", rows + scored), *parts], generated
 
 
-def text_rows(
-    model: LlamaLM, corpus: Path, tokens: Path, name: str, settings: dict[str, Any]
+def intervention_part(model: LlamaLM, text: str, choice: Choice, texts: Texts) -> Part:
+    """Rows of a run under an intervention: continuations and `intervention_sets`."""
+    network, elimination = apply(model, choice), choice.elimination
+    if elimination is not None and elimination.alpha == 0:
+        elimination = None  # nothing is eliminated: exactly the run's own numbers
+    rows = list(continuations_of_test(network, texts, elimination))
+    sets = texts.spec.intervention_sets
+    scored, _ = generated_rows(network, texts, sets, elimination)
+    return Part(text, "trained", rows + scored)
+
+
+# --- cross-entropy --------------------------------------------------------------------
+
+
+def continuations_of_test(
+    model: LlamaLM, texts: Texts, elimination: Elimination | None = None
 ) -> Iterator[Row]:
-    """Cross-entropy (nats a token) and bits per byte of documents of a split.
+    """What follows the prompts of the first windows of the test text."""
+    spec, context = texts.spec, model.config.context
+    windows = read_windows(texts.tokens / "test", context, spec.windows)
+    sizes = spec.prompt_tokens, spec.batch_size
+    return continuation_rows(model, windows, *sizes, elimination)
 
-    Of all, or of the first `settings["documents"]`.
+
+def text_rows(model: LlamaLM, texts: Texts, name: str) -> Iterator[Row]:
+    """Cross-entropy (nats per token) and bits per byte of documents of a split.
+
+    Of all documents, or of the first `documents` of the specification.
     """
     split = SPLITS[name]
-    table = pd.read_parquet(corpus / "text" / f"{split}.parquet")
-    documents = TokenStream.open(tokens / split).documents()
+    table = pd.read_parquet(texts.corpus / "text" / f"{split}.parquet")
+    documents = TokenStream.open(texts.tokens / split).documents()
     if len(documents) != len(table):
         raise UserError(
-            f"{tokens}: {len(documents)} documents, but the corpus has {len(table)}"
+            f"{texts.tokens / split}: {len(documents)} documents, but the corpus has "
+            f"{len(table)}"
         )
-    table = table[: settings.get("documents")]
-    chosen = documents[: settings.get("documents")]
-    losses, counts = document_losses(model, chosen, settings["batch_size"])
+    table, documents = table[: texts.spec.documents], documents[: texts.spec.documents]
+    losses, counts = document_losses(model, documents, texts.spec.batch_size)
     for item, nats, count in zip(
         table.to_dict("records"), losses.tolist(), counts.tolist(), strict=True
     ):
         place = (name, item["domain"], item["id"])
         size = len(item["text"].encode())
-        yield (*place, "cross_entropy", nats / count, float(count))
-        yield (*place, "bits_per_byte", nats / math.log(2) / size, float(size))
+        yield Row(*place, "cross_entropy", nats / count, float(count))
+        yield Row(*place, "bits_per_byte", nats / math.log(2) / size, float(size))
+
+
+# --- generated text -------------------------------------------------------------------
 
 
 def generated_rows(
     model: LlamaLM,
-    pieces: Tokenizer,
-    corpus: Path,
+    texts: Texts,
     sets: list[str],
-    settings: dict[str, Any],
     elimination: Elimination | None = None,
-) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Text metrics of what the model makes of evaluation sets, and every sample."""
+) -> tuple[list[Row], list[Sample]]:
+    """Text metrics of a model's greedy answers to evaluation sets, and all answers."""
     rows: list[Row] = []
-    kept: list[dict[str, Any]] = []
+    samples: list[Sample] = []
     for name in sets:
-        table = pd.read_parquet(corpus / name / "test.parquet")
-        prompts = list(table["prompt"])
-        answers = continuations(model, pieces, prompts, settings, elimination)
-        texts = [pieces.decode(ids) for ids in answers]
-        rows += generation_rows(name, table, texts, [len(ids) for ids in answers])
-        for item, text in zip(table.to_dict("records"), texts, strict=True):
-            kept.append(item | {"dataset": name, "prediction": text})
-    return rows, kept
+        table = pd.read_parquet(texts.corpus / name / "test.parquet")
+        answers = continuations(model, texts, list(table["prompt"]), elimination)
+        predictions = [texts.tokenizer.decode(ids) for ids in answers]
+        lengths = [len(ids) for ids in answers]
+        rows += metric_rows(name, table, predictions, lengths, texts.processes)
+        samples += [
+            item | {"dataset": name, "prediction": prediction}
+            for item, prediction in zip(
+                table.to_dict("records"), predictions, strict=True
+            )
+        ]
+    return rows, samples
 
 
 def continuations(
     model: LlamaLM,
-    pieces: Tokenizer,
+    texts: Texts,
     prompts: list[str],
-    settings: dict[str, Any],
     elimination: Elimination | None = None,
 ) -> list[list[int]]:
     """Greedy continuations of the prompts, as piece ids."""
-    new = settings["new_tokens"]
+    new, pieces = texts.spec.new_tokens, texts.tokenizer
     room = model.config.context - new
     if room < 2:
         raise UserError(
@@ -178,45 +218,41 @@ def continuations(
             f"of {model.config.context}"
         )
     ids = [encode_prompt(pieces, prompt, room) for prompt in prompts]
-    how = (new, pieces.eos, settings["batch_size"])
-    if elimination is None:
-        return generate_all(model, ids, *how)
-    return generate_eliminating(model, ids, *how, elimination)
+    sizes = new, pieces.eos, texts.spec.batch_size
+    return generate_all(model, ids, *sizes, elimination)
 
 
-def generation_rows(
-    name: str, table: pd.DataFrame, texts: list[str], lengths: list[int]
+def metric_rows(
+    name: str,
+    table: pd.DataFrame,
+    predictions: list[str],
+    lengths: list[int],
+    processes: int = 1,
 ) -> Iterator[Row]:
-    """Every text metric of every sample; empty outputs score 0 and are counted."""
+    """Every text metric of every sample; empty predictions score 0 and are counted."""
     references = list(table["reference"])
-    scores = score_pairs(texts, references).scores
-    # A control: a metric that means something scores these lower.
-    wrong = score_pairs(texts, mismatched(references)).scores
-    items = table.to_dict("records")
-    for item, text, length, metrics, others in zip(
-        items, texts, lengths, scores, wrong, strict=True
-    ):
-        place = (name, item["group"], item["id"])
-        for metric, value in metrics.items():
-            yield (*place, metric, value, 1.0)
-            yield (*place, metric + MISMATCHED, others[metric], 1.0)
-        yield (*place, "empty", float(is_empty(text)), 1.0)
-        yield (*place, "generated_tokens", float(length), 1.0)
-    whole = corpus_bleu(texts, references)
-    yield (name, "", "corpus", "corpus_bleu", whole, 1.0)
-
-
-def mismatched(references: list[str]) -> list[str]:
-    """For each item the reference of another, half the set away."""
+    # A control: a metric that means something scores another item's reference lower.
     half = len(references) // 2
-    return references[half:] + references[:half]
+    mismatched = references[half:] + references[:half]
+    scores = score_pairs(predictions * 2, references + mismatched, processes)
+    items = table.to_dict("records")
+    for number, (item, prediction) in enumerate(zip(items, predictions, strict=True)):
+        place = (name, item["group"], item["id"])
+        control = scores[len(items) + number]
+        for metric, value in scores[number].items():
+            yield Row(*place, metric, value, 1.0)
+            yield Row(*place, metric + MISMATCHED, control[metric], 1.0)
+        yield Row(*place, "empty", float(is_empty(prediction)), 1.0)
+        yield Row(*place, "generated_tokens", float(lengths[number]), 1.0)
+    bleu = corpus_bleu(predictions, references)
+    yield Row(name, "", "corpus", "corpus_bleu", bleu, 1.0)
 
 
-def write_samples(kept: list[dict[str, Any]], count: int, path: str | Path) -> None:
+def write_samples(samples: list[Sample], count: int, path: Path) -> None:
     """The first `count` samples of each set, one JSON object a line."""
     taken: dict[str, int] = {}
     lines = []
-    for item in kept:
+    for item in samples:
         taken[item["dataset"]] = taken.get(item["dataset"], 0) + 1
         if taken[item["dataset"]] <= count:
             lines.append(json.dumps(item, ensure_ascii=False))

@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.models import elimination as eliminating
+from shallower.interventions import forward
+from shallower.interventions.eliminate import Elimination
 from shallower.models.llama import KeyValueCache, LlamaLM
-from shallower.models.retention import Elimination
 from shallower.randomness import derive
 from shallower.tokens.tokenizer import Tokenizer
 
-# Prompts prefilled together: of 64 between 20 and 60 tokens, a third of what stood in
-# one batch was padding. Fewer at a time would make the matrix products too small.
+# Prompts prefilled together. Of 64 with 20 to 60 tokens in one batch, a third was
+# padding. Fewer at a time would make the matrix products too small.
 PREFILLED = 16
 
 
 def encode_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     """BOS and the last pieces of `text`, at most `room` ids in all.
 
-    A prompt longer than its room loses its beginning, as a sliding window would.
+    A longer prompt loses its beginning, as in a sliding window.
     """
     pieces = tokenizer.encode(text)
     return [tokenizer.bos, *pieces[max(0, len(pieces) - room + 1) :]]
@@ -40,46 +40,18 @@ def generate(
     at the left; no prompt sees the padding, so each gets what it would get alone.
     Raises UserError if prompt and continuation exceed the model's context.
     """
-    longest = room_for(model, prompts, new_tokens)
+    longest = longest_prompt(model, prompts, new_tokens)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     ordered = [prompts[i] for i in order]
     cache = KeyValueCache(model, len(prompts), longest + new_tokens)
     logits = prefill(model, ordered, cache)
-    padding = missing(ordered).to(logits.device)
-    answers = follow(model, logits, cache, padding, new_tokens, stop)
-    found = dict(zip(order, answers, strict=True))
-    return [found[i] for i in range(len(prompts))]
+    padding = padding_of(ordered).to(logits.device)
+    answers = decode_greedily(model, logits, cache, padding, new_tokens, stop)
+    by_prompt = dict(zip(order, answers, strict=True))
+    return [by_prompt[i] for i in range(len(prompts))]
 
 
-@torch.inference_mode()
-def generate_eliminating(
-    model: LlamaLM,
-    prompts: list[list[int]],
-    new_tokens: int,
-    stop: int | None,
-    batch_size: int,
-    elimination: Elimination,
-) -> list[list[int]]:
-    """As `generate_all`, with tokens of the prompts eliminated.
-
-    How many, follows each prompt's length: those of one length share a batch.
-    """
-    room_for(model, prompts, new_tokens)
-    device = model.embedding.weight.device
-    found: dict[int, list[int]] = {}
-    for batch in of_one_length(prompts, batch_size):
-        tokens = torch.tensor([prompts[i] for i in batch], device=device)
-        # What is drawn by chance is drawn anew for each batch.
-        seed = derive(elimination.seed, f"prompt {batch[0]}")
-        how = replace(elimination, seed=seed)
-        logits, cache = eliminating.prefill(model, tokens, how, new_tokens)
-        padding = torch.zeros(len(batch), dtype=torch.long, device=device)
-        answers = follow(model, logits, cache, padding, new_tokens, stop)
-        found.update(zip(batch, answers, strict=True))
-    return [found[i] for i in range(len(prompts))]
-
-
-def room_for(model: LlamaLM, prompts: list[list[int]], new_tokens: int) -> int:
+def longest_prompt(model: LlamaLM, prompts: list[list[int]], new_tokens: int) -> int:
     """The longest prompt. Raises UserError if it leaves no room for the new tokens."""
     longest = max(map(len, prompts), default=0)
     if longest + new_tokens > model.config.context:
@@ -100,7 +72,7 @@ def of_one_length(prompts: list[list[int]], batch_size: int) -> Iterator[list[in
             yield indices[first : first + batch_size]
 
 
-def follow(
+def decode_greedily(
     model: LlamaLM,
     logits: Tensor,
     cache: KeyValueCache,
@@ -111,9 +83,9 @@ def follow(
     """Greedy continuations of the sequences that `cache` holds, in its order.
 
     `logits` (batch, tokens, vocabulary) are those behind the prompts, `padding`
-    (batch,) is what stands at the left of each.
+    (batch,) counts the padded tokens at the left of each.
     """
-    # Row r of the batch continues sequence rows[r]; rows that have ended fall out.
+    # Row r of the batch continues sequence rows[r]; rows that have ended are removed.
     rows = torch.arange(len(logits), device=logits.device)
     padded, ended = bool(padding.any()), torch.zeros_like(rows, dtype=torch.bool)
     answers = torch.full((len(rows), new_tokens), -1 if stop is None else stop)
@@ -128,17 +100,17 @@ def follow(
                 break
             # At most half are copied, so all copies together are no more than a cache.
             if running <= len(rows) // 2:
-                kept = (~ended).nonzero()[:, 0]
-                cache.select(kept)
-                tokens, padding, rows = tokens[kept], padding[kept], rows[kept]
-                ended = ended[kept]
+                left = (~ended).nonzero()[:, 0]
+                cache.select(left)
+                tokens, padding, rows = tokens[left], padding[left], rows[left]
+                ended = ended[left]
         if column + 1 < new_tokens:
             logits = model(tokens, cache, padding if padded else None, last_only=True)
     ids = answers.tolist()
     return [row[: row.index(stop)] if stop in row else row for row in ids]
 
 
-def missing(prompts: list[list[int]]) -> Tensor:
+def padding_of(prompts: list[list[int]]) -> Tensor:
     """By how many tokens each prompt is shorter than the longest."""
     longest = max(map(len, prompts))
     return torch.tensor([longest - len(prompt) for prompt in prompts])
@@ -154,7 +126,7 @@ def prefill(model: LlamaLM, prompts: list[list[int]], cache: KeyValueCache) -> T
     logits = []
     for first in range(0, len(prompts), PREFILLED):
         group = prompts[first : first + PREFILLED]
-        width, padding = len(group[-1]), missing(group).to(device)
+        width, padding = len(group[-1]), padding_of(group).to(device)
         # The padded ids are arbitrary, since nothing attends to them.
         tokens = torch.tensor([[0] * (width - len(p)) + p for p in group]).to(device)
         part = copy.copy(cache)  # a view of the group's rows and columns
@@ -165,18 +137,37 @@ def prefill(model: LlamaLM, prompts: list[list[int]], cache: KeyValueCache) -> T
     return torch.cat(logits)
 
 
+@torch.inference_mode()
 def generate_all(
     model: LlamaLM,
     prompts: list[list[int]],
     new_tokens: int,
     stop: int | None,
     batch_size: int,
+    elimination: Elimination | None = None,
 ) -> list[list[int]]:
-    """`generate` in batches of prompts of similar length, results in given order."""
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    results: dict[int, list[int]] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        batch = generate(model, [prompts[i] for i in chosen], new_tokens, stop)
-        results.update(zip(chosen, batch, strict=True))
-    return [results[i] for i in range(len(prompts))]
+    """`generate` in batches, with tokens of the prompts eliminated if asked for.
+
+    Batches are of prompts of similar length. How many tokens are eliminated depends on
+    a prompt's length: then those of one length share a batch.
+    """
+    answers: dict[int, list[int]] = {}
+    if elimination is None:
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        for first in range(0, len(order), batch_size):
+            chosen = order[first : first + batch_size]
+            batch = generate(model, [prompts[i] for i in chosen], new_tokens, stop)
+            answers.update(zip(chosen, batch, strict=True))
+        return [answers[i] for i in range(len(prompts))]
+    longest_prompt(model, prompts, new_tokens)
+    device = model.embedding.weight.device
+    for chosen in of_one_length(prompts, batch_size):
+        tokens = torch.tensor([prompts[i] for i in chosen], device=device)
+        # Random ranking is drawn anew for each batch.
+        seed = derive(elimination.seed, f"prompt {chosen[0]}")
+        drawn = replace(elimination, seed=seed)
+        logits, cache = forward.prefill(model, tokens, drawn, new_tokens)
+        padding = torch.zeros(len(chosen), dtype=torch.long, device=device)
+        batch = decode_greedily(model, logits, cache, padding, new_tokens, stop)
+        answers.update(zip(chosen, batch, strict=True))
+    return [answers[i] for i in range(len(prompts))]

@@ -1,6 +1,7 @@
 """What the report consists of: file names, shared with the workflow's rules."""
 
 FIGURES = {  # name -> label in the HTML report
+    # heads (S1)
     "training_loss": "2a: training loss",
     "perplexity_latency": "2b: test perplexity against inference time",
     "chat": "3: chat completion against inference time",
@@ -9,47 +10,31 @@ FIGURES = {  # name -> label in the HTML report
     "training_time": "5: parameters against training time",
     "latency_scales": "decoding time by depth at both scales",
     "roofline": "decoding time against the bandwidth floor",
-    "head_ablation": "F1: which part of the layer matters",
-    "learning_rate": "F2: learning rate and initialisation",
-    "diagnostics": "F2: the first block during training",
-    "budget": "F3: depth by training budget",
+    "head_ablation": "which part of the added layer matters",
+    "learning_rate": "learning rate and initialisation",
+    "diagnostics": "the first block during training",
+    "budget": "depth by training budget",
+    # ffn (S2), skipping (S3), elimination (S4), front (combined)
     "ffn": "S2: FFN variants and distillation",
-    "maximum": "S2: the best of several runs",
-    "skipping": "S3: sublayers left out of trained models",
-    "elimination": "S4: tokens eliminated",
+    "skipping": "S3: skipped sublayers",
+    "elimination": "S4: eliminated tokens",
     "front_per_token": "all methods: quality against time per token",
-    "front_first_token": "all methods: quality against time to the first token",
+    "front_first_token": "all methods: quality against time to first token",
 }
 
 TABLES = [
-    "parameters",
-    "published",
-    "claims",
-    "claims_notes",
-    "quality",
-    "latency",
-    "metrics_completion",
-    "metrics_chat",
-    "metrics_qa",
-    "corpus",
-    "search",
-    "budget",
-    "ffn",
-    "distillation",
-    "ffn_seeds",
-    "thesis",
-    "thesis_sizes",
-    "thesis_maxima",
-    "t5",
-    "skipping",
-    "elimination",
-    "choice_per_token",
-    "choice_first_token",
-    "gains",
-    "additivity",
-    "methods",
-    "settings",
-    "samples",
+    # the study
+    *("corpus", "settings", "samples", "claims", "claims_notes"),
+    # heads (S1)
+    *("parameters", "published", "quality", "latency"),
+    *("metrics_completion", "metrics_chat", "metrics_qa", "search", "budget"),
+    # ffn and t5 (S2), skipping (S3), elimination (S4), front (combined)
+    *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "front"),
+]
+
+ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
+    *("facts", "learning_rate", "budget", "roofline"),
+    *("thesis", "methods", "interventions", "profiles"),
 ]
 
 METRICS = {  # metric -> name as printed

@@ -31,6 +31,8 @@ def label(name: ModelName) -> str:
     elif head == "baseline":
         head = ""
     kind = " ".join(part for part in (head, ffn) if part)
+    if name.t5_size:
+        return ", ".join([f"T5 {name.t5_size} {ffn}".rstrip(), *_others(name)])
     return ", ".join([f"{kind} {name.depth}", *_others(name), *_applied(name)])
 
 
@@ -42,11 +44,13 @@ def printed(name: ModelName) -> str:
 
 def _others(name: ModelName) -> list[str]:
     """Options that are no part of the kind, nor done to a trained model."""
-    later = ("ffn", "tuned", "skip", "healed", "by", "eliminate")
+    later = ("ffn", "task", "tuned", "skip", "healed", "by", "eliminate")
     found = []
     for key, value in name.options.items():
         if key == "teacher":
             found.append(f"from {str(value).replace('-', ' ')}")
+        elif key == "where":
+            found.append(f"{str(value).replace('_', ' ')} only")
         elif key not in later:
             found.append(f"{key.replace('_', ' ')} {short(value)}")
     return found

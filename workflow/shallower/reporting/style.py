@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from cycler import cycler
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -24,40 +24,12 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1))]
 COLUMN = 3.4  # inches: one of two columns
 PAGE = 7.0  # both columns
-WIDE = 7.0  # inches: the text's width
-
-
-# As seaborn's theme `ticks` for paper with a font scale of 0.85 has it. From seaborn
-# itself it would cost a second at every start, for scipy.stats and all else it brings.
-DARK = ".15"
-DEEP = [
-    *("#4C72B0", "#DD8452", "#55A868", "#C44E52", "#8172B3"),
-    *("#937860", "#DA8BC3", "#8C8C8C", "#CCB974", "#64B5CD"),
-]
-THEME: dict[Any, Any] = {
-    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), DARK),
-    **dict.fromkeys(("xtick.color", "ytick.color"), DARK),
-    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "sans-serif"],
-    **dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize"), 8.16),
-    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7.48),
-    "legend.title_fontsize": 8.16,
-    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 4.8),
-    **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 3.2),
-    **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.8),
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler("color", DEEP),
-    "grid.color": ".8",
-    "lines.markersize": 4.8,
-    "lines.solid_capstyle": "round",
-    "patch.edgecolor": "w",
-    "patch.force_edgecolor": True,
-    "patch.linewidth": 0.8,
-}
 
 
 def use_style() -> None:
-    """Set matplotlib up for print; the same input gives the same bytes."""
-    settings: Any = THEME | {
+    """Seaborn's theme for print; the same input gives the same bytes."""
+    mpl.use("Agg")
+    settings: Any = {
         "figure.constrained_layout.use": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
@@ -71,7 +43,14 @@ def use_style() -> None:
         "svg.fonttype": "path",
         "svg.hashsalt": "shallower",
     }
-    mpl.rcParams.update(settings)
+    sns.set_theme(
+        context="paper",
+        style="ticks",
+        palette=[*COLOURS.values(), *SPARE],
+        font="DejaVu Sans",
+        font_scale=0.85,
+        rc=settings,
+    )
 
 
 def colour(variant: str, variants: list[str]) -> str:
@@ -92,26 +71,32 @@ def dashes(depth: int, depths: list[int]) -> Any:
     return DASHES[(len(depths) - 1 - depths.index(depth)) % len(DASHES)]
 
 
+def dash_pattern(depth: int, depths: list[int]) -> Any:
+    """The same in seaborn's words."""
+    dash = dashes(depth, depths)
+    return "" if dash == "-" else dash[1]
+
+
+def blocks(depth: int) -> str:
+    """1 block, 2 blocks."""
+    return f"{depth} block" if depth == 1 else f"{depth} blocks"
+
+
 def legend(
-    target: Axes | Figure, variants: list[str], depths: list[int], **where: Any
+    target: Axes | Figure,
+    variants: list[str],
+    depths: list[int],
+    lines: bool = False,
+    **where: Any,
 ) -> None:
-    """Colours of the variants, then markers of the depths."""
-    handles = [
-        Line2D([], [], color=colour(v, variants), lw=3, label=v) for v in variants
-    ]
-    handles += [
-        Line2D(
-            [],
-            [],
-            color="0.35",
-            lw=0,
-            marker=marker(d, depths),
-            ms=4,
-            label=f"{d} block" if d == 1 else f"{d} blocks",
-        )
-        for d in depths
-    ]
-    target.legend(handles=handles, **where)
+    """Colours of the variants, then markers (or line styles) of the depths."""
+    handles = [key(v, color=colour(v, variants), lw=3) for v in variants]
+    for depth in depths:
+        mark: dict[str, Any] = {"lw": 0, "marker": marker(depth, depths), "ms": 4}
+        if lines:
+            mark = {"lw": 1, "linestyle": dashes(depth, depths)}
+        handles.append(key(blocks(depth), color="0.35", **mark))
+    target.legend(handles=handles, **({"fontsize": 7} | where))
 
 
 def key(label: str, **looks: Any) -> Line2D:
@@ -122,7 +107,7 @@ def key(label: str, **looks: Any) -> Line2D:
 def above(figure: Figure, handles: list[Any], **looks: Any) -> None:
     """A legend above all axes, where it hides nothing."""
     where: dict[str, Any] = {"loc": "outside upper center", "ncols": 3}
-    where |= {"fontsize": 6.5, "handlelength": 2} | looks
+    where |= {"fontsize": 7, "handlelength": 2} | looks
     figure.legend(handles=handles, **where)
 
 

@@ -114,7 +114,7 @@ class OriginalSpec(Strict):
     ffns: dict[str, FFNVariant]  # at the largest depth
     skips: list[str] = []  # interventions on the deepest baseline
     speedups: list[float] = []  # predicted, with a linear profile
-    longest_prompt: int | None = None  # tokens that alpha is tuned for
+    lengths: list[int] = []  # of timed prompts; alpha is solved for the longest
 
 
 class TimedModel(Strict):

@@ -123,7 +123,7 @@ def original_spec(study: Study) -> OriginalSpec:
             "ffns": {name: FFNS[name] for name in study.ffns},
             "skips": skips,
             "speedups": list(timed.speedups) if timed else [],
-            "longest_prompt": max(timed.original.lengths) if timed else None,
+            "lengths": list(timed.original.lengths) if timed else [],
         }
     )
 

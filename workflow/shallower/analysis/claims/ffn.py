@@ -15,6 +15,7 @@ from scipy import stats
 
 from shallower.analysis.claims.base import Claim, Context, Fact, plain
 from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.results import original_names
 from shallower.analysis.statistics import LEVEL, Values
 from shallower.analysis.verdicts import (
     NAN,
@@ -25,6 +26,7 @@ from shallower.analysis.verdicts import (
     within,
 )
 from shallower.study.names import DISTILLED, ModelName
+from shallower.study.study import Study
 
 COLLAPSE_TOLERANCE = {"collapse_error_float64": 1e-10, "collapse_error_float32": 1e-4}
 CHAINS = ("three_matrices", "two_matrices", "one_matrix")  # longest first
@@ -159,7 +161,7 @@ def spread_ratio(context: Context, left: str, right: str) -> Estimate:
         context.results.values(label, "text", "cross_entropy").dropna().to_numpy()
         for label in (left, right)
     )
-    ratio, low, high = _f_interval(a, b)
+    ratio, low, high = spread_interval(a, b)
     return Estimate.of(
         comparison,
         replicates="seeds",
@@ -171,7 +173,7 @@ def spread_ratio(context: Context, left: str, right: str) -> Estimate:
     )
 
 
-def _f_interval(a: Values, b: Values) -> tuple[float, float, float]:
+def spread_interval(a: Values, b: Values) -> tuple[float, float, float]:
     if min(len(a), len(b)) < 2:
         return NAN, NAN, NAN
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
@@ -198,23 +200,44 @@ def _teachers(context: Context) -> tuple[str, str] | None:
     return None
 
 
-# --- numbers of the text --------------------------------------------------------------
+# --- what tables and text show --------------------------------------------------------
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Time per token of every model with another FFN, as deployed, at both scales."""
+    sides = dict.fromkeys(side for pair in study.pairs["ffn"] for side in pair)
+    for label in sides:
+        yield decoding_time(label, "study")
+    deep = study.original.depths[-1]
+    for label, name in original_names(study).items():
+        if name.ffn != "default" or label == plain("baseline", deep):
+            yield decoding_time(label, "original")
+
+
+def decoding_time(label: str, scale: str) -> Comparison:
+    """The mean time per token of a model in the last form that was measured."""
+    where = {"scale": scale, "form": "deployed", "kind": "level"}
+    return Comparison(label, "", "fixed", "time_per_output_token", **where)
 
 
 def facts(context: Context) -> Iterator[Fact]:
-    """How many students there are, and how much smaller deployed chains are."""
-    yield Fact("ffn.models", len(context.study.pairs["ffn"]))
-    yield Fact("ffn.students", len(context.study.students))
-    for chain in CHAINS:
-        sizes = [
-            context.results.size(model, f"parameters_{form}")
-            for model, name in context.study.models.items()
-            if name.variant == chain and not name.options
-            for form in ("trained", "deployed")
-        ]
-        if sizes:
-            yield Fact(f"ffn.{chain}.parameters_trained", sizes[0])
-            yield Fact(f"ffn.{chain}.parameters_deployed", sizes[1])
+    """Counts of models; what smaller FFNs save; what a teacher costs in training."""
+    study, results = context.study, context.results
+    yield Fact("ffn.models", len(study.pairs["ffn"]))
+    yield Fact("ffn.students", len(study.students))
+    base = plain("baseline", study.original.depths[-1])
+    whole = results.size(base, "parameters_trained", "original")
+    for label, name in original_names(study).items():
+        if name.ffn != "default":
+            deployed = results.size(label, "parameters_deployed", "original")
+            key = f"ffn.original.{name.ffn}.less"
+            yield Fact(key, 100 * (1 - deployed / whole), "percent")
+    for label, alone in study.pairs["equal_tokens"]:
+        flops, without = (
+            results.training(model, study.seeds_of(model)[0])["flops"]
+            for model in (label, alone)
+        )
+        yield Fact(f"ffn.flops.{label}", flops / without, "ratio")
 
 
 CLAIMS = [

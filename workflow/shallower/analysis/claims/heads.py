@@ -268,9 +268,10 @@ def facts(context: Context) -> Iterator[Fact]:
     yield from heads_facts.facts(context)
     search = learning_rates.search_table(context.results)
     yield from learning_rates.facts(context, search)
-    for budget in budgets.depth_budgets(context.results):
-        key = f"heads.budget.{budget.deep}"
-        yield Fact(key, budget.tokens_per_parameter, "tokens per parameter")
+    ratios = [b.tokens_per_parameter for b in budgets.depth_budgets(context.results)]
+    yield Fact("heads.budget.count", len(ratios))
+    for key, value in (("smallest", min(ratios)), ("largest", max(ratios))):
+        yield Fact(f"heads.budget.{key}", value, "tokens per parameter")
     yield Fact("heads.margin", margin(context), "nats")
 
 

@@ -21,7 +21,7 @@ from shallower.analysis.verdicts import (
     exact,
     superiority,
 )
-from shallower.study.names import ModelName
+from shallower.study.names import PAIR_BASELINES, ModelName
 from shallower.study.study import Study
 
 ACCURACY = {"dataset": "pairs", "metric": "accuracy"}
@@ -121,19 +121,25 @@ def comparisons(study: Study) -> Iterator[Comparison]:
 
 
 def facts(context: Context) -> Iterator[Fact]:
-    """Numbers of the thesis' arithmetic, and the rules' accuracies."""
+    """Numbers of the thesis' arithmetic, and accuracies of the rules and the best T5."""
     yield from thesis.facts()
-    for rule in ("majority", BAG_OF_WORDS):
+    study = context.study
+    tuned = [m for m, n in study.models.items() if n.t5_size and "task" in n.options]
+    yield Fact("t5.models", len(tuned))
+    for rule in PAIR_BASELINES:
         values = context.results.values(rule, **ACCURACY)
         if len(values):
-            yield Fact(f"t5.{rule}", float(values.iloc[0]), "ratio")
-    models = [n for n in context.study.models.values() if n.t5_size]
-    yield Fact("t5.models", len(models))
+            yield Fact(f"t5.accuracy.{rule}", 100 * float(values.iloc[0]), "percent")
+    means = [context.results.values(model, **ACCURACY).mean() for model in tuned]
+    if tuned:
+        yield Fact("t5.accuracy.best", 100 * float(max(means)), "percent")
+        counts = context.results.pairs["splits"]["train"]["counts"]
+        yield Fact("t5.pairs", sum(counts.values()), "pairs")
 
 
 def tables(context: Context) -> dict[str, pd.DataFrame]:
     """The thesis' tables beside what they come to."""
-    return {"thesis": thesis.overview(), "thesis_distillation": thesis.maxima()}
+    return {"thesis": thesis.overview()}
 
 
 CLAIMS = [

@@ -1,1 +1,23 @@
-"""Numbers, by topic."""
+"""Numbers of the text, by topic: each module has `numbers(results)`, key and text."""
+
+from __future__ import annotations
+
+from shallower.analysis.results import Results
+
+
+def all_numbers(results: Results) -> dict[str, str]:
+    """Every key with its text, ready for LaTeX."""
+    from shallower.reporting import benchmarks
+    from shallower.reporting.numbers import (
+        elimination,
+        ffn,
+        front,
+        heads,
+        skipping,
+        study,
+        t5,
+    )
+
+    topics = (study, heads, ffn, t5, skipping, elimination, front)
+    found = {key: text for topic in topics for key, text in topic.numbers(results)}
+    return found | dict(benchmarks.numbers())

@@ -36,9 +36,13 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
         faster = results.estimate(speedup(base, label, "first_token"))
         yield from spread(f"elimination.{key}.faster", faster, 2)
     for key in ("most", "most.tuned"):
+        there = fact(f"elimination.{key}") > 0
+        yield f"has.elimination.{key}", "yes" if there else ""
         yield f"elimination.{key}", _short(fact(f"elimination.{key}"))
         percent = fact(f"elimination.{key}.perplexity")
         yield f"elimination.{key}.perplexity", number(percent, 1)
+    known = fact("elimination.contribution.first") >= 0
+    yield "has.elimination.contribution", "yes" if known else ""
     for key in ("first", "last"):
         share = fact(f"elimination.contribution.{key}")
         yield f"elimination.contribution.{key}", number(share, 0)

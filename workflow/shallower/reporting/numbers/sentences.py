@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from shallower.analysis.estimates import Estimate
@@ -22,6 +23,15 @@ def spread(key: str, found: Estimate, digits: int) -> Iterator[tuple[str, str]]:
     yield key, number(found.effect, digits)
     yield f"{key}.low", number(found.ci_low, digits)
     yield f"{key}.high", number(found.ci_high, digits)
+
+
+def measured(found: Estimate, digits: int) -> str:
+    """An effect with its interval, if it has one: `0.02 (0.01 to 0.03)`."""
+    effect = number(found.effect, digits)
+    if math.isnan(found.ci_low):
+        return effect
+    ends = (number(end, digits) for end in (found.ci_low, found.ci_high))
+    return f"{effect} ({' to '.join(ends)})"
 
 
 def counted_gains(results: Results, key: str) -> str:

@@ -38,16 +38,19 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
         faster = results.estimate(speedup(base, label, "per_token"))
         yield from spread(f"skipping.{kind}.faster", faster, 2)
         yield f"skipping.{kind}.predicted", number(fact(f"skipping.{kind}.predicted"))
+    yield "has.skipping.error", "yes" if fact("skipping.error") >= 0 else ""
     yield "skipping.error", number(fact("skipping.error"), 0)
     yield "skipping.depth", counted_gains(results, "skipping")
     yield "skipping.blocks", counted_gains(results, "skipping.blocks")
-    yield "skipping.original", _at_original(results)
+    shown = _at_original(results)
+    yield "has.skipping.original", "yes" if shown else ""
+    yield "skipping.original", listed(shown)
     yield from _healed(results)
     yield "S3.verdicts", tally(results, "S3")
 
 
-def _at_original(results: Results) -> str:
-    """Speed-ups at the original's size with what is skipped, as a list."""
+def _at_original(results: Results) -> list[str]:
+    """Speed-ups at the original's size with what is skipped."""
     study, shown = results.study, []
     deepest = ModelName("baseline", study.original.depths[-1])
     for text in (
@@ -59,7 +62,7 @@ def _at_original(results: Results) -> str:
         if found.exists:
             skip = Skip.parse(text)
             shown.append(f"{number(found.effect)} ({skip.part}, {skip.k} blocks)")
-    return listed(shown) if shown else "not measured"
+    return shown
 
 
 def _healed(results: Results) -> Iterator[tuple[str, str]]:
@@ -76,4 +79,7 @@ def _healed(results: Results) -> Iterator[tuple[str, str]]:
     for key, model in (("", label), (".before", before)):
         found = results.estimate(change(model, base))
         yield from spread(f"skipping.healed{key}", found, 3)
+        if not key:
+            several = found.n > 1
+            yield "has.skipping.healed.interval", "yes" if several else ""
     yield "skipping.healed.depth", counted_gains(results, "skipping.healed")

@@ -1,0 +1,198 @@
+"""Verdicts on the original's claims, from a study whose answers are known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from made_up import (
+    CONTRASTS,
+    HEADS,
+    SMALL,
+    TOKEN,
+    MadeUp,
+    default_configuration,
+    study_of,
+)
+from shallower.analysis.claims import heads
+from shallower.analysis.claims.base import Context, judged
+from shallower.analysis.claims.heads import TABLE_1, margin, tokens_to_loss
+from shallower.analysis.verdicts import Verdict
+
+TEXT = ("text", "cross_entropy")
+STEP = ("step", "step_time")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> MadeUp:
+    """Depth pays, two proposed blocks match four, the layer is cheap."""
+    study = study_of(default_configuration(), CONTRASTS, **HEADS)
+    world = MadeUp(study, tmp_path)
+    for variant in ("baseline", "proposed"):
+        for depth, count in TABLE_1[variant].items():
+            sizes = world.sizes["original", f"{variant}-{depth}"]
+            sizes["parameters_trained"] = count
+    for depth in study.depths:
+        # Lower by .2, where losses fall by .01 per iteration: twenty iterations.
+        world.losses[f"proposed-{depth}"] = lambda _, i: 6 - 0.2 - 0.01 * i
+    for form in ("trained", "folded"):
+        world.put("baseline-8", *TOKEN, [140, 142, 138], "original")
+        world.put("proposed-5", *TOKEN, [100, 101, 99], "original", form)
+    return world
+
+
+def table(world: MadeUp) -> pd.DataFrame:
+    context = Context(world.results())
+    claims = [*heads.CLAIMS, *heads.contrasts(world.study)]
+    return pd.DataFrame(judged(claims, context)).set_index("id")
+
+
+def test_a_world_in_which_most_is_true(world: MadeUp) -> None:
+    found = table(world)
+    verdicts: dict[str, Verdict] = {f"C{n}": "supported" for n in range(1, 12)}
+    verdicts["C3"] = "not supported"  # the linear layer alone is equivalent to none
+    verdicts["C8"] = "not tested"  # no text metric was measured
+    verdicts |= dict.fromkeys(("fold", "A1-A0", "A5-A0", "A12-A1"), "supported")
+    assert found["verdict"].to_dict() == verdicts
+    assert found.loc["C5", "effect"] == pytest.approx(-0.2, abs=0.01)
+    assert found.loc["C7", "effect"] == pytest.approx(1.4)
+    assert found.loc["C9", "effect"] == pytest.approx(0.8)
+    assert found.loc["C9", "threshold"] == 1.0
+    kinds = found["kind"].to_dict()
+    assert [i for i in kinds if kinds[i] == "identity"] == ["C1", "C2", "fold"]
+    assert [i for i in kinds if kinds[i] == "cost"] == ["C7", "C10"]
+    assert set(found.loc[["C1", "C7"], "weights"]) == {"untrained"}
+
+
+def test_one_wrong_count_refutes_table_1(world: MadeUp) -> None:
+    world.sizes["original", "proposed-7"]["parameters_trained"] += 1
+    found = table(world)
+    # The model itself, and what it has more than the baseline.
+    assert found.loc["C1", "effect"] == 2
+    assert found.loc["C2", "effect"] == 1
+    assert set(found.loc[["C1", "C2"], "verdict"]) == {"not supported"}
+
+
+def test_each_means_each(world: MadeUp) -> None:
+    """One depth at which the layer does harm refutes 'at every depth'."""
+    world.shift(0.4, "proposed-3")
+    row = table(world).loc["C5"]
+    assert row["verdict"] == "not supported"
+    assert row["effect"] == pytest.approx(0.2, abs=0.01)
+    assert "not supported: 3 blocks" in row["note"]
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-0.1, "supported"), (0.1, "not supported")]
+)
+def test_linear_layers_that_change_training(
+    world: MadeUp, shift: float, verdict: str
+) -> None:
+    world.shift(shift, "linear-2")
+    assert table(world).loc["C3", "verdict"] == verdict
+
+
+def test_linear_layers_of_which_too_little_is_known(world: MadeUp) -> None:
+    key = ("linear-2", "study", "trained", "eager", "text", "cross_entropy")
+    world.values[key][0] += 0.2
+    assert table(world).loc["C3", "verdict"] == "inconclusive"
+
+
+def test_without_depth_that_pays_nothing_is_tested(world: MadeUp) -> None:
+    """Where deeper baselines are worse, 'no worse than deeper' says nothing."""
+    for depth in (3, 4):
+        world.shift(0.5, f"baseline-{depth}")
+    row = table(world).loc["C6"]
+    assert row["verdict"] == "not tested"
+    assert "no assay sensitivity" in row["note"]
+
+
+def test_the_margin_is_what_more_tokens_gain(world: MadeUp) -> None:
+    # Halving the tokens costs .3 nats, so 10 % more gain .3 log2(1.1) of that.
+    due = 0.3 * math.log2(1.1)
+    assert margin(Context(world.results())) == pytest.approx(due, abs=1e-3)
+    world.shift(-0.3, "baseline-4__steps=50")
+    assert margin(Context(world.results())) == 0.01
+
+
+def test_too_fast_needs_an_explanation(world: MadeUp) -> None:
+    world.shift(60, "baseline-8", "time_per_output_token", "original")
+    row = table(world).loc["C7"]
+    assert row["verdict"] == "not supported"
+    assert "folded 2.00" in row["note"]
+
+
+def test_a_costly_layer(world: MadeUp) -> None:
+    times = world.values[("baseline-2", "study", "trained", "eager", *STEP)]
+    world.put("proposed-2", *STEP, {s: 1.3 * us for s, us in times.items()})
+    row = table(world).loc["C10"]
+    assert row["verdict"] == "not supported"
+    assert row["effect"] == pytest.approx(1.3)
+    assert "2 of 3 depths" in row["note"]
+
+
+def test_tokens_to_loss_by_hand() -> None:
+    iterations = np.arange(1, 101)
+    right = pd.DataFrame({0: 6 - 0.01 * iterations, 1: 6 - 0.01 * iterations})
+    right.index = iterations
+    left = right.add([-0.2, 0.3])  # parallel lines, twenty iterations apart; and above
+    assert tokens_to_loss(left, right).to_dict() == pytest.approx({0: 0.8, 1: 1.0})
+
+
+def test_deeper_is_judged_at_the_largest_budget(world: MadeUp) -> None:
+    world.shift(0.9, "baseline-4__steps=50")
+    row = table(world).loc["C11"]
+    assert row["verdict"] == "supported"
+    depths = [2, 3, 4]
+    context = Context(world.results())
+    levels = [context.results.values(f"baseline-{d}", *TEXT) for d in depths]
+    seeds = pd.concat(levels, axis=1).to_numpy()
+    slopes = [stats.linregress(depths, row).slope for row in seeds]
+    assert f"slope at the main budget {np.mean(slopes):+.3f}" in row["note"]
+    world.shift(0.9, "baseline-4__steps=400")
+    assert table(world).loc["C11", "verdict"] == "not supported"
+
+
+# --- text metrics and their controls --------------------------------------------------
+
+
+def with_metric(world: MadeUp, rising: bool, mismatched: float) -> pd.Series:
+    """C8 with ROUGE-L on chat: 4, 8, 12 of 100 over the budgets if it rises."""
+    scores = {"baseline-4__steps=25": 4.0, "baseline-4__steps=50": 8.0}
+    scores |= {"baseline-4": 12.0, "proposed-2": 12.1}
+    for index, (label, value) in enumerate(scores.items()):
+        # Stored as a ratio, and judged on the scale of 0 to 100.
+        values = ((value if rising else 12.0) + np.roll(SMALL, index)) / 100
+        world.put(label, "chat", "rougeL", values)
+        wrong = values - (mismatched + np.roll(SMALL, index + 1)) / 100
+        world.put(label, "chat", "rougeL.mismatched", wrong)
+    return table(world).loc["C8"]
+
+
+def test_a_metric_that_passes_both_controls(world: MadeUp) -> None:
+    row = with_metric(world, rising=True, mismatched=3.0)
+    assert row["verdict"] == "supported"
+    assert row["effect"] == pytest.approx(0.1)
+    assert row["threshold"] == pytest.approx(0.25 * 4, abs=0.01)
+    assert row["note"].startswith("1 of 16 metrics pass both controls: rougeL on chat")
+
+
+@pytest.mark.parametrize(("rising", "mismatched"), [(False, 3.0), (True, 0.0)])
+def test_a_metric_that_fails_a_control(
+    world: MadeUp, rising: bool, mismatched: float
+) -> None:
+    row = with_metric(world, rising, mismatched)
+    assert row["verdict"] == "not tested"
+    assert row["note"] == "0 of 16 metrics pass both controls"
+
+
+def test_one_seed_tests_nothing(world: MadeUp) -> None:
+    world.first_units(1)
+    verdicts = table(world)["verdict"]
+    for name in ("C3", "C4", "C5", "C6", "C7", "C8", "C10", "C11", "A1-A0", "A5-A0"):
+        assert verdicts[name] == "not tested", name

@@ -1,0 +1,140 @@
+"""Tables, numbers and the figure of S2 say what the study's files say."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+import pytest
+
+from shallower.analysis.estimates import Comparison
+from shallower.analysis.results import Results
+from shallower.reporting.figures import ffn as figure
+from shallower.reporting.labels import label
+from shallower.reporting.latex import number
+from shallower.reporting.numbers import ffn as ffn_numbers
+from shallower.reporting.numbers import t5 as t5_numbers
+from shallower.reporting.tables import ffn, t5
+from shallower.study.names import ModelName
+
+STUDENT = "baseline-2__teacher=baseline-4"
+
+
+def cells(table: str) -> dict[str, list[str]]:
+    """Columns of every row by its first one."""
+    rows = [line.removesuffix(r" \\").split(" & ") for line in table.splitlines()]
+    return {row[0].replace("~", " "): row[1:] for row in rows if len(row) > 1}
+
+
+def effect(results: Results, left: str, right: str) -> list[str]:
+    """As estimates.csv has it, read without the reporting."""
+    table = pd.read_csv(results.directory / "estimates.csv").set_index("id")
+    row = table.loc[f"difference {left} - {right} | text cross_entropy"]
+    ends = f"[{number(row['ci_low'], 3)}, {number(row['ci_high'], 3)}]"
+    return [number(row["effect"], 3), ends]
+
+
+def test_the_table_of_ffns(analysed: Results) -> None:
+    rows = cells(ffn.ffn(analysed))
+    assert rows["no FFN 4"][-2:] == effect(analysed, "none-4", "baseline-4")
+    assert rows["proposed 1W 4"][-2:] == effect(
+        analysed, "proposed-4__ffn=one_matrix", "proposed-4"
+    )
+    assert rows["baseline 4"][-2:] == ["{--}", "{--}"]
+    trained = analysed.size("none-4", "parameters_trained") / 1e6
+    assert rows["no FFN 4"][0] == number(trained)
+    # Times: a plain model of the largest depth has one at the original's size too.
+    times = analysed.values("none-4", "fixed", "time_per_output_token").mean()
+    assert rows["no FFN 4"][3] == number(times, 0)
+    assert rows["no FFN 4"][4] != "{--}"
+    assert rows["no FFN 2"][4] == rows["proposed 1W 4"][4] == "{--}"
+
+
+def test_a_collapsed_model_is_timed_as_deployed(analysed: Results) -> None:
+    where = ("one_matrix-4", "fixed", "time_per_output_token", "study")
+    means = {form: analysed.values(*where, form).mean() for form in ("trained", "collapsed")}  # fmt: skip
+    found = analysed.estimate(
+        Comparison(*where[:1], "", *where[1:3], "level", form="deployed")
+    )
+    assert found.effect == pytest.approx(means["collapsed"])
+
+
+def test_the_table_of_students(analysed: Results) -> None:
+    row = cells(ffn.distillation(analysed))["baseline 2"]
+    assert row[:4] == ["baseline~4", "0.5", "2", number(analysed.fact(f"ffn.flops.{STUDENT}"))]  # fmt: skip
+    assert row[6:8] == effect(analysed, STUDENT, "baseline-2")
+    alone = "baseline-2__equal_flops=baseline-4"
+    assert row[8:] == effect(analysed, STUDENT, alone)
+
+
+def test_the_table_of_t5(analysed: Results) -> None:
+    rows = cells(t5.t5(analysed))
+    tuned = "t5_mini-2__ffn=three_matrices__task=pairs"
+    values = 100 * analysed.values(tuned, "pairs", "accuracy")
+    assert rows["T5 mini 3W"][3] == ", ".join(number(value, 1) for value in values)
+    assert rows["T5 mini 3W"][4] == number(values.mean(), 1)
+    spans = analysed.values("t5_mini-2", "spans", "cross_entropy").mean()
+    assert rows["T5 mini"][2] == number(spans, 3)
+
+
+def test_the_table_of_the_thesis(analysed: Results) -> None:
+    rows = [line.split(" & ") for line in t5.thesis(analysed).splitlines()]
+    by_label = {row[1]: row[3:] for row in rows if len(row) == 8}
+    assert by_label["Baseline"][:3] == ["15.351", "15.351", "14.171"]
+    assert by_label["2x Head Size (d\\_kv = 64)"][1] == "{--}"
+    assert by_label["3W"][0] == by_label["1W"][0] == "10.626"
+
+
+def test_numbers(analysed: Results) -> None:
+    found = dict(ffn_numbers.numbers(analysed)) | dict(t5_numbers.numbers(analysed))
+    mean, ends = effect(analysed, "none-4", "baseline-4")
+    low, high = ends.strip("[]").split(", ")
+    assert found["ffn.none"] == f"{mean} ({low} to {high})"
+    assert found["has.ffn.none"] == "yes"
+    assert found["has.ffn.two_matrices"] == ""  # not trained in this study
+    base = analysed.size("baseline-8", "parameters_trained", "original")
+    none = analysed.size("none-8", "parameters_deployed", "original")
+    assert found["ffn.original.none.less"] == number(100 * (1 - none / base), 0)
+    assert found["collapse.float64"] == r"$1.0\cdot10^{-14}$"
+    assert found["t5.pairs"] == "400"
+    assert found["t5.accuracy.best"] == "70.0"
+    assert found["thesis.base_mini.luck"] == "2.2"
+    assert "S2-9" in found["S2.verdicts"]
+
+
+def test_a_study_without_these_experiments(depth_alone: Results) -> None:
+    for table in (ffn.ffn, ffn.distillation, t5.t5):
+        assert "not in this study" in table(depth_alone)
+    assert cells(t5.thesis(depth_alone))  # arithmetic needs no experiment
+    found = dict(ffn_numbers.numbers(depth_alone)) | dict(t5_numbers.numbers(depth_alone))  # fmt: skip
+    for key in ("ffn", "students", "t5", "collapse"):
+        assert found[f"has.{key}"] == "", key
+    # The same keys in every study: an unknown one stops the paper.
+    assert not any(re.search("nan", text) for text in found.values())
+
+
+def test_both_studies_have_the_same_keys(analysed: Results, depth_alone: Results) -> None:  # fmt: skip
+    for part in (ffn_numbers, t5_numbers):
+        keys = [[key for key, _ in part.numbers(r)] for r in (analysed, depth_alone)]
+        assert keys[0] == keys[1]
+        assert len(keys[0]) == len(set(keys[0]))
+
+
+def test_the_figure_has_a_row_per_model(analysed: Results, depth_alone: Results) -> None:  # fmt: skip
+    (axes,) = figure.forest(analysed).axes
+    pairs = analysed.study.pairs
+    shown = [text.get_text() for text in axes.get_yticklabels()]
+    models = [left for left, _ in pairs["ffn"]] + [STUDENT]
+    assert shown == [label(analysed.study.models[model]) for model in models]
+    # A line at zero; an interval and a mean for each control, two for the student.
+    means = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+    assert len(means) == len(pairs["ffn"]) + 2
+    assert means[0] == analysed.estimate(Comparison(*pairs["ffn"][0])).effect
+    (text,) = figure.forest(depth_alone).axes[0].texts
+    assert "not in this study" in text.get_text()
+
+
+def test_labels_of_t5() -> None:
+    name = ModelName("t5_mini", 2, {"ffn": "three_matrices", "where": "encoder", "task": "pairs"})  # fmt: skip
+    assert label(name) == "T5 mini 3W, encoder only"
+    assert label(ModelName("t5_small", 6)) == "T5 small"

@@ -1,0 +1,233 @@
+"""Latency of all models, measured together: interleaved, in several processes.
+
+A session is one process, the unit of replication. In each repeat the order of the
+cases is shuffled, so that a drift of the machine is not confounded with a model, and
+one model is present twice under two names (an A/A pair) to show what the noise does.
+Every token's time is written; nothing is averaged here.
+
+Time to the first token (TTFT, `token_index` 0) is prefill of the prompt and choice
+of the first token. Batch 1, greedy. Workloads:
+
+- fixed: fixed lengths of prompt and answer;
+- decode: an eager step and a compiled one (or a CUDA graph), both with a static cache
+  of one length and interleaved with each other (`decode_modes.py`);
+- continuation: what the quality-latency plot shows: every run and every intervention,
+  as deployed, behind a prompt as long as those that quality is scored behind;
+- prompt_<n>: TTFT alone, for prompts of n tokens;
+- completion, chat, qa: the evaluation sets' prompts, ended by EOS.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from shallower import machine
+from shallower.corpus import EVALUATION_SETS
+from shallower.evaluation.generation import encode_prompt
+from shallower.evaluation.latency import PROMPTS
+from shallower.evaluation.latency.background_load import BackgroundLoad
+from shallower.evaluation.latency.bandwidth import time_reads
+from shallower.evaluation.latency.cases import (
+    Case,
+    Job,
+    extremes,
+    front_cases,
+    intervened_cases,
+    original_cases,
+    study_cases,
+)
+from shallower.evaluation.latency.decode_modes import decoders
+from shallower.evaluation.latency.harness import (
+    Request,
+    TokenTime,
+    fixed_requests,
+    interleave,
+)
+from shallower.evaluation.latency.step_time import time_training_steps
+from shallower.evaluation.table import write_table
+from shallower.randomness import derive
+from shallower.study.runs import LatencySpec
+from shallower.study.schema import PromptLengths, Repeats, Workload
+from shallower.tokens.tokenizer import Tokenizer
+
+
+def measure(
+    spec: LatencySpec,
+    runs: Path,
+    evaluations: Path,
+    corpus: Path,
+    tokenizer: Path,
+    latency: Path,
+    step_time: Path,
+    bandwidth: Path,
+    *,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Run the sessions one after another, each in a fresh process; write three tables.
+
+    `runs` and `evaluations` are the folders of all runs and of their evaluations, which
+    say what each intervention chose. Times are in nanoseconds.
+    """
+    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
+    context = multiprocessing.get_context("spawn")
+    results = []
+    with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
+        for session in range(spec.settings.sessions):
+            results.append(pool.submit(run_session, job, session).result())
+    for path, frames in zip(
+        (latency, step_time, bandwidth), zip(*results, strict=True), strict=True
+    ):
+        write_table(pd.concat(frames, ignore_index=True), path)
+
+
+def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
+    """All measurements of one process: rows of the three tables."""
+    torch.set_num_threads(job.threads)
+    settings, device = job.spec.settings, machine.choose_device(job.device)
+    order = random.Random(derive(session, "latency order"))
+    load = BackgroundLoad()
+    # Reads before the models and after them, so that a drift of the machine meets both.
+    megabytes, repeats = settings.bandwidth.megabytes, range(settings.bandwidth.repeats)
+    middle = len(repeats) // 2
+    how = order, device, settings.compiled is not None
+    reads = time_reads(megabytes, repeats[:middle], *how)
+    rows = time_study_scale(job, session, order, device)
+    rows += time_front(job, session, order, device)
+    rows += time_original_scale(job, order, device)
+    reads += time_reads(megabytes, repeats[middle:], *how)
+    trained = {model.run: job.spec.specs[model.run] for model in job.models("all")}
+    steps = time_training_steps(trained, settings.step_repeats, order, device)
+    common = {
+        "batch": 1,
+        "dtype": "float32",
+        "device": machine.device_name(device),
+        "threads": job.threads,
+        "session": session,
+        "background_load": load.cores(),
+    }
+    tables: Sequence[Sequence[Mapping[str, object]]] = (rows, steps, reads)
+    return tuple(pd.DataFrame(list(part)).assign(**common) for part in tables)
+
+
+# --- what is timed with which requests ------------------------------------------------
+
+
+def time_study_scale(
+    job: Job, session: int, order: random.Random, device: torch.device
+) -> list[TokenTime]:
+    """Trained models as trained and deployed: fixed lengths and the evaluation sets."""
+    settings = job.spec.settings
+    cases, others = study_cases(job, session, device)
+    fixed = settings.study
+    requests = fixed_requests(fixed, "eager")
+    rows = interleave(cases + others, requests, fixed.warmups, order)
+    trained = [case for case in cases if case.form == "trained"]
+    few = fixed.model_copy(update={"repeats": settings.uncached_repeats})
+    rows += interleave(trained, fixed_requests(few, "uncached"), 1, order)
+    for name in EVALUATION_SETS:
+        rows += interleave(trained, set_requests(job, name), fixed.warmups, order)
+    compiled = settings.compiled.study if settings.compiled else None
+    return rows + time_decode_modes(fixed, compiled, cases, order, device)
+
+
+def time_front(
+    job: Job, session: int, order: random.Random, device: torch.device
+) -> list[TokenTime]:
+    """Every model of the quality-latency plot, and what shortens the prefill."""
+    cases = front_cases(job, session, device)
+    lengths = job.spec.settings.study.model_copy(
+        update={"prompt_tokens": job.spec.prompt_tokens}
+    )
+    requests = fixed_requests(lengths, "eager", "continuation")
+    # One request warms up: the cases are many, and the prompt is long.
+    rows = interleave(cases, requests, 1, order)
+    deepest = [case for case in cases if case.model == job.deepest.label]
+    timed = job.spec.settings.interventions
+    return rows + time_prompts(timed.study if timed else None, deepest, order)
+
+
+def time_original_scale(
+    job: Job, order: random.Random, device: torch.device
+) -> list[TokenTime]:
+    """Untrained models of Table 1's size: fixed lengths, and prompts by length."""
+    settings = job.spec.settings
+    cases, others = original_cases(job.spec.original, device)
+    baseline, intervened = intervened_cases(job.spec.original, cases)
+    # Elimination changes only the prefill, which has workloads of its own.
+    skips = [case for case in intervened if case.elimination is None]
+    fixed = settings.original
+    requests = fixed_requests(fixed, "eager")
+    rows = interleave(cases + others + skips, requests, fixed.warmups, order)
+    timed = settings.interventions
+    lengths = timed.original if timed else None
+    rows += time_prompts(lengths, [baseline, *intervened], order)
+    compiled = settings.compiled.original if settings.compiled else None
+    return rows + time_decode_modes(fixed, compiled, cases, order, device)
+
+
+def time_prompts(
+    prompts: PromptLengths | None, cases: list[Case], order: random.Random
+) -> list[TokenTime]:
+    """Time to the first token at each prompt length; nothing after it.
+
+    Each length is a workload with a warm-up of its own.
+    """
+    rows: list[TokenTime] = []
+    if prompts is None:
+        return rows
+    for tokens in prompts.lengths:
+        lengths = Workload.model_construct(
+            prompt_tokens=tokens, new_tokens=1, repeats=prompts.repeats
+        )
+        requests = fixed_requests(lengths, "eager", f"{PROMPTS}{tokens}")
+        rows += interleave(cases, requests, 1, order)
+    return rows
+
+
+def time_decode_modes(
+    fixed: Workload,
+    compiled: Repeats | None,
+    cases: list[Case],
+    order: random.Random,
+    device: torch.device,
+) -> list[TokenTime]:
+    """Shallowest and deepest baseline and proposed models, each eager and compiled.
+
+    Workload `decode`: lengths as in workload `fixed`, but a static cache, and all in
+    one interleaving, so that both sides of a ratio of modes are close in time.
+    """
+    if compiled is None:
+        return []
+    # A process compiles a function for eight kinds of model at most; each scale has
+    # six: two depths of baseline, proposed, and proposed folded.
+    torch.compiler.reset()
+    lengths = fixed.model_copy(update={"repeats": compiled.repeats})
+    capacity = lengths.prompt_tokens + lengths.new_tokens
+    members = [
+        replace(case, decoder=decoder)
+        for case in extremes(cases)
+        for decoder in decoders(device, capacity)
+    ]
+    requests = fixed_requests(lengths, "eager", "decode")
+    return interleave(members, requests, lengths.warmups, order)
+
+
+def set_requests(job: Job, name: str) -> list[Request]:
+    """The generation loop on an evaluation set's prompts, ended by EOS."""
+    pieces, new = Tokenizer(job.tokenizer), job.spec.new_tokens
+    table = pd.read_parquet(job.corpus / name / "test.parquet")
+    prompts = table["prompt"].iloc[: job.spec.settings.prompts]
+    room = job.config(job.deepest).context - new
+    return [
+        Request(name, "eager", encode_prompt(pieces, p, room), new, pieces.eos, repeat)
+        for repeat, p in enumerate(prompts)
+    ]

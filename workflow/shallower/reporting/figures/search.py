@@ -1,0 +1,251 @@
+"""Figures of S1: learning rates, training budgets, and the first block in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+
+from shallower.analysis.results import Results
+from shallower.reporting import style
+from shallower.study.names import ModelName, short
+from shallower.study.study import Study
+
+SHOWN = ("baseline", "silu", "proposed")  # whose first block is drawn, if trained
+QUANTITIES = {  # of diagnostics.csv -> label
+    "entropy": "attention entropy (nats)",
+    "output_rms": "RMS of heads' outputs",
+    "branch_ratio": "attention / stream RMS",
+    "gradient_norm": "gradient norm",
+}
+RING: dict[str, Any] = {"marker": "o", "ms": 8, "mfc": "none", "mew": 0.9, "lw": 0}
+DOT: dict[str, Any] = {"marker": "o", "ms": 2.4, "mew": 0, "lw": 0}
+CROSS: dict[str, Any] = {"marker": "x", "ms": 3.6, "mew": 0.8, "lw": 0}
+
+
+def all_variants(study: Study) -> list[str]:
+    """All variants of a study: a variant has one look in every figure."""
+    return list(dict.fromkeys(name.variant for name in study.models.values()))
+
+
+def look(variant: str, variants: list[str]) -> tuple[str, Any]:
+    """Colour and dashes of a variant's line; there are 18 such looks."""
+    place = variants.index(variant)
+    dash = style.DASHES[(place + place // 4) % len(style.DASHES)]
+    return style.colour(variant, variants), dash
+
+
+# --- the learning rate ----------------------------------------------------------------
+
+
+def learning_rate(results: Results) -> Figure:
+    """Validation cross-entropy against the rate; a panel per initialisation.
+
+    Lines join means over seeds; a ring marks a model's best rate, a cross a rate at
+    which some run ended in the bad mode (see `analysis.learning_rates`).
+    """
+    study, table = results.study, results.learning_rates
+    if table.empty:
+        return style.absent("learning rate")
+    panels = list(table.groupby(["init_std", "steps"]))
+    figure = Figure(figsize=(style.COLUMN, 0.8 + 1.5 * len(panels)))
+    grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)
+    variants = all_variants(study)
+    several = table["steps"].nunique() > 1
+    for axes, ((std, steps), part) in zip(grid[:, 0], panels, strict=True):
+        for _, rows in part.groupby("group", sort=False):
+            _rate_line(axes, results, rows, variants)
+        title = f"initial standard deviation {std:g}" + f", {steps} steps" * several
+        axes.set_title(title, fontsize=7.5, loc="left")
+    for axes, (_, part) in zip(grid[:, 0], panels, strict=True):
+        _end_labels(axes, part, variants)  # when the common limits are known
+    axes, rates = grid[-1, 0], sorted(table["learning_rate"].unique())
+    axes.set_xscale("log")
+    axes.set_xticks(rates, [short(float(rate)) for rate in rates], fontsize=7)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("peak learning rate")
+    figure.supylabel("validation cross-entropy (nats)", fontsize=8)
+    keys = [style.key("seed", color="0.25", **DOT)]
+    if (table["bad_mode_share"] > 0).any():
+        keys.append(style.key("bad mode", color="0.25", **CROSS))
+    style.above(
+        figure, [*keys, style.key("best rate", color="0.25", **(RING | {"ms": 5}))]
+    )
+    return figure
+
+
+def _rate_line(
+    axes: Axes, results: Results, rows: pd.DataFrame, variants: list[str]
+) -> None:
+    """One model without its rate: means over the rates, its best rate and seeds."""
+    colour, dash = look(str(rows["variant"].iloc[0]), variants)
+    rates, losses = rows["learning_rate"], rows["cross_entropy"]
+    axes.plot(rates, losses, color=colour, linestyle=dash)
+    best = rows[rows["best"].astype(bool)]
+    axes.plot(best["learning_rate"], best["cross_entropy"], color=colour, **RING)
+    for row in rows.to_dict("records"):
+        seeds = results.values(row["model"], "validation", "cross_entropy")
+        mark = CROSS if row["bad_mode_share"] > 0 else DOT
+        axes.plot([row["learning_rate"]] * len(seeds), seeds, color=colour, **mark)
+
+
+def _end_labels(axes: Axes, table: pd.DataFrame, variants: list[str]) -> None:
+    """Names of the models at their lines' right ends, moved apart where they touch."""
+    ends = table.sort_values("learning_rate").groupby("group").tail(1)
+    plain = ends["group"].nunique() == ends["variant"].nunique()
+    low, high = axes.get_ylim()
+    gap = 0.11 * (high - low)  # about the height of a line of text
+    place = -np.inf
+    for row in ends.sort_values("cross_entropy").to_dict("records"):
+        place = max(place + gap, row["cross_entropy"])
+        axes.annotate(
+            row["variant"] if plain else row["group"],
+            (row["learning_rate"], place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=look(row["variant"], variants)[0],
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+# --- more and fewer tokens ------------------------------------------------------------
+
+
+def budget(results: Results) -> Figure:
+    """Test cross-entropy against tokens per parameter, for the budget experiment.
+
+    Colours are variants, dashes and markers depths; open markers are widths other than
+    the study's. Bars are 95 % intervals over seeds.
+    """
+    study, table = results.study, results.table("budget")
+    names = [study.models[model] for model in study.models_of("budget")]
+    chosen = {(name.variant, name.depth) for name in names}
+    pairs = zip(table["variant"], table["depth"], strict=True)
+    table = table[[pair in chosen for pair in pairs]]
+    if table.empty:
+        return style.absent("budget")
+    figure = Figure(figsize=(style.COLUMN, 2.9))
+    axes = figure.subplots()
+    depths = sorted(set(table["depth"]))
+    for names_, part in table.groupby(["variant", "depth", "width"], sort=False):
+        variant, depth, width = str(names_[0]), int(names_[1]), int(names_[2])
+        part = part.sort_values("tokens")
+        middle, colour = part["cross_entropy"], look(variant, all_variants(study))[0]
+        spread = np.array([middle - part["ci_low"], part["ci_high"] - middle])
+        axes.errorbar(
+            part["tokens_per_parameter"],
+            middle,
+            yerr=np.nan_to_num(spread),
+            color=colour,
+            linestyle=style.dashes(depth, depths),
+            marker=style.marker(depth, depths),
+            mfc=colour if width == study.model.width else "white",
+            ms=4,
+            mew=0.8,
+            elinewidth=0.6,
+            capsize=1.5,
+        )
+    axes.set_xscale("log")
+    _original_mark(axes, results.fact("heads.original.tokens_per_parameter"))
+    axes.set(xlabel="training tokens per parameter", ylabel="test cross-entropy (nats)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    style.above(figure, _budget_keys(table, study))
+    return figure
+
+
+def _original_mark(axes: Axes, ratio: float) -> None:
+    """A vertical line at the original's largest possible budget."""
+    axes.axvline(ratio, color="0.6", lw=0.6, zorder=0)
+    axes.annotate(
+        f"original: at most {ratio:g}",
+        (ratio, 1),
+        xytext=(-2, -1),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="top",
+        fontsize=7,
+        color="0.35",
+    )
+
+
+def _budget_keys(table: pd.DataFrame, study: Study) -> list[Any]:
+    """Variants, depths and, if there are several, widths."""
+    keys = [
+        style.key(variant, color=look(variant, all_variants(study))[0], lw=1.4)
+        for variant in dict.fromkeys(table["variant"])
+    ]
+    depths, widths = sorted(set(table["depth"])), sorted(set(table["width"]))
+    grey: dict[str, Any] = {"color": "0.35", "ms": 4}
+    for depth in depths:
+        line = {"linestyle": style.dashes(depth, depths), "lw": 1}
+        mark = style.marker(depth, depths)
+        keys.append(style.key(style.blocks(depth), marker=mark, **(grey | line)))
+    for width in widths if len(widths) > 1 else []:
+        fill = "0.35" if width == study.model.width else "white"
+        keys.append(style.key(f"width {width}", marker="o", mfc=fill, lw=0, **grey))
+    return keys
+
+
+# --- inside the blocks ----------------------------------------------------------------
+
+
+def diagnostics(results: Results) -> Figure:
+    """The first block during training; lines are means, bands span the seeds.
+
+    Of the head experiment's shallowest models: those of SHOWN, or the first three.
+    """
+    study = results.study
+    names = [study.models[model] for model in study.models_of("head")]
+    shallow = min((name.depth for name in names), default=0)
+    plain = [n.variant for n in names if n == ModelName(n.variant, shallow)]
+    variants = [v for v in SHOWN if v in plain] or plain[:3]
+    labels = {str(ModelName(variant, shallow)): variant for variant in variants}
+    rows = results.diagnostics(
+        [run for run in study.runs_of("head") if run[0] in labels]
+    )
+    rows = rows[rows["block"] == 0]
+    if rows.empty:
+        return style.absent("diagnostics of the head experiment")
+    rows = rows.assign(variant=rows["model"].map(labels))
+    colours = {v: look(v, all_variants(study))[0] for v in variants}
+    figure = Figure(figsize=(style.PAGE, 1.9))
+    grid = figure.subplots(1, 4)
+    for axes, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):
+        sns.lineplot(
+            rows[rows["quantity"] == quantity],
+            x="iteration",
+            y="value",
+            hue="variant",
+            palette=colours,
+            errorbar=("pi", 100),
+            err_kws={"alpha": 0.12, "lw": 0},
+            marker="o" if rows["iteration"].nunique() < 5 else None,
+            legend=False,
+            ax=axes,
+        )
+        axes.set_title(label, fontsize=7.5)
+        axes.set(xlabel="", ylabel="")
+    limit = results.fact("heads.bad_mode.limit")
+    grid[0].axhline(limit, color="0.6", lw=0.6, linestyle=":", zorder=0)
+    for axes in grid[1:]:
+        axes.set_ylim(bottom=0)
+    figure.supxlabel("training iteration", fontsize=8)
+    style.above(figure, [style.key(v, color=c, lw=1.4) for v, c in colours.items()])
+    return figure
+
+
+FIGURES = {
+    "learning_rate": learning_rate,
+    "budget": budget,
+    "diagnostics": diagnostics,
+}

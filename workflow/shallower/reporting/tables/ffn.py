@@ -1,0 +1,112 @@
+"""Tables of FFN variants and of distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shallower.analysis.estimates import Comparison
+from shallower.analysis.results import Results
+from shallower.reporting.labels import printed
+from shallower.reporting.latex import absent_table, interval, number, tabular
+from shallower.study.names import DISTILLED, ModelName
+
+INTERVAL = r"95\,\% interval"
+
+
+def ffn(results: Results) -> str:
+    """What is trained, what is deployed, its speed and its quality."""
+    pairs = dict(results.study.pairs["ffn"])
+    if not pairs:
+        return absent_table()
+    rows = [
+        [*_costs(results, label), *quality(results, label), *difference(results, *pair)]
+        for pair in [
+            *((base, "") for base in dict.fromkeys(pairs.values())),
+            *pairs.items(),
+        ]
+        for label in pair[:1]
+    ]
+    header = ["model", "trained", "deployed", "MFLOPs", r"\textmu s"]
+    header += [r"\textmu s at the original's size", "seeds", "CE (nats)"]
+    header += ["difference", INTERVAL]
+    above = r"& \multicolumn{2}{c}{parameters (millions)}"
+    above += r" & \multicolumn{3}{c}{per token} & & & &  \\"
+    return tabular("lrrrrrrrrl", [above, header], rows)
+
+
+def _costs(results: Results, label: str) -> list[str]:
+    """Name, parameters, FLOPs, and times per token as deployed at both scales."""
+    study, name = results.study, results.study.models[label]
+    # The width inside a collapsed chain has no part in its time.
+    same = set(name.options) <= {"ratio"} and name.depth == study.depths[-1]
+    deep = study.original.depths[-1]
+    original = str(ModelName(name.variant, deep)) if same else ""
+    return [
+        printed(name),
+        number(results.size(label, "parameters_trained") / 1e6),
+        number(results.size(label, "parameters_deployed") / 1e6),
+        number(results.size(label, "flops_per_token_deployed") / 1e6),
+        decoding_time(results, label, "study"),
+        decoding_time(results, original, "original"),
+    ]
+
+
+def decoding_time(results: Results, label: str, scale: str) -> str:
+    """Mean time per token (us) as deployed."""
+    asked = Comparison(
+        *(label, "", "fixed", "time_per_output_token", "level"),
+        scale=scale,
+        form="deployed",
+    )
+    return number(results.estimate(asked).effect, 0)
+
+
+def quality(results: Results, label: str) -> list[str]:
+    """Number of seeds, and mean cross-entropy of the test text."""
+    row = results.row(label, "text", "cross_entropy")
+    if row is None:
+        return ["0", number(float("nan"))]
+    return [str(row["n_seeds"]), number(row["mean"], 3)]
+
+
+def difference(results: Results, left: str, right: str) -> list[str]:
+    """Difference in test cross-entropy and its interval."""
+    found = results.estimate(Comparison(left, right))
+    return [number(found.effect, 3), interval(found.ci_low, found.ci_high, 3)]
+
+
+def distillation(results: Results) -> str:
+    """Every student beside its controls: equal tokens, and equal training FLOPs."""
+    study = results.study
+    if not study.students:
+        return absent_table()
+    controls = [dict(study.pairs[family]) for family in ("equal_tokens", "equal_flops")]
+    rows = []
+    for label in study.students:
+        name, given = study.models[label], study.spec(label, 0).distillation
+        assert given is not None
+        rows.append(
+            [
+                printed(name.without(*DISTILLED)),
+                printed(study.models[given.teacher]),
+                f"{given.alpha:g}",
+                f"{given.temperature:g}",
+                number(results.fact(f"ffn.flops.{label}")),
+                *quality(results, label),
+                *(
+                    c
+                    for right in controls
+                    for c in difference(results, label, right[label])
+                ),
+            ]
+        )
+    header = ["student", "teacher", r"$\alpha$", "$T$", "FLOPs", "seeds", "CE (nats)"]
+    header += ["tokens", INTERVAL, "FLOPs", INTERVAL]
+    above = r"&&&&&&& \multicolumn{4}{c}{difference from the model alone, at equal} \\"
+    return tabular("llrrrrrrlrl", [above, header], rows)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "ffn": ffn,
+    "distillation": distillation,
+}
