@@ -18,11 +18,10 @@ from torch.nn import functional as F
 from conftest import run_spec
 from models_for_tests import ORIGINAL, build, tiny
 from shallower.errors import UserError
-from shallower.models.costs import count_parameters
 from shallower.evaluation.latency.decode_modes import has_compiler
+from shallower.models.costs import count_parameters
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
-from shallower.study.runs import RunSpec
 from shallower.study.schema import Training
 from shallower.training import loss as losses_module
 from shallower.training.activations import SEQUENCES, ActivationStatistics, rms
@@ -151,6 +150,10 @@ class Saved(saved_tensors_hooks):
         self.shapes.append(tensor.shape)
         self.bytes += tensor.nbytes
         return tensor
+
+    def __enter__(self) -> Saved:
+        super().__enter__()
+        return self
 
 
 class LargestLogits(torch.utils._python_dispatch.TorchDispatchMode):
@@ -281,7 +284,7 @@ def test_statistics_by_hand(recompute: bool) -> None:
     with ActivationStatistics(model) as statistics:
         optimizer = make_optimizer(model, how)
         training_step(model, optimizer, inputs, targets, how, statistics)
-    found = {key: value for step, *key, value in statistics.rows(1) for key in [tuple(key)]}
+    found = {(block, what): value for _, block, what, value in statistics.rows(1)}
     assert {block for block, _ in found} == {0, 1}
 
     block, x = plain.blocks[0], plain.embedding(inputs)
@@ -305,7 +308,7 @@ def test_statistics_by_hand(recompute: bool) -> None:
         "gradient_norm": sum(p.grad.square().sum() for p in block.parameters()).sqrt(),
         "update_ratio": (moved / sum(p.square().sum() for p in old)).sqrt(),
     }
-    values = {what: float(value) for what, value in expected.items()}
+    values = {what: value.item() for what, value in expected.items()}
     assert {what: found[0, what] for what in values} == pytest.approx(values, rel=1e-5)
     assert {what for _, what in found} == set(values)
 
@@ -317,8 +320,9 @@ def test_rms() -> None:
 def test_statistics_change_nothing(corpus: Path, tmp_path: Path) -> None:
     for every, measured in ((2, 6), (1000, 1)):
         spec = run_spec("proposed", steps=12, checkpoint_every=5)
-        run(changed(spec, diagnose_every=every), corpus / "train", tmp_path / f"{every}")
-        table = pd.read_csv(tmp_path / f"{every}" / "diagnostics.csv")
+        folder = tmp_path / str(every)
+        run(changed(spec, diagnose_every=every), corpus / "train", folder)
+        table = pd.read_csv(folder / "diagnostics.csv")
         assert len(table["iteration"].unique()) == measured
     assert same_weights(tmp_path / "2", tmp_path / "1000")
 
