@@ -270,11 +270,11 @@ def train(
     from shallower.training.processes import process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
-    from shallower.training.tasks import Sources
+    from shallower.training.tasks import Sources, steps_of
 
     spec = read_spec(run)
     with process_group(parallel, device) as group:
-        progress = Progress(f"{spec.name} seed {spec.seed}", spec.training.steps)
+        progress = Progress(f"{spec.name} seed {spec.seed}", steps_of(spec))
         train(
             spec,
             Sources(tokens, pairs, tokenizer, parent, teacher),

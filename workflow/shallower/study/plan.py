@@ -23,7 +23,7 @@ from shallower.study.runs import RunSpec
 from shallower.study.schema import Training
 from shallower.study.study import Study
 from shallower.tokens.shards import token_dtype
-from shallower.training.checkpoint import KEPT
+from shallower.training.checkpoint import NEWEST
 from shallower.training.peaks import peak_flops
 from shallower.training.tasks import flops_per_token, steps_of, targets
 
@@ -105,7 +105,7 @@ class ModelPlan:
         The kept ones and the one being written, each of weights and two moments: 12
         bytes a parameter.
         """
-        return (KEPT + 1) * 3 * FLOAT * self.parameters_trained
+        return (NEWEST + 1) * 3 * FLOAT * self.parameters_trained
 
     @property
     def weights(self) -> int:
