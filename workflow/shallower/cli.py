@@ -214,7 +214,7 @@ def tokenizer(
     """Train the tokenizer on the training split, or adopt a given one."""
     from shallower.study.runs import read_spec
     from shallower.study.schema import Tokenizer
-    from shallower.tokens.tokenizer import obtain
+    from shallower.tokens.source import obtain
 
     obtain(read_spec(Tokenizer, settings), given, text, output)
 

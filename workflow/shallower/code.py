@@ -48,7 +48,7 @@ LAYERS = "models.layers"
 STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "corpus": (("corpus.build",), ASIDE),
     "pairs": (("corpus.pairs", "evaluation.pairs"), ASIDE),
-    "tokenizer": (("tokens.tokenizer",), ASIDE),
+    "tokenizer": (("tokens.source",), {*ASIDE, "study"}),
     "shards": (("tokens.shards",), ASIDE),
     "latency": (("evaluation.latency.job",), {*ASIDE, "study"}),
     "parameters": (("evaluation.sizes",), {*ASIDE, "study"}),
