@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from conftest import run_spec, tiny
-from shallower.exporting.folder import Export, export
+from shallower.export.folder import Export, export
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.models.registry import FFNS, HEADS

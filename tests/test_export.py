@@ -31,7 +31,7 @@ from exports import (
 from shallower.cli import main
 from shallower.errors import UserError
 from shallower.evaluation.generation import generate
-from shallower.exporting.folder import Export, export
+from shallower.export.folder import Export, export
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.transforms import collapse, deploy, fold
 from shallower.tokens import tokenizer
@@ -242,7 +242,7 @@ def test_what_fails_half_way_leaves_nothing(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("shallower.exporting.tokenizer.write_tokenizer", full)
+        patched.setattr("shallower.export.tokenizer.write_tokenizer", full)
         with pytest.raises(OSError, match="No space"):
             export(job)
     assert not list((tmp_path / "a").iterdir())

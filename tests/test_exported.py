@@ -26,8 +26,8 @@ from exports import (
     write_run,
 )
 from shallower.evaluation.generation import encode_prompt, generate
-from shallower.exporting.folder import Export, export
-from shallower.exporting.tokenizer import TRAPS
+from shallower.export.folder import Export, export
+from shallower.export.tokenizer import TRAPS
 from shallower.models.hugging_face import to_hugging_face
 from shallower.models.variants import SENTINELS
 from shallower.tokens.tokenizer import Tokenizer

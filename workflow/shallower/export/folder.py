@@ -15,7 +15,7 @@ import yaml
 from safetensors import SafetensorError
 
 from shallower.errors import UserError
-from shallower.exporting.card import Card
+from shallower.export.card import Card
 from shallower.models.families import LanguageModel, deployed
 from shallower.models.hugging_face import difference, to_hugging_face
 from shallower.models.hugging_face_t5 import to_hugging_face_t5
@@ -64,7 +64,7 @@ def export(job: Export) -> None:
     # transformers is there by now, and these come with it.
     from transformers.utils.logging import disable_progress_bar
 
-    from shallower.exporting.tokenizer import write_tokenizer
+    from shallower.export.tokenizer import write_tokenizer
 
     disable_progress_bar()
     with new_folder(job.output) as folder:
