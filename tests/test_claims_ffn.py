@@ -78,7 +78,9 @@ def test_a_study_in_which_the_thesis_is_right(tmp_path: Path) -> None:
     # Every interval that a verdict rests on is kept, with that of its claim.
     for key in ("S2-2", "S2-3", "S2-7", "S2-11"):
         scale = 100 if CLAIMS[key].unit == "points" else 1
-        intervals = {(e.ci_low * scale, e.ci_high * scale) for e in context.used.values()}
+        intervals = {
+            (e.ci_low * scale, e.ci_high * scale) for e in context.used.values()
+        }
         assert (found[key].ci_low, found[key].ci_high) in intervals, key
 
 
@@ -131,7 +133,9 @@ def test_speed_without_ffns(tmp_path: Path, times: float, verdict: str) -> None:
     place = ("original", "trained", "eager", "fixed", "time_per_output_token")
     base = made.values["baseline-8", *place]
     slower = (1.01, 0.99, 1.0)
-    made.values["none-8", *place] = {s: us * times * slower[s] for s, us in base.items()}
+    made.values["none-8", *place] = {
+        s: us * times * slower[s] for s, us in base.items()
+    }
     assert judge(made, "S2-2").verdict == verdict
 
 

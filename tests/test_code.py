@@ -159,7 +159,10 @@ def test_rules_depend_on_the_code_that_they_run() -> None:
             assert named, rule.splitlines()[0]
             stage = named[1]
             if stage in ("train", "evaluate"):
-                covered = {**code.run_code(stage, LLAMA)[1], **code.run_code(stage, T5)[1]}
+                covered = {
+                    **code.run_code(stage, LLAMA)[1],
+                    **code.run_code(stage, T5)[1],
+                }
                 aside = code.OF_TRAINING_ASIDE
             else:
                 covered, aside = code.stage_code(stage), code.STAGES[stage][1]

@@ -158,13 +158,21 @@ def test_a_line_of_model_code_makes_training_stale(project: Project) -> None:
     ("name", "old", "new"),
     [
         # A device in the table of peak rates, a variant, a field with a default.
-        ("training/peaks.py", '    r"A10":', '    r"A11": (1.0, 1.0, 1.0),\n    r"A10":'),
+        (
+            "training/peaks.py",
+            '    r"A10":',
+            '    r"A11": (1.0, 1.0, 1.0),\n    r"A10":',
+        ),
         (
             "models/registry.py",
             '    "baseline":',
             '    "mine": HeadVariant(activation="relu"),\n    "baseline":',
         ),
-        ("study/schema.py", "    loss_chunk: int", "    more: int = 3\n    loss_chunk: int"),
+        (
+            "study/schema.py",
+            "    loss_chunk: int",
+            "    more: int = 3\n    loss_chunk: int",
+        ),
     ],
 )
 def test_additions_retrain_nothing(

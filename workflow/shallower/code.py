@@ -72,14 +72,14 @@ def run_code(stage: str, model: ModelConfig) -> tuple[str, dict[str, str]]:
     `stage` is train or evaluate. A decoder does not depend on the code of T5, nor on
     layers that others use; one name stands for all runs with the same code.
     """
-    roots = {"train": ("training.loop",), "evaluate": ("evaluation.evaluate",)}[stage]
+    root = {"train": "training.loop", "evaluate": "evaluation.evaluate"}[stage]
     aside, name = OF_TRAINING_ASIDE, f"{stage}-t5"
     layers = [model.ffn.layer]
     if isinstance(model, LlamaConfig):
         aside, name = aside | OF_T5, stage
         layers.append(model.head.layer)
     modules = sorted({layer.rpartition(".")[0] for layer in layers if layer})
-    roots = (*roots, *(f"{LAYERS}.{module}" for module in modules))
+    roots = (root, *(f"{LAYERS}.{module}" for module in modules))
     return "-".join([name, *modules]), digests(roots, aside)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from shallower.analysis.verdicts import (
 from shallower.study.names import PAIR_BASELINES, ModelName
 from shallower.study.study import Study
 
-ACCURACY = {"dataset": "pairs", "metric": "accuracy"}
+ACCURACY: dict[str, Any] = {"dataset": "pairs", "metric": "accuracy"}
 BAG_OF_WORDS = "bag_of_words"
 
 
