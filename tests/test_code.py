@@ -120,7 +120,7 @@ def test_a_decoder_depends_on_no_code_of_t5() -> None:
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_what_has_no_influence_is_left_out(stage: str) -> None:
-    """Progress, peak rates, time limits, the registry, sections of the configuration."""
+    """Progress, peak rates, time limits, the registry, configuration."""
     _, modules = code.run_code(stage, LLAMA)
     assert not {"study", "analysis", "reporting", "cli"} & packages(modules)
     aside = {"models.registry", "training.progress", "training.peaks", "training.clock"}

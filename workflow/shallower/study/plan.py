@@ -186,7 +186,7 @@ def _model(
 
 
 def cost_of(study: Study, spec: RunSpec) -> tuple[int, int]:
-    """Steps of a run, and training FLOPs per token, a teacher's forward pass included."""
+    """Steps of a run, and training FLOPs per token, with a teacher's forward pass."""
     teacher = None
     if spec.distillation is not None:
         teacher = study.spec(spec.distillation.teacher, spec.seed).model

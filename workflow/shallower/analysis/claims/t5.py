@@ -54,7 +54,7 @@ def three_over_one(context: Context) -> Finding:
 
 
 def _compare(context: Context, pairs: list[tuple[str, str]], higher: bool) -> Finding:
-    """Left above (or below) right in accuracy, if the plain model has learnt the task."""
+    """Left above (or below) right in accuracy, if the plain model learnt the task."""
     if not pairs:
         return replace(absent(""), note="no such T5 in this study")
     parts = []
@@ -122,7 +122,7 @@ def comparisons(study: Study) -> Iterator[Comparison]:
 
 
 def facts(context: Context) -> Iterator[Fact]:
-    """Numbers of the thesis' arithmetic, and accuracies of the rules and the best T5."""
+    """Numbers of the thesis' arithmetic; accuracies of the rules and the best T5."""
     yield from thesis.facts()
     study = context.study
     tuned = [m for m, n in study.models.items() if n.t5_size and "task" in n.options]
