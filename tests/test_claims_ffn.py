@@ -17,6 +17,7 @@ from shallower.analysis.verdicts import Finding
 CLAIMS = {claim.id: claim for claim in (*ffn.CLAIMS, *t5.CLAIMS)}
 STUDENT = "baseline-2__teacher=baseline-4"
 T5 = "t5_mini-2"
+EQUAL_FLOPS = "baseline-2__equal_flops=baseline-4"
 NONE, THREE = f"{T5}__ffn=none__task=pairs", f"{T5}__ffn=three_matrices__task=pairs"
 STUDY = study_of(
     default_configuration(),
@@ -171,6 +172,7 @@ def test_the_spread_under_two_teachers(
 ) -> None:
     """The student of 3 blocks spreads by .01 nats, that of 4 by `spread`."""
     five = list(range(5))
+    teachers = ["baseline-3", "baseline-4"]
     study = study_of(
         default_configuration(),
         depth=[grid("baseline proposed", [2, 3, 4], seeds=five)],

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from shallower.analysis.published import TABLE_1
 from snakemake.settings.types import ConfigSettings
 from snakemake.utils import update_config
 
 from conftest import ROOT, tiny
 from project import RUNS
+from shallower.analysis.claims.heads import TABLE_1
 from shallower.cli import main
 from shallower.models.config import LlamaConfig
 from shallower.models.llama import LlamaLM

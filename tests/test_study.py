@@ -268,7 +268,7 @@ def with_grid(configuration: dict, experiment: str, **settings: Any) -> Study:
     grid = {"variants": ["baseline"], "depths": [5], "seeds": [0]} | settings
     depth = configuration["experiments"]["depth"]
     experiments: dict[str, Any] = {"depth": depth}
-    experiments[experiment] = experiments.get(experiment, []) + [grid]
+    experiments[experiment] = [*experiments.get(experiment, []), grid]
     return load_study(configuration | {"experiments": experiments, "contrasts": []})
 
 

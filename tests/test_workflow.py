@@ -81,8 +81,8 @@ def test_latex_had_nothing_to_complain_about(project: Project) -> None:
 CONTRACTS = {
     "summary.csv": "model intervention system scale form mode depth variant dataset"
     " metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
-    "summaries/qa.csv": "model intervention system scale form mode depth variant dataset"
-    " metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
+    "summaries/qa.csv": "model intervention system scale form mode depth variant"
+    " dataset metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
     "estimates.csv": "id kind left right scale form mode dataset metric unit replicates"
     " n effect ci_low ci_high level p p_holm method",
     "claims.csv": "id source claim kind scale weights effect unit ci_low ci_high level"

@@ -10,8 +10,8 @@ read in several ways:
   d_ff matrix without a norm.
 - stated: Tables 3.1 and 4.3 and section 3.1 taken literally, norms as printed: 12
   modules, d_kv = 32, a collapsed FFN of d_model x d_model behind its norm.
-- model: what `models.t5.T5LM` has without its embedding, that is, with T5's norms, which
-  have no bias, the final norms and the tables of position biases.
+- model: what `models.t5.T5LM` has without its embedding, that is, with T5's norms,
+  which have no bias, the final norms and the tables of position biases.
 
 Table 4.6 prints the best of five runs. A maximum grows with the spread of the runs, so
 a noisier model looks better than it is; how much, is computed for normal runs.
@@ -54,6 +54,9 @@ class Size:
     parameters: float  # millions
 
 
+DEFAULT_FFN = FFNVariant()
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of Tables 4.1, 4.3, 4.4 or 4.5: T5-Mini with something changed."""
@@ -64,7 +67,7 @@ class Row:
     accuracy: float  # MNLI-mm, percent
     flops: float  # the column says millions and must be billions
     parameters: float  # millions
-    ffn: FFNVariant = FFNVariant()
+    ffn: FFNVariant = DEFAULT_FFN
     heads: int = 8
     head_size: int = 32
 

@@ -118,7 +118,7 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         if name.t5_size:
             pairs = name.options.get("task") == "pairs"
             where = ACCURACY if pairs else {"dataset": "spans"}
-            yield Comparison(model, kind="level", **where)  # type: ignore[arg-type]
+            yield Comparison(model, kind="level", **where)
 
 
 def facts(context: Context) -> Iterator[Fact]:
