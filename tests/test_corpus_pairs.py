@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hub_stand_in import Downloads, parquet
 from shallower.corpus import downloaded, sources
-from shallower.corpus.cleaning import digest
+from shallower.corpus.documents import digest
 from shallower.corpus.pairs import SPLITS, Pair, article_pairs, build, mnli_pairs
 from shallower.corpus.settings import FilesSource, HubSource, Pairs
 from shallower.errors import UserError

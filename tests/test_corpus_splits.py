@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from shallower.config import load_study
+from test_config import change
 
 from conftest import ROOT
-from shallower.config import load_study
 from shallower.corpus.build import build
-from shallower.corpus.cleaning import Document
+from shallower.corpus.documents import Document, Held, split_of
 from shallower.corpus.settings import Corpus
-from shallower.corpus.splits import Held, split_of
 from shallower.errors import UserError
-from test_config import change
 from test_corpus_build import SPLITS, rows, sentence, text_of, write
 
 Settings = dict[str, Any]
