@@ -260,6 +260,16 @@ def test_bad_files_are_one_line(tmp_path, name, data, kind, settings, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_file_that_is_cut_off_is_an_error(tmp_path, suffix):
+    path = tmp_path / "data.jsonl"
+    write_jsonl(path, [{"text": str(number)} for number in range(300)])
+    packed = compress(path, suffix)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cannot be read"):
+        rows_of("documents", packed)
+
+
 def test_error_late_in_a_file_is_still_the_users(tmp_path):
     path = tmp_path / "data.jsonl"
     write_jsonl(path, [{"text": str(number)} for number in range(3000)])

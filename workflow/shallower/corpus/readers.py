@@ -98,7 +98,7 @@ def read(path: Path, file_format: str, wanted: Collection[str]) -> Iterator[Reco
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """A decompressed binary stream; trouble with the file becomes a UserError."""
-    import zstandard
+    import pyarrow
 
     try:
         with path.open("rb") as raw:
@@ -106,13 +106,11 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             if path.suffix.lower() == ".gz":
                 stream = gzip.GzipFile(fileobj=raw)
             elif path.suffix.lower() == ".zst":
-                # Shards are often several frames, one after another.
-                frames: Any = zstandard.ZstdDecompressor().stream_reader(
-                    raw, read_across_frames=True
-                )
+                # Reads several frames, and raises for one that is cut off.
+                frames: Any = pyarrow.CompressedInputStream(raw, "zstd")
                 stream = io.BufferedReader(frames)
             yield stream
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
