@@ -17,6 +17,7 @@ from shallower.analysis.verdicts import Finding
 CLAIMS = {claim.id: claim for claim in (*ffn.CLAIMS, *t5.CLAIMS)}
 STUDENT = "baseline-2__teacher=baseline-4"
 T5 = "t5_mini-2"
+EQUAL_FLOPS = "baseline-2__equal_flops=baseline-4"
 NONE, THREE = f"{T5}__ffn=none__task=pairs", f"{T5}__ffn=three_matrices__task=pairs"
 STUDY = study_of(
     default_configuration(),
@@ -78,7 +79,9 @@ def test_a_study_in_which_the_thesis_is_right(tmp_path: Path) -> None:
     # Every interval that a verdict rests on is kept, with that of its claim.
     for key in ("S2-2", "S2-3", "S2-7", "S2-11"):
         scale = 100 if CLAIMS[key].unit == "points" else 1
-        intervals = {(e.ci_low * scale, e.ci_high * scale) for e in context.used.values()}
+        intervals = {
+            (e.ci_low * scale, e.ci_high * scale) for e in context.used.values()
+        }
         assert (found[key].ci_low, found[key].ci_high) in intervals, key
 
 
@@ -94,8 +97,8 @@ CHANGES: list[tuple[str, Callable[[MadeUp], None], str]] = [
     # A model that is its own teacher is a control.
     ("S2-6", lambda m: m.shift(9, "baseline-2__teacher=baseline-2"), "supported"),
     # The two controls differ: only that of equal training FLOPs gets better.
-    ("S2-7", lambda m: m.shift(-0.06, "baseline-2__equal_flops=baseline-4"), "not supported"),
-    ("S2-6", lambda m: m.shift(-0.06, "baseline-2__equal_flops=baseline-4"), "supported"),
+    ("S2-7", lambda m: m.shift(-0.06, EQUAL_FLOPS), "not supported"),
+    ("S2-6", lambda m: m.shift(-0.06, EQUAL_FLOPS), "supported"),
     ("S2-10", lambda m: m.shift(0.06, NONE, "accuracy"), "inconclusive"),
     ("S2-10", lambda m: m.shift(0.12, NONE, "accuracy"), "not supported"),
     ("S2-11", lambda m: m.shift(-0.1, THREE, "accuracy"), "not supported"),
@@ -131,7 +134,9 @@ def test_speed_without_ffns(tmp_path: Path, times: float, verdict: str) -> None:
     place = ("original", "trained", "eager", "fixed", "time_per_output_token")
     base = made.values["baseline-8", *place]
     slower = (1.01, 0.99, 1.0)
-    made.values["none-8", *place] = {s: us * times * slower[s] for s, us in base.items()}
+    made.values["none-8", *place] = {
+        s: us * times * slower[s] for s, us in base.items()
+    }
     assert judge(made, "S2-2").verdict == verdict
 
 
@@ -167,11 +172,12 @@ def test_the_spread_under_two_teachers(
 ) -> None:
     """The student of 3 blocks spreads by .01 nats, that of 4 by `spread`."""
     five = list(range(5))
+    teachers = ["baseline-3", "baseline-4"]
     study = study_of(
         default_configuration(),
         depth=[grid("baseline proposed", [2, 3, 4], seeds=five)],
-        distillation=[grid("baseline", 2, seeds=five, teacher=["baseline-3", "baseline-4"])],
-    )  # fmt: skip
+        distillation=[grid("baseline", 2, seeds=five, teacher=teachers)],
+    )
     made = MadeUp(study, tmp_path)
     shape = np.array([1.2, -0.4, 0.3, -1.5, 0.4])[:seeds]
     for depth, size in ((3, 0.01), (4, spread)):

@@ -13,6 +13,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from shallower.analysis.ablation import head_differences, registered
+from shallower.config import Study
+from shallower.reporting.results import Results
 
 from made_up import (
     full,
@@ -22,11 +25,8 @@ from made_up import (
     unit_rows,
 )
 from shallower.analysis import budgets, search
-from shallower.analysis.ablation import head_differences, registered
-from shallower.config import Study
 from shallower.reporting import experiment_tables, experiments, findings
 from shallower.reporting.latex import MISSING, number, significant
-from shallower.reporting.results import Results
 
 mpl.use("Agg")
 FIGURES = [

@@ -52,7 +52,9 @@ def test_the_table_of_ffns(analysed: Results) -> None:
 
 def test_a_collapsed_model_is_timed_as_deployed(analysed: Results) -> None:
     where = ("one_matrix-4", "fixed", "time_per_output_token", "study")
-    means = {form: analysed.values(*where, form).mean() for form in ("trained", "collapsed")}  # fmt: skip
+    means = {
+        form: analysed.values(*where, form).mean() for form in ("trained", "collapsed")
+    }
     found = analysed.estimate(
         Comparison(*where[:1], "", *where[1:3], "level", form="deployed")
     )
@@ -61,7 +63,12 @@ def test_a_collapsed_model_is_timed_as_deployed(analysed: Results) -> None:
 
 def test_the_table_of_students(analysed: Results) -> None:
     row = cells(ffn.distillation(analysed))["baseline 2"]
-    assert row[:4] == ["baseline~4", "0.5", "2", number(analysed.fact(f"ffn.flops.{STUDENT}"))]  # fmt: skip
+    assert row[:4] == [
+        "baseline~4",
+        "0.5",
+        "2",
+        number(analysed.fact(f"ffn.flops.{STUDENT}")),
+    ]
     assert row[6:8] == effect(analysed, STUDENT, "baseline-2")
     alone = "baseline-2__equal_flops=baseline-4"
     assert row[8:] == effect(analysed, STUDENT, alone)
@@ -106,21 +113,27 @@ def test_a_study_without_these_experiments(depth_alone: Results) -> None:
     for table in (ffn.ffn, ffn.distillation, t5.t5):
         assert "not in this study" in table(depth_alone)
     assert cells(t5.thesis(depth_alone))  # arithmetic needs no experiment
-    found = dict(ffn_numbers.numbers(depth_alone)) | dict(t5_numbers.numbers(depth_alone))  # fmt: skip
+    found = dict(ffn_numbers.numbers(depth_alone)) | dict(
+        t5_numbers.numbers(depth_alone)
+    )
     for key in ("ffn", "students", "t5", "collapse"):
         assert found[f"has.{key}"] == "", key
     # The same keys in every study: an unknown one stops the paper.
     assert not any(re.search("nan", text) for text in found.values())
 
 
-def test_both_studies_have_the_same_keys(analysed: Results, depth_alone: Results) -> None:  # fmt: skip
+def test_both_studies_have_the_same_keys(
+    analysed: Results, depth_alone: Results
+) -> None:
     for part in (ffn_numbers, t5_numbers):
         keys = [[key for key, _ in part.numbers(r)] for r in (analysed, depth_alone)]
         assert keys[0] == keys[1]
         assert len(keys[0]) == len(set(keys[0]))
 
 
-def test_the_figure_has_a_row_per_model(analysed: Results, depth_alone: Results) -> None:  # fmt: skip
+def test_the_figure_has_a_row_per_model(
+    analysed: Results, depth_alone: Results
+) -> None:
     (axes,) = figure.forest(analysed).axes
     pairs = analysed.study.pairs
     shown = [text.get_text() for text in axes.get_yticklabels()]
@@ -135,6 +148,8 @@ def test_the_figure_has_a_row_per_model(analysed: Results, depth_alone: Results)
 
 
 def test_labels_of_t5() -> None:
-    name = ModelName("t5_mini", 2, {"ffn": "three_matrices", "where": "encoder", "task": "pairs"})  # fmt: skip
+    name = ModelName(
+        "t5_mini", 2, {"ffn": "three_matrices", "where": "encoder", "task": "pairs"}
+    )
     assert label(name) == "T5 mini 3W, encoder only"
     assert label(ModelName("t5_small", 6)) == "T5 small"

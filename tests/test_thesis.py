@@ -59,9 +59,7 @@ def test_counts_as_stated() -> None:
     stated = thesis.overview().set_index("row")["parameters_stated"] * 1e6
     attention = 12 * (4 * 384 * 256 + 768)
     assert stated["none"] == pytest.approx(attention)
-    assert stated["baseline"] == pytest.approx(
-        attention + 8 * (2 * 384 * 1536 + 768)
-    )
+    assert stated["baseline"] == pytest.approx(attention + 8 * (2 * 384 * 1536 + 768))
     assert stated["one_matrix"] == pytest.approx(attention + 8 * (384 * 384 + 768))
     assert stated["heads_and_size"] / 1e6 == pytest.approx(23.608, abs=5e-4)
     # A coincidence: the printed count without FFNs is that of collapsed ones whose

@@ -134,8 +134,9 @@ def measured_table(folder: Path, study: Study) -> str:
         return f"{shown(asdict(estimates[Comparison(left, right).id]), 3)} nats"
 
     def ratio(left: str, right: str, form: str) -> str:
-        place = ("fixed", "time_per_output_token", "ratio", "original", form)
-        return shown(asdict(estimates[Comparison(left, right, *place).id]), 2)
+        place = ("fixed", "time_per_output_token")
+        asked = Comparison(left, right, *place, "ratio", "original", form)
+        return shown(asdict(estimates[asked.id]), 2)
 
     rows = [["", "baseline", "proposed", "difference or ratio, 95 % interval"]]
     shallow, deep = study.depths[0], study.depths[-1]

@@ -21,8 +21,8 @@ def draw_all(
     """Draw every figure of `contents.FIGURES` into `figures/` of `output`.
 
     `output` is the study's own folder `directory` unless another is given. Several
-    processes share out the figures. A PDF is the same with and without the SVG, which is
-    drawn after it, and in whichever process.
+    processes share out the figures. A PDF is the same with and without the SVG, which
+    is drawn after it, and in whichever process.
     """
     names, folder = list(FIGURES), (output or directory) / "figures"
     shares = [names[first::processes] for first in range(processes)]

@@ -19,7 +19,7 @@ from shallower.models.config import LlamaConfig, ModelConfig
 from shallower.models.costs import count_parameters
 from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
-from shallower.study.runs import RunSpec
+from shallower.study.runs import RunSpec, Task
 from shallower.study.schema import Training
 from shallower.study.study import Study
 from shallower.tokens.shards import token_dtype
@@ -186,7 +186,7 @@ def _model(
 
 
 def cost_of(study: Study, spec: RunSpec) -> tuple[int, int]:
-    """Steps of a run, and training FLOPs per token, a teacher's forward pass included."""
+    """Steps of a run, and training FLOPs per token, with a teacher's forward pass."""
     teacher = None
     if spec.distillation is not None:
         teacher = study.spec(spec.distillation.teacher, spec.seed).model
@@ -202,7 +202,7 @@ def _hidden(config: ModelConfig) -> int:
     return config.ffn_width if isinstance(config, LlamaConfig) else config.ffn_hidden
 
 
-def _memory(config: ModelConfig, training: Training, task: str) -> TrainingMemory:
+def _memory(config: ModelConfig, training: Training, task: Task) -> TrainingMemory:
     return training_memory(
         config,
         training.batch_size // training.accumulation,

@@ -70,8 +70,8 @@ def _scatter(
 ) -> None:
     """Means with 95 % intervals: over seeds (y), over sessions (x).
 
-    `x` is a level to be asked for each model, `y` a data set and metric. Every seed is a
-    small dot; depths of a variant are joined by a line.
+    `x` is a level to be asked for each model, `y` a data set and metric. Every seed is
+    a small dot; depths of a variant are joined by a line.
     """
     study = results.study
     for variant in variants(study):
