@@ -144,7 +144,8 @@ def warning(manifest: dict[str, Any]) -> str:
     return (
         f"the tokenizer does not write down everything: {unknown:,} of "
         f"{manifest['tokens']:,} tokens are unknown, {failures:,} of "
-        f"{manifest['checked_documents']:,} checked documents are not decoded to the same text"
+        f"{manifest['checked_documents']:,} checked documents are not decoded to the "
+        "same text"
     )
 
 
