@@ -14,8 +14,7 @@ import torch
 import yaml
 from hypothesis import settings
 
-from hub_place import place  # noqa: F401  fixtures for every module
-from hub_stand_in import downloads  # noqa: F401
+from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import analysed, depth_alone  # noqa: F401
 from models_for_tests import tiny
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm

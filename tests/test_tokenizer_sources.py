@@ -206,7 +206,7 @@ def test_losses_are_counted(tmp_path: Path, parts: int) -> None:
     assert found["characters_per_token"] == found["characters"] / own
     assert found["bytes_per_token"] == found["bytes"] / own
     assert f"{unknown} of" in warning(found)
-    assert "2 of 10 documents" in warning(found)
+    assert "2 of 10 checked documents" in warning(found)
 
 
 def test_losses_are_said_once_and_are_no_error(corpus: Path, tmp_path: Path) -> None:

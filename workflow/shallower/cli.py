@@ -56,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
         app(arguments, prog_name="shallower")
+    except SystemExit as done:
+        if done.code:
+            raise
     except (UserError, OSError) as error:
         if debug:
             raise
@@ -368,7 +371,7 @@ def estimates(results: Results) -> None:
 @app.command(rich_help_panel=STAGES)
 def figures(results: Results, threads: Threads = 1) -> None:
     """Draw every figure from the tables and the training logs."""
-    from shallower.reporting.write import draw_all
+    from shallower.reporting.figures import draw_all
 
     draw_all(results, threads)
 
@@ -376,7 +379,8 @@ def figures(results: Results, threads: Threads = 1) -> None:
 @app.command(rich_help_panel=STAGES)
 def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.write import write_numbers, write_tables
+    from shallower.reporting.numbers import write_numbers
+    from shallower.reporting.tables import write_tables
 
     write_tables(results)
     write_numbers(results)

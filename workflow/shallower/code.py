@@ -56,7 +56,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "parameters": (("evaluation.sizes",), {*ASIDE, "study"}),
     "summary": (("analysis.summaries",), ASIDE),
     "estimates": (("analysis.write",), ASIDE),
-    "figures": (("reporting.figures", "reporting.write"), ASIDE),
+    "figures": (("reporting.figures",), ASIDE),
     "tables": (("reporting.tables", "reporting.numbers"), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
 }

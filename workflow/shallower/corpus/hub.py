@@ -1,7 +1,7 @@
 """Download from the Hugging Face hub: once, at a locked revision, and resumably.
 
 `datasets` says which files make up a split, and `huggingface_hub` downloads them: it
-tries again when a connection is lost, and goes on where a killed download stopped. The
+tries again when a connection is lost, and keeps the files that are complete. The
 access token is read by the library alone (HF_TOKEN, or its login). No code of a
 repository is run: `datasets` 5 refuses scripts.
 """

@@ -138,7 +138,7 @@ def candidates(
     """Order items by a hash of their ids and keep enough to choose `limit` of them.
 
     Short references are dropped as `reference_too_short`, all but the first item of
-    a prompt as `duplicate`, those never looked at as `surplus`.
+    a prompt as `duplicate`, those beyond what can be needed as `surplus`.
     """
     by_prompt: dict[str, Item] = {}
     for item in items:
@@ -169,7 +169,7 @@ def choose(
 # An end mark, closing quotes or brackets, and white space.
 _BOUNDARY = re.compile(r"[.!?][\"'”’)\]]*(\s+)")
 _FIRST_LETTER = re.compile(r"[\"'“‘(\[]*([^\W_])")
-# Whatever stands before a full stop, back to white space or an opening bracket.
+# The text before a full stop, back to white space or an opening bracket.
 _LAST_WORD = re.compile(r"[^\s(\[\"'“‘]+$")
 _INITIALS = re.compile(r"(?:[^\W\d_]\.)*[^\W\d_]")  # "U.S", "e.g", "J"
 _TITLE = re.compile(

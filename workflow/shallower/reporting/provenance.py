@@ -20,8 +20,10 @@ from shallower.code import commit, run_code
 from shallower.errors import UserError
 from shallower.files import read_json, sha256, write_json
 from shallower.reporting.contents import ANALYSIS_TABLES
+from shallower.reporting.figures import draw_all
+from shallower.reporting.numbers import write_numbers
 from shallower.reporting.numbers.study import distinct
-from shallower.reporting.write import draw_all, write_numbers, write_tables
+from shallower.reporting.tables import write_tables
 from shallower.study.inputs import code_changes
 from shallower.study.study import Study
 

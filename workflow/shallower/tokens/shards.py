@@ -80,12 +80,12 @@ def write_shard(
 
 
 def offsets_path(shard: Path) -> Path:
-    """Where a shard's document offsets lie."""
+    """Path of a shard's document offsets."""
     return shard.with_suffix(".offsets.npy")
 
 
 def check_path(shard: Path) -> Path:
-    """Where the check of the tokenizer on a shard's documents lies."""
+    """Path of the check of the tokenizer on a shard's documents."""
     return shard.with_suffix(".check.json")
 
 
@@ -144,7 +144,8 @@ def warning(manifest: dict[str, Any]) -> str:
     return (
         f"the tokenizer does not write down everything: {unknown:,} of "
         f"{manifest['tokens']:,} tokens are unknown, {failures:,} of "
-        f"{manifest['checked_documents']:,} documents looked at do not come back"
+        f"{manifest['checked_documents']:,} checked documents are not decoded to the "
+        "same text"
     )
 
 
