@@ -17,8 +17,10 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+import typer
 
 from project import ROOT
+from shallower import cli
 
 PACKAGE = ROOT / "workflow" / "shallower"
 BLOCK = re.compile(
@@ -49,7 +51,7 @@ def follow(package: Path, module: str, where: str, name: str, code: str) -> None
         rest = text[offset(text, *position(last)) : at]
         text = text[:at].rstrip() + ("" if "," in rest else ",") + text[at:]
         at += len(text) - len(path.read_text(encoding="utf-8"))
-        code = "\n" + indent(code, "    ")
+        code = "\n" + indent(code.rstrip("\n,") + ",\n", "    ")
     path.write_text(text[:at] + code + text[at:], encoding="utf-8")
 
 
@@ -185,7 +187,7 @@ assert Intervention.parse(str(skip), str(rule))
 ANALYSIS = """
 from pathlib import Path
 import pandas as pd
-from made_up import MadeUp, all_systems
+from made_up import FFNS, MadeUp, default_configuration, study_of
 from shallower.analysis.results import Results
 from shallower.analysis.write import write_analysis
 from shallower.reporting.contents import FIGURES, TABLES
@@ -193,7 +195,8 @@ from shallower.reporting.figures import all_figures
 from shallower.reporting.tables import all_tables
 
 folder = Path("study")
-MadeUp(all_systems(), folder).results()
+grids = [grid for grid in FFNS["ffn"] if "none" in grid["variants"]]
+MadeUp(study_of(default_configuration(), ffn=grids), folder).results()
 write_analysis(folder)
 row = pd.read_csv(folder / "claims.csv").set_index("id").loc["S2-13"]
 assert row["verdict"] in ("supported", "not supported", "inconclusive")
@@ -234,8 +237,7 @@ info.mkdir(parents=True)
 sys.path.insert(0, str(info.parent.resolve()))
 source = PackageSource(source="package", name="fake-data", version="1.2",
                        file="texts.txt", layout="lines", licence="none")
-loaded = sources.load(source, "documents", "corpus.text", Path("cache"))
-rows = list(loaded.rows())
+rows = list(sources.load(source, "documents", "corpus.text").rows)
 assert [row["text"] for row in rows] == ["One text.", "Another text."]
 assert rows[1]["title"] == "texts 2"
 """
@@ -284,3 +286,28 @@ def test_the_rule_graph_has_every_rule() -> None:
         rules |= set(re.findall(r"^(?:rule|checkpoint) (\w+):", file.read_text(), re.M))
     # Targets by themselves, and downloads, which the default study has none of.
     assert rules - shown <= {"verify", "notebooks", "download"}
+
+
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(ROOT / "docs").glob("*.md"),
+]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_command_that_is_named_exists(path: Path) -> None:
+    """Commands and options of `shallower`, targets of make, overlays, links."""
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    for name, rest in re.findall(r"shallower ([a-z][a-z0-9-]*)\b([^`\n#]*)", text):
+        if f"`shallower {name}" not in text and not rest.lstrip().startswith("--"):
+            continue  # a word of a sentence
+        known = {option for each in commands[name].params for option in each.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, (name, rest)
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.M)) <= {*targets}
+    for name in re.findall(r"config/[\w-]+\.yaml", text):
+        assert (ROOT / name).is_file() or name == "config/mine.yaml", name
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert (path.parent / link).exists(), link
