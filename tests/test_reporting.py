@@ -272,6 +272,16 @@ def test_reporting_computes_no_statistics() -> None:
         assert computed <= DRAWN, computed
 
 
+def test_only_figures_load_what_draws() -> None:
+    program = (
+        "import sys; from shallower.reporting import numbers, provenance, tables;"
+        "tables.all_tables(); import shallower.reporting.numbers.heads;"
+        "assert not {'matplotlib', 'seaborn'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+
+
 def test_the_estimates_of_the_text(analysed: Results) -> None:
     """The same by another way: differences of the values by hand."""
     found = numbers.all_numbers(analysed)
