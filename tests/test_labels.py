@@ -22,6 +22,15 @@ HEALED = {"skip": "attention.last.2", "healed": 0.05, "by": "self"}
             ModelName("proposed", 5, {"teacher": "baseline-8", "alpha": 0.5}),
             "proposed 5, from baseline 8, alpha 0.5",
         ),
+        (ModelName("t5_small", 6), "T5 small"),
+        (
+            ModelName(
+                "t5_mini",
+                2,
+                {"ffn": "three_matrices", "where": "encoder", "task": "pairs"},
+            ),
+            "T5 mini 3W, encoder only",
+        ),
         (
             ModelName("baseline", 8, {"skip": "block.random2.3"}),
             "baseline 8, skip blocks: 3 at random (2)",

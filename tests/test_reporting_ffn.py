@@ -15,7 +15,6 @@ from shallower.reporting.latex import number
 from shallower.reporting.numbers import ffn as ffn_numbers
 from shallower.reporting.numbers import t5 as t5_numbers
 from shallower.reporting.tables import ffn, t5
-from shallower.study.names import ModelName
 
 STUDENT = "baseline-2__teacher=baseline-4"
 
@@ -122,15 +121,6 @@ def test_a_study_without_these_experiments(depth_alone: Results) -> None:
     assert not any(re.search("nan", text) for text in found.values())
 
 
-def test_both_studies_have_the_same_keys(
-    analysed: Results, depth_alone: Results
-) -> None:
-    for part in (ffn_numbers, t5_numbers):
-        keys = [[key for key, _ in part.numbers(r)] for r in (analysed, depth_alone)]
-        assert keys[0] == keys[1]
-        assert len(keys[0]) == len(set(keys[0]))
-
-
 def test_the_figure_has_a_row_per_model(
     analysed: Results, depth_alone: Results
 ) -> None:
@@ -145,11 +135,3 @@ def test_the_figure_has_a_row_per_model(
     assert means[0] == analysed.estimate(Comparison(*pairs["ffn"][0])).effect
     (text,) = figure.forest(depth_alone).axes[0].texts
     assert "not in this study" in text.get_text()
-
-
-def test_labels_of_t5() -> None:
-    name = ModelName(
-        "t5_mini", 2, {"ffn": "three_matrices", "where": "encoder", "task": "pairs"}
-    )
-    assert label(name) == "T5 mini 3W, encoder only"
-    assert label(ModelName("t5_small", 6)) == "T5 small"
