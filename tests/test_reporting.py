@@ -434,7 +434,7 @@ def test_roofline(analysed: Results) -> None:
 def test_many_variants_look_different() -> None:
     """Eighteen variants have a colour and dashes of their own, few a colour alone."""
     many = ["baseline", "proposed", *(f"variant{i}" for i in range(16))]
-    assert len({str(search.look(v, many)) for v in many}) == 18
+    assert len({str(search.colour_and_dashes(v, many)) for v in many}) == 18
     variants, depths = many[:4], [5, 6, 7, 8]
     assert len({style.colour(v, variants) for v in variants}) == 4
     assert len({style.marker(d, depths) for d in depths}) == 4

@@ -144,7 +144,7 @@ def _claims(results: Results) -> Pairs:
         for part, column in (("low", "ci_low"), ("high", "ci_high")):
             yield f"{key}.{part}", shown(row, column)
         yield f"{key}.threshold", shown(row, "threshold")
-    registered = table["registered"].fillna("") != ""
+    registered = table["registered"].notna()
     own = table[(table["source"] == "S1") & ~registered & (table["id"] != FOLD)]
     yield "verdicts.claims", str(len(own))
     for verdict in VERDICTS:
