@@ -91,6 +91,9 @@ def test_runs_in_the_bad_mode_are_counted(tmp_path: Path) -> None:
     assert table["bad_mode_share"].to_dict() == dict.fromkeys(SEARCHED, 0.0) | {
         "silu-2": 0.5
     }
+    of_group = table.groupby("group")["bad_mode_share_of_group"].unique()
+    assert of_group["silu-2"] == pytest.approx([1 / 6])  # of three rates, two seeds
+    assert of_group["baseline-2"] == pytest.approx([0])
     facts = {
         fact.key: fact.value
         for fact in learning_rates.facts(

@@ -26,6 +26,7 @@ COLUMNS = [
     *("model", "intervention", "system", "scale", "form", "mode", "depth", "variant"),
     *("dataset", "metric", "unit", "n_seeds", "n", "mean", "median", "p5", "p95"),
     *("std", "ci_low", "ci_high"),
+    "std_units",  # of the means of seeds (of sessions for times)
 ]
 SESSION_COLUMNS = [
     *("session", "scale", "ratio", "ci_low", "ci_high", "background_load", "disturbed"),

@@ -1,7 +1,7 @@
-"""The reference run as it is kept in the repository, and what the README says of it.
+"""The reference run in the repository, and what the README says of it.
 
 `publish` copies a study's paper, figures and small tables and writes a page about
-them, whose tables also stand in the README, between MARKS. No number is typed.
+them. The README has the page's tables too, between MARKERS. No number is typed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shallower.files import read_json, write_json, write_text
 from shallower.reporting.numbers.study import DIGITS
 from shallower.study.study import Study
 
-KEPT = (
+PUBLISHED = (
     *("paper.pdf", "claims.csv", "estimates.csv", "parameters.csv", "sessions.csv"),
     *("learning_rate.csv", "budget.csv", "roofline.csv", "pareto.csv", "methods.csv"),
     *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
@@ -32,7 +32,7 @@ KEPT = (
     *("figures/front_per_token.svg", "figures/front_first_token.svg"),
     *("figures/skipping.svg", "figures/elimination.svg"),
 )
-MARKS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
+MARKERS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
 
 
@@ -44,7 +44,7 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
     facts = read_json(directory / "provenance.json")
     if facts["dirty"]:
         raise UserError(f"{directory}: made from a tree that differs from its commit")
-    for name in KEPT:
+    for name in PUBLISHED:
         target = output / Path(name).name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(directory / name, target)
@@ -60,12 +60,12 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
 
 
 def with_block(text: str, block: str) -> str:
-    """The text with what stands between MARKS replaced. UserError if they are not."""
-    if not all(text.count(mark) == 1 for mark in MARKS):
-        raise UserError(f"expected the lines {MARKS[0]} and {MARKS[1]}, once each")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return f"{before}{MARKS[0]}\n{block}{MARKS[1]}{after}"
+    """The text with another block between MARKERS. UserError if they are missing."""
+    if not all(text.count(line) == 1 for line in MARKERS):
+        raise UserError(f"expected the lines {MARKERS[0]} and {MARKERS[1]}, once each")
+    before, rest = text.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    return f"{before}{MARKERS[0]}\n{block}{MARKERS[1]}{after}"
 
 
 def block(folder: Path, short: bool = False) -> str:
@@ -107,7 +107,7 @@ Written by `shallower publish`; nothing on this page is typed. [The paper](paper
 and the small tables of the study `{about["study"]}`, as they were on {about["date"]}.
 
 {block(folder)}
-Versions: {versions}. The whole configuration stands in [about.json](about.json).
+Versions: {versions}. The configuration is in [about.json](about.json).
 
 ```bash
 make paper CONFIG=config/{about["study"]}.yaml
@@ -156,13 +156,13 @@ def measured_table(folder: Path, study: Study) -> str:
     return markdown(rows)
 
 
-OWN = "S1"  # the system that the paper rebuilds
+REPRODUCED = "S1"  # the system that the paper reproduces
 DECIDED = ("supported", "not supported")
 
 
 def decided(claims: pd.DataFrame) -> pd.DataFrame:
     """All claims of the first system, and of the others those with a verdict."""
-    own = claims["source"] == OWN
+    own = claims["source"] == REPRODUCED
     return claims[own | claims["verdict"].isin(DECIDED)]
 
 

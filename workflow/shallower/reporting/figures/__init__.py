@@ -6,13 +6,15 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from shallower.analysis.results import Results
 from shallower.reporting.contents import FIGURES
 
-Draw = Callable[[Results], Figure]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw = Callable[[Results], "Figure"]
 
 
 def all_figures() -> dict[str, Draw]:

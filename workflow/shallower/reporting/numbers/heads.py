@@ -157,6 +157,7 @@ def _parts(results: Results) -> Pairs:
     for part in PARTS:
         label = plain(part, depth)
         found = results.estimate(Comparison(label, plain("baseline", depth)))
+        yield f"has.head.{part}", "yes" if found.exists else ""
         yield from spread(f"head.{part}", found, 3)
         if part != "silu":
             found = results.estimate(Comparison(label, plain("silu", depth)))

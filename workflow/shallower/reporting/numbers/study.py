@@ -40,6 +40,7 @@ COUNTS = [  # facts `heads.*` without decimals
     *("training.steps", "training.batch_size", "training.tokens", "training.window"),
     *("sessions", "sessions.measured", "sessions.disturbed"),
 ]
+FOLD = "fold"  # the claim of S1 that is not the original's
 DIGITS = {  # by unit, of a claim; others are counts
     "nats": 3,
     "ratio": 2,
@@ -132,7 +133,8 @@ def _sources(results: Results) -> Pairs:
 def _claims(results: Results) -> Pairs:
     """`verdict.C5`, `claim.C5` with `.low`, `.high`, `.threshold`; counts of S1.
 
-    `verdicts.*` counts the original's own claims, without the study's contrasts.
+    `verdicts.*` counts the claims that the original makes: not the study's contrasts,
+    nor that the layer folds, which is ours.
     """
     table = results.claims
     for _, row in table.iterrows():
@@ -142,8 +144,8 @@ def _claims(results: Results) -> Pairs:
         for part, column in (("low", "ci_low"), ("high", "ci_high")):
             yield f"{key}.{part}", shown(row, column)
         yield f"{key}.threshold", shown(row, "threshold")
-    registered = table["registered"].fillna("") != ""
-    own = table[(table["source"] == "S1") & ~registered]
+    registered = table["registered"].notna()
+    own = table[(table["source"] == "S1") & ~registered & (table["id"] != FOLD)]
     yield "verdicts.claims", str(len(own))
     for verdict in VERDICTS:
         ids = list(own.loc[own["verdict"] == verdict, "id"].astype(str))

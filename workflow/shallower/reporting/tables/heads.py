@@ -115,7 +115,7 @@ def latency(results: Results) -> str:
             rows.append(cells)
     header = [
         r"\multicolumn{4}{c}{study scale (trained)}",
-        r"\multicolumn{4}{c}{original's scale (untrained)}",
+        r"\multicolumn{4}{c}{original scale (untrained)}",
     ]
     columns = ["model", "TTFT", "token", "folded"] * 2
     rules = r"\cmidrule(r){1-4} \cmidrule(l){5-8}"
@@ -177,13 +177,13 @@ def metrics(results: Results, dataset: str) -> str:
     for label in results.study.depth_models:
         cells = [escape(label)]
         for metric in SHOWN_METRICS:
-            row, factor = results.row(label, dataset, metric), 100.0
+            row = results.row(label, dataset, metric)
             if row is None:
                 cells.append(MISSING)
                 continue
             factor = 1.0 if row["unit"] == "percent" else 100.0
-            values = factor * results.values(label, dataset, metric)
-            cells.append(f"{number(values.mean(), 1)} ({number(values.std(), 1)})")
+            mean, std = factor * row["mean"], factor * row["std_units"]
+            cells.append(f"{number(mean, 1)} ({number(std, 1)})")
         rows.append(cells)
     header = ["model", *(METRICS[metric] for metric in SHOWN_METRICS)]
     return tabular("l" + "r" * len(SHOWN_METRICS), [header], _grouped(rows, results))
@@ -217,14 +217,13 @@ def search(results: Results) -> str:
         start = (std, steps)
         best = part[part["best"].astype(bool)].iloc[0]
         same_start = table[(table["init_std"] == std) & table["best"].astype(bool)]
-        bad = (part["bad_mode_share"] * part["n"]).sum() / part["n"].sum()
         rows.append(
             [
                 *(f"{std:g}", escape(group), *_losses(part, rates)),
                 short(float(best["learning_rate"])),
                 "yes" if best["interior"] else "no",
                 number(best["sensitivity"], 3),
-                number(100 * bad, 0),
+                number(100 * best["bad_mode_share_of_group"], 0),
                 _against_baseline(results, same_start, best),
             ]
         )

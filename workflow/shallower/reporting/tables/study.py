@@ -147,12 +147,12 @@ def claims(results: Results) -> str:
 
 
 def claims_notes(results: Results) -> str:
-    """What stands behind each verdict."""
+    """What each verdict rests on."""
     rows = [
         [escape(row["id"]), row["verdict"], escape(with_labels(results, row["note"]))]
         for _, row in results.claims.fillna({"note": ""}).iterrows()
     ]
-    return tabular(rf"ll{WIDE}{{12.4cm}}", [["", "verdict", "behind it"]], rows)
+    return tabular(rf"ll{WIDE}{{12.4cm}}", [["", "verdict", "note"]], rows)
 
 
 def with_labels(results: Results, note: str) -> str:
