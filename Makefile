@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench clean setup
+.PHONY: help paper check test lint bench rulegraph clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -32,6 +32,12 @@ lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 
 bench: setup  ## our speed against others', half an hour; writes benchmarks/
 	python -m benchmarks $(ARGS)
+
+rulegraph: setup  ## draw the picture in docs/architecture.md again, from the rules
+	@PYTHONHASHSEED=0 snakemake --rulegraph mermaid-js 2>/dev/null \
+	| sed -n '/^flowchart/,$${/style/!p}' > .snakemake/rulegraph
+	@sed -i -e '/^```mermaid$$/,/^```$$/{/^```/!d}' \
+	  -e '/^```mermaid$$/r .snakemake/rulegraph' docs/architecture.md
 
 setup:  ## .venv and Debian packages; ends at once if everything is there
 	@TORCH="$(TORCH)" envs/setup.sh

@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> None:
 def note() -> None:
     """Write `results/about.json`: where and with what this was measured."""
     import torch
+    from shallower.digest import commit
 
     from shallower import machine
-    from shallower.digest import commit
 
     about = {
         "device": machine.device_name(torch.device("cpu")),

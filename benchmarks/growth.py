@@ -112,7 +112,6 @@ def summaries(runs: int) -> Callable[[], object]:
     from pathlib import Path
 
     import yaml
-
     from shallower.config import load_study
 
     path = Path(__file__).resolve().parents[1] / "config.yaml"

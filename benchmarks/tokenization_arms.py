@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def prepare(folder: Path) -> None:
     import yaml
-
     from shallower.config import load_study
+
     from shallower.corpus.build import build
     from shallower.tokens.source import obtain
 

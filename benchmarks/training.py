@@ -12,12 +12,12 @@ from functools import partial
 from typing import Any
 
 import torch
+from shallower.models.counting import count_flops_per_token, on_meta
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import models
 from benchmarks.harness import Row, alternate, seconds
-from shallower.models.counting import count_flops_per_token, on_meta
 from shallower.models.llama import LlamaConfig, LlamaLM
 from shallower.training.step import make_optimizer, training_step
 

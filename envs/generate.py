@@ -1,8 +1,8 @@
 """Write conda's files from pyproject.toml and the two locks: python envs/generate.py.
 
-`pyproject.toml` says which packages the code needs, `requirements.lock` and `files.lock`
-which versions. `pipeline.yaml` and `pipeline.post-deploy.sh`, for `snakemake --sdm conda`,
-repeat them in conda's own words.
+`pyproject.toml` says which packages the code needs, `requirements.lock` and
+`files.lock` which versions. `pipeline.yaml` and `pipeline.post-deploy.sh`, for
+`snakemake --sdm conda`, repeat them in conda's own words.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import torch
 import yaml
 from hypothesis import settings
 
-from hub_place import place  # noqa: F401  fixtures for every module
-from hub_stand_in import downloads  # noqa: F401
+from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import analysed, depth_alone  # noqa: F401
+from models_for_tests import tiny
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
 from shallower.study.runs import RunSpec
 from shallower.study.schema import Initialisation, Training
@@ -65,17 +65,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_spec(head: str, steps: int, checkpoint_every: int, **changes: Any) -> RunSpec:
     """The specification of a tiny run, as the configuration would give it."""
-    model = tiny(head)
+    model = changes.get("model", tiny(head))
     training = Training(
         steps=steps,
         batch_size=4,
         learning_rate=3e-3,
         checkpoint_every=checkpoint_every,
     )
-    usual = {"seed": 0, "initialisation": Initialisation(), "training": training}
-    return RunSpec(
-        name=f"{head}-2", model=model, pieces=model.vocabulary, **(usual | changes)
-    )
+    usual = {
+        "name": f"{head}-2",
+        "seed": 0,
+        "model": model,
+        "pieces": model.vocabulary,
+        "initialisation": Initialisation(),
+        "training": training,
+    }
+    return RunSpec(**(usual | changes))
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,14 @@ import pytest
 import torch
 import yaml
 
-from conftest import run_spec, tiny
-from shallower.exporting.folder import Export, export
+from conftest import run_spec
+from models_for_tests import tiny
+from shallower.export.folder import Export, export
+from shallower.interventions.apply import skip
+from shallower.models.config import LlamaConfig, SkippedParts
 from shallower.models.initial import initialise
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import LlamaLM
 from shallower.models.registry import FFNS, HEADS
-from shallower.models.skipping import skip
 from shallower.models.t5 import T5LM
 from shallower.training.runs import save_weights
 
@@ -59,32 +61,23 @@ def model_of(kind: str) -> LlamaLM:
     if kind in FFNS:
         return of(replace(tiny("proposed"), ffn=FFNS[kind]))
     skipped = {
-        "no attention first": {"attention": (0,)},
-        "no ffn": {"ffn": (1,)},
-        "nothing": {"block": (0, 1)},
+        "no attention first": SkippedParts(attention=(0,)),
+        "no ffn": SkippedParts(ffn=(1,)),
+        "nothing": SkippedParts((0, 1), (0, 1)),
     }
     if kind in skipped:
-        return skip(of(tiny("proposed")), **skipped[kind])
+        return skip(of(tiny("proposed")), skipped[kind])
     return of(tiny("proposed", heads=3, head_size=10))
 
 
-def write_run(folder: Path, model: LlamaLM | T5LM, **sizes: Any) -> Path:
+def write_run(folder: Path, model: LlamaLM | T5LM, **changes: Any) -> Path:
     """The folder of a finished run of that model."""
-    spec = run_spec("baseline", 3, 3) | {"seed": 7}
-    spec["model"] = asdict(model.config) | sizes
+    spec = run_spec("baseline", 3, 3, model=model.config, seed=7, **changes)
     folder.mkdir(parents=True)
-    # Tuples as lists, which is how a specification arrives.
-    plain = yaml.safe_load(yaml.dump(spec, Dumper=Lists))
-    (folder / "spec.yaml").write_text(yaml.safe_dump(plain))
+    content = yaml.safe_dump(spec.model_dump(mode="json"))
+    (folder / "spec.yaml").write_text(content)
     save_weights(model.state_dict(), folder / "model.safetensors")
     return folder
-
-
-class Lists(yaml.SafeDumper):
-    pass
-
-
-Lists.add_representer(tuple, yaml.SafeDumper.represent_list)
 
 
 def exported(

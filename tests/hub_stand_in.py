@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import threading
 import time
 import uuid
@@ -28,6 +29,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pandas as pd
 import pytest
 import zstandard
+
+from shallower.errors import UserError
 
 GATED = "GatedRepo"
 
@@ -323,11 +326,11 @@ def wiki_qa(table: pd.DataFrame, split: str = "test") -> dict[str, bytes]:
     return {"README.md": readme.encode(), name: parquet(table)}
 
 
-# --- running the command against it -----------------------------------------------
+# --- downloads from it ----------------------------------------------------------------
 
 
 class Downloads:
-    """Runs `shallower download` in processes of their own, with the hub as endpoint.
+    """Runs functions of `corpus/hub.py` in processes of their own, with this hub.
 
     `huggingface_hub` reads its endpoint when it is imported, so downloads cannot run
     in a test's own process. A fork server imports the libraries, which takes seconds,
@@ -353,23 +356,32 @@ class Downloads:
             # There is one fork server a process, which keeps this environment.
             forkserver.ensure_running()
 
-    def start(self, arguments: list[str], **changes: Any) -> Run:
-        """Start a command; `changes`: variables of the environment or of `hub.py`."""
+    def start(self, function: Callable[..., None], *arguments: Any, **env: str) -> Run:
+        """Start a function; `env` are variables of its environment."""
         stderr = self.folder / f"stderr-{uuid.uuid4().hex}"
         process = self._context.Process(
-            target=_command, args=(arguments, changes, stderr), daemon=True
+            target=_run, args=(function, arguments, env, stderr), daemon=True
         )
         process.start()
         return Run(process, stderr)
 
-    def run(self, arguments: list[str], **changes: Any) -> tuple[int, str]:
-        """Run a command to its end: its exit status, and the lines it wrote."""
-        return self.start(arguments, **changes).end()
+    def run(self, function: Callable[..., None], *arguments: Any, **env: str) -> str:
+        """Run a function to its end: the lines it wrote. It must succeed."""
+        status, said = self.start(function, *arguments, **env).end()
+        assert status == 0, said
+        return said
+
+    def refused(self, function: Callable[..., None], *given: Any, **env: str) -> str:
+        """The one line that a failing function ends with."""
+        status, said = self.start(function, *given, **env).end()
+        assert status == 2, said
+        assert "Traceback" not in said
+        return said.splitlines()[-1]
 
 
 @dataclass
 class Run:
-    """One command under way."""
+    """One function under way."""
 
     process: Any
     stderr: Path
@@ -380,36 +392,39 @@ class Run:
         return self.process.exitcode, self.stderr.read_text()
 
 
-PRELOADED = [
-    "datasets",
-    "datasets.packaged_modules.json.json",
-    "datasets.packaged_modules.parquet.parquet",
-    "datasets.packaged_modules.csv.csv",
-    "pyarrow.parquet",
-    "zstandard",
-    "shallower.corpus.hub",
-]
+PRELOADED = ["datasets", "pyarrow.parquet", "zstandard", "shallower.corpus.hub"]
 
 
-def _command(arguments: list[str], changes: dict[str, Any], stderr: Path) -> None:
-    """In the forked process: the command line as a user has it, but impatient."""
-    from shallower import cli
-    from shallower.corpus import hub
-
+def _run(
+    function: Callable[..., None], arguments: Any, env: dict[str, str], stderr: Path
+) -> None:
+    """In the forked process, as the command line does it, but impatient."""
     with stderr.open("w") as file:
         os.dup2(file.fileno(), 2)
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, 0.01))
-    for name, value in changes.items():
-        if name.startswith("PART_"):
-            setattr(hub, name, value)
-        else:
-            os.environ[name] = value
-    cli.main(arguments)
+    os.environ.update(env)
+    try:
+        function(*arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 @pytest.fixture(scope="session")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloads]:
-    """One stand-in for all tests, and the command run against it."""
+def _one_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Downloads]:
     with Hub() as hub:
         yield Downloads(hub, tmp_path_factory.mktemp("hub"))
+
+
+@pytest.fixture
+def downloads(_one_hub: Downloads) -> Downloads:
+    """One stand-in for all tests, empty and well-behaved."""
+    hub = _one_hub.hub
+    hub.repositories.clear()
+    hub.requests.clear()
+    hub.tokens.clear()
+    hub.trouble = lambda line, sent: None
+    hub.drop_after = None
+    hub.content_bytes = 0
+    return _one_hub

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import yaml
 
+import made_up_files
 from shallower.analysis.results import Results, names_of, original_names
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.units import unit_of
-from shallower.files import write_json
-from shallower.study.names import SEPARATOR, ModelName, joined, twin
+from shallower.study.names import ModelName, twin
+from shallower.study.schema import Architecture
 from shallower.study.study import Study, load_study
 
 SEEDS = SESSIONS = (0, 1, 2)
@@ -30,9 +30,11 @@ SHARED = {0: 0.3, 1: -0.2, 2: -0.1}  # nats, of a seed, common to all models
 SESSION = {0: 1.1, 1: 0.95, 2: 0.95}  # factor on times, common to all models
 SMALL = (0.001, -0.003, 0.002)  # by seed or session, of one model alone
 STEPS = 100
-TOKENS = 1024  # of a step
 TOKEN = ("fixed", "time_per_output_token")
-LENGTHS = {"study": (32, 128), "original": (128, 512)}
+TEXT_METRICS = (
+    *("bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL", "fuzzy"),
+)
+LENGTHS = {"study": (32, 128), "original": (128, 512)}  # of prompts, in tokens
 
 ORDERS = list(permutations(range(3)))
 
@@ -210,13 +212,16 @@ class MadeUp:
             for s in SESSIONS
             for size in (10**6, 10**9)
         ]
-        self._names = names_of(study)
-        for index, (label, name) in enumerate(study.names.items()):
-            self._quality(label, name, index)
-        for index, label in enumerate(study.names):
-            self._times(label, index)
+        self.names = names_of(study)
+        self._deepest = study.deepest_baseline
+        for place, (label, name) in enumerate(study.names.items()):
+            self._quality(label, name, place)
+            self._times(label, place)
         self._original()
+        self._more()
         self._sizes()
+
+    lengths = LENGTHS
 
     def put(
         self,
@@ -247,29 +252,14 @@ class MadeUp:
 
     def results(self) -> Results:
         """Write everything, and read it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        study = self.study.model_dump(mode="json")
-        write_json(self.folder / "study.json", study)
-        rows = self._rows()
-        rows.to_csv(self.folder / "by_seed.csv", index=False)
-        self._summary(rows).to_csv(self.folder / "summary.csv", index=False)
-        self._write_sizes()
-        self._write_runs()
-        self._write_evaluations()
-        self._write_latency()
-        write_json(self.folder / "corpus" / "manifest.json", _corpus())
-        pairs = {"splits": {"train": {"counts": {"0": 200, "1": 200}}}}
-        write_json(self.folder / "corpus" / "pairs" / "manifest.json", pairs)
-        for split in ("train", "validation", "test"):
-            path = self.folder / "tokens" / "text" / split / "manifest.json"
-            write_json(path, _shards())
+        made_up_files.write(self)
         return Results.read(self.folder)
 
     # --- usual values ---
 
     def _seeds(self, label: str) -> dict[int, float]:
         """What is added to a model's cross-entropy, by its seeds."""
-        place = list(self._names).index(label)
+        place = list(self.names).index(label)
         return {
             seed: SHARED.get(seed, 0.0) + noise(place, i)
             for i, seed in enumerate(self.study.seeds_of(label))
@@ -281,9 +271,6 @@ class MadeUp:
             if name.options.get("task"):
                 right = {s: 0.7 + 2 * noise(index, s) for s in own}
                 self.put(label, "pairs", "accuracy", right)
-            else:
-                nats = {s: 5.5 + more for s, more in own.items()}
-                self.put(label, "spans", "cross_entropy", nats)
             return
         nats = {seed: quality(name) + more for seed, more in own.items()}
         self.put(label, "continuation", "cross_entropy", nats)
@@ -304,9 +291,9 @@ class MadeUp:
                 self.put(label, "text", f"{short}_error_{metric}", found)
 
     def _timed(self, label: str, dataset: str, scale: str, **where: str) -> None:
-        name = self._names[label]
+        name = self.names[label]
         both = times(name, where.get("form", "trained"))
-        place = list(self._names).index(label)
+        place = list(self.names).index(label)
         metrics = ("time_per_output_token", "time_to_first_token")
         for metric, us in zip(metrics, both, strict=True):
             found = {s: us * SESSION[s] * (1 + noise(place, s)) for s in SESSIONS}
@@ -326,240 +313,100 @@ class MadeUp:
             self.put(label, "step", "step_time", step)
 
     def _original(self) -> None:
-        """Models of the original's size, and first tokens by the prompt's length."""
-        known, deep = self.study.names, self.study.original.depths[-1]
-        self._timed(twin(self.study.deepest_baseline), "fixed", "study")
-        self._timed(twin(f"baseline-{deep}"), "fixed", "original")
-        for label, name in self._names.items():
-            original = original_names(self.study)
-            if label in original:
-                for form in _forms(name):
-                    self._timed(label, "fixed", "original", form=form)
-            for scale, lengths in LENGTHS.items():
-                base = (
-                    self.study.deepest_baseline
-                    if scale == "study"
-                    else f"baseline-{deep}"
-                )
-                if str(name.run) != base or (scale == "study") != (label in known):
-                    continue
-                if label not in known and label not in original:  # a twin
-                    continue
-                if "skip" in name.options or (name.is_intervened and "tuned" in label):
-                    continue
-                fast = name.intervention.eliminate
-                for tokens in lengths:
-                    us = [400 + 30 * tokens / (fast.speedup if fast else 1)] * 3
-                    us = [
-                        v * SESSION[s] * (1 + noise(fast is None, s))
-                        for s, v in enumerate(us)
-                    ]
-                    place = (f"prompt_{tokens}", "time_to_first_token")
-                    self.put(label, *place, us, scale)
+        """The models of the original's size."""
+        deep = self.study.original.depths[-1]
+        for label, name in original_names(self.study).items():
+            for form in _forms(name):
+                self._timed(label, "fixed", "original", form=form)
+        for label, scale in (
+            (f"baseline-{deep}", "original"),
+            (self._deepest, "study"),
+        ):
+            self._timed(twin(label), "fixed", scale)
+
+    def _more(self) -> None:
+        """What only some models have: texts, prompts, static caches, no cache."""
+        study = self.study
+        for place, label in enumerate(study.depth_models):
+            self._texts(label, place)
+        original = original_names(study)
+        deep = f"baseline-{study.original.depths[-1]}"
+        for scale, base, known in (
+            ("study", self._deepest, study.names),
+            ("original", deep, original),
+        ):
+            for label, name in known.items():
+                if str(name.run) == base and "skip" not in name.options:
+                    self._prompts(label, scale)
+            depths = study.depths if scale == "study" else study.original.depths
+            for variant in ("baseline", "proposed"):
+                for depth in (depths[0], depths[-1]):
+                    self._decoding(f"{variant}-{depth}", scale)
+        self._loop(self._deepest, "fixed", "generation_loop")
+        self._loop(self._deepest, "fixed", "generation_loop", "uncached")
+
+    def _prompts(self, label: str, scale: str) -> None:
+        """Times to the first token by the prompt's length, with elimination or not."""
+        eliminate = self.names[label].intervention.eliminate
+        faster = eliminate.speedup if eliminate else 1.0
+        for tokens in LENGTHS[scale]:
+            us = 400 + 30 * tokens / faster
+            by_session = [
+                us * SESSION[s] * (1 + noise(int(10 * faster), s)) for s in SESSIONS
+            ]
+            place = (f"prompt_{tokens}", "time_to_first_token")
+            self.put(label, *place, by_session, scale)
+
+    def _decoding(self, label: str, scale: str) -> None:
+        """Decoding with a static cache, eager and compiled."""
+        for mode, share in (("eager", 1.1), ("compiled", 0.8)):
+            us = [share * times(self.names[label])[0] * SESSION[s] for s in SESSIONS]
+            us = [value * (1 + noise(len(label), s)) for s, value in enumerate(us)]
+            self.put(label, "decode", TOKEN[1], us, scale, mode=mode)
+
+    def _texts(self, label: str, place: int) -> None:
+        """Text metrics of a model of the depth experiment, and times of generation."""
+        seeds = self.study.seeds_of(label)
+        for dataset in EVALUATION_SETS:
+            for metric in TEXT_METRICS:
+                scale = 100 if unit_of(metric) == "percent" else 1
+                scores = {s: scale * (0.1 + noise(place, s)) for s in seeds}
+                self.put(label, dataset, metric, scores)
+            self.put(label, dataset, "empty", dict.fromkeys(seeds, 0.25))
+            self._loop(label, dataset, "time_per_generated_token")
+
+    def _loop(self, label: str, dataset: str, metric: str, mode: str = "eager") -> None:
+        us = times(self.names[label])[0] * (3 if mode == "uncached" else 1)
+        self.put(label, dataset, metric, [us * SESSION[s] for s in SESSIONS], mode=mode)
 
     def _sizes(self) -> None:
-        for scale in ("study", "original"):
-            sizes = self.study.model if scale == "study" else self.study.original
-            vocabulary = {
-                "study": self.study.tokenizer.vocabulary,
-                "original": self.study.original.vocabulary,
-            }[scale]
-            d, n, hidden = sizes.width, sizes.heads, sizes.ffn_hidden
-            chosen = (
-                self.study.names if scale == "study" else original_names(self.study)
-            )
-            for label in chosen:
-                name = self._names[label]
-                block = (
-                    4 * d**2 + 2 * d + (3 * d * hidden if name.ffn == "default" else 0)
-                )
-                count = 2 * vocabulary * d + d + name.depth * block
-                added = name.depth * (d**2 // n + d) if name.head != "baseline" else 0
-                skipped = (
-                    len(_skip(name).blocks(name.depth)) if _plain_skip(name) else 0
-                )
-                self.sizes[scale, label] = {
-                    "parameters_trained": count + added,
-                    "parameters_deployed": count,
-                    "weights_read": count - vocabulary * d,
-                    "flops_per_token": 2 * (count + added),
-                    "flops_per_token_deployed": 2 * count,
-                    "width": d,
-                    "vocabulary": vocabulary,
-                    "attending_blocks": name.depth - skipped,
-                }
-
-    # --- tables ---
-
-    def _split(self, label: str) -> tuple[str, str]:
-        """Model and intervention of a label."""
-        name = self._names.get(label)
-        done = str(name.intervention) if name else ""
-        return label.removesuffix(f"{SEPARATOR}{done}"), done
-
-    def _rows(self) -> pd.DataFrame:
-        rows = []
-        for (label, scale, form, mode, dataset, metric), values in self.values.items():
-            model, done = self._split(label)
-            row = {"model": model, "intervention": done, "scale": scale, "form": form}
-            row |= {"mode": mode, "dataset": dataset, "metric": metric}
-            row |= {"unit": unit_of(metric)}
-            rows += [row | {"unit_id": u, "value": v} for u, v in values.items()]
-        return pd.DataFrame(rows)
-
-    def _summary(self, rows: pd.DataFrame) -> pd.DataFrame:
-        keys = [column for column in rows if column not in ("unit_id", "value")]
-        table = rows.groupby(keys, sort=False)["value"].agg(["mean", "median", "size"])
-        table = table.reset_index().rename(columns={"size": "n_seeds"})
-        labels = map(joined, table["model"], table["intervention"])
-        names = [self._names.get(label, ModelName(label, 0)) for label in labels]
-        return table.assign(
-            n=table["n_seeds"],
-            system=[name.system for name in names],
-            variant=[name.variant for name in names],
-            depth=[name.depth for name in names],
-            **dict.fromkeys(("p5", "p95", "std", "ci_low", "ci_high"), math.nan),
-        )
-
-    def _write_sizes(self) -> None:
-        rows = []
-        for (scale, label), sizes in self.sizes.items():
-            name, (model, done) = self._names[label], self._split(label)
-            row = {"model": model, "intervention": done, "scale": scale}
-            row |= {"system": name.system, "depth": name.depth, "variant": name.variant}
-            rows.append(row | sizes)
-        pd.DataFrame(rows).to_csv(self.folder / "parameters.csv", index=False)
-        predictions = []
-        for label in original_names(self.study):
-            name = self._names[label]
-            if not name.is_intervened:
-                continue
-            row = {"model": str(name.run), "intervention": str(name.intervention)}
-            eliminate = name.intervention.eliminate
-            for tokens in LENGTHS["original"] if eliminate else [None]:
-                predictions.append(
-                    row
-                    | {"scale": "original", "prompt_tokens": tokens}
-                    | {"predicted_decode": None if eliminate else 1.1}
-                    | {"predicted_prefill": eliminate.speedup if eliminate else None}
-                )
-        columns = ["model", "intervention", "scale", "prompt_tokens"]
-        columns += ["predicted_decode", "predicted_prefill"]
-        table = pd.DataFrame(predictions, columns=columns)
-        table.to_csv(self.folder / "predictions.csv", index=False)
-
-    def _write_runs(self) -> None:
-        for label, seed in self.study.runs:
-            name, spec = self.study.models[label], self.study.spec(label, seed)
-            folder = self.folder / "runs" / label / f"seed{seed}"
-            steps = spec.training.steps
-            iterations = np.arange(1, 101)
-            curve = self.losses.get(label, lambda _, i: 6 - 0.01 * i)
-            losses = pd.DataFrame({"iteration": iterations})
-            losses["loss"] = curve(seed, iterations)
-            entropy = self.entropy.get((label, seed), 3.8)
-            seen = [(1, 0, "entropy", 3.88), (steps, 0, "entropy", entropy)]
-            seen.append((steps, 1, "entropy", 3.88))
-            columns = ["iteration", "block", "quantity", "value"]
-            folder.mkdir(parents=True, exist_ok=True)
-            losses.to_csv(folder / "losses.csv", index=False)
-            table = pd.DataFrame(seen, columns=columns)
-            table.to_csv(folder / "diagnostics.csv", index=False)
-            tokens = steps * TOKENS
-            write_json(
-                folder / "training.json",
-                {"model": label, "seed": seed, "seconds": 10.0, "tokens": tokens}
-                | {"epochs": tokens / 1e6, "flops": 1e6 * name.depth * tokens}
-                | {
-                    "device": "cpu",
-                    "threads": 1,
-                    "commit": "abc",
-                    "precision": "float32",
-                }
-                | {"versions": {"python": "3.11", "torch": "2"}},
-            )
-
-    def _write_evaluations(self) -> None:
-        """Four test documents, whose mean by length is that of the run."""
-        weights = np.array([10.0, 20.0, 30.0, 40.0])
-        offsets = np.array([4.0, 2.0, 1.0, -2.75]) / 10  # of mean 0 by weight
-        for label, seed in self.study.runs:
-            key = (label, "study", "trained", "eager", "text", "cross_entropy")
-            nats = self.values.get(key, {}).get(seed)
-            rows = {
-                "value": [] if nats is None else nats + offsets,
-                "weight": [] if nats is None else weights,
-                "sample": [] if nats is None else list("abcd"),
-            }
-            table = pd.DataFrame(rows).assign(
-                intervention="",
-                form="trained",
-                dataset="text",
-                group="",
-                metric="cross_entropy",
-            )
-            path = self.folder / "evaluations" / label / f"seed{seed}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            table.to_parquet(path)
-        for label, seed in self.study.intervened_runs:
-            path = (
-                self.folder / "evaluations" / label / f"seed{seed}.interventions.json"
-            )
-            write_json(path, choices(self.study, label, seed))
-
-    def _write_latency(self) -> None:
-        """Only what is not in by_seed.csv: lengths and data type of fixed workloads."""
-        rows = []
-        for (label, scale, form, mode, dataset, metric), values in self.values.items():
-            if dataset not in ("fixed", "decode") or metric != TOKEN[1]:
-                continue
-            model, done = self._split(label)
-            row = {"model": model, "intervention": done, "scale": scale, "form": form}
-            row |= {"mode": mode, "workload": dataset, "dtype": "float32"}
-            row |= {"prompt_tokens": 6, "generated_tokens": 4}
-            rows += [row | {"session": session} for session in values]
-        pd.DataFrame(rows).to_parquet(self.folder / "latency.parquet")
-        pd.DataFrame(self.reads).to_parquet(self.folder / "bandwidth.parquet")
-        columns = ["session", "scale", "ratio", "ci_low", "ci_high", "background_load"]
-        sessions = [(s, "study", 1.001, 0.99, 1.01, 0.1) for s in SESSIONS]
-        table = pd.DataFrame(sessions, columns=columns).assign(disturbed=False)
-        table.to_csv(self.folder / "sessions.csv", index=False)
+        study, original = self.study, self.study.original
+        vocabulary = study.tokenizer.vocabulary
+        for label, name in study.names.items():
+            self.sizes["study", label] = sizes_of(name, study.model, vocabulary)
+        for label, name in original_names(study).items():
+            sizes = sizes_of(name, original, original.vocabulary)
+            self.sizes["original", label] = sizes
 
 
-def choices(study: Study, label: str, seed: int) -> dict[str, Any]:
-    """`interventions.json`: attention matters less the later it is."""
-    depth, tokens = study.models[label].depth, study.prompt_tokens
-    share = np.arange(depth) / max(1, depth - 1)
-    contribution = 0.8 - 0.5 * share + 0.01 * seed
-    found = {}
-    for each in study.interventions_of[label]:
-        done = study.interventions[each].intervention
-        speedup = done.eliminate.speedup if done.eliminate else 1.0
-        less = (1 - 1 / speedup) * np.arange(1, depth + 1) / depth
-        skipped = done.skip.k if done.skip else 0
-        decode = 1 + 0.1 * skipped / depth
-        found[str(done)] = {
-            "skip": {"attention": [], "ffn": []},
-            "elimination": None,
-            "counts": [max(2, math.ceil(tokens * (1 - x))) for x in less]
-            if done.eliminate
-            else None,
-            "predicted_decode": decode,
-            "predicted_prefill": decode * speedup,
-            "cache_bytes": round(4000 * (1 - skipped / depth) / speedup),
-        }
+def sizes_of(name: ModelName, sizes: Architecture, vocabulary: int) -> dict[str, Any]:
+    """A row of parameters.csv; FFNs other than the default count nothing."""
+    d, skip = sizes.width, _skip(name)
+    block = 4 * d**2 + 2 * d
+    block += 3 * d * sizes.ffn_hidden if name.ffn == "default" else 0
+    count = 2 * vocabulary * d + d + name.depth * block
+    added = d**2 // sizes.heads + d if name.head != "baseline" else 0
+    known = skip is not None and skip.part != "ffn" and not skip.needs_model
+    attending = name.depth - (len(skip.blocks(name.depth)) if known else 0)
     return {
-        "model": label,
-        "seed": seed,
-        "importance": {
-            "attention": list(0.3 - 0.2 * share + 0.01 * seed),
-            "ffn": list(0.25 + 0.02 * np.sin(5 * share) + 0.01 * seed),
-            "block": list(0.45 - 0.1 * share + 0.01 * seed),
-        },
-        "contribution": list(contribution),
-        "profile": list(np.minimum.accumulate(contribution / contribution[0])),
-        "cache_bytes": 4000,
-        "interventions": found,
+        "parameters_trained": count + name.depth * added,
+        "parameters_deployed": count,
+        "weights_read": count - vocabulary * d,
+        "flops_per_token": 2 * (count + name.depth * added),
+        "flops_per_token_deployed": 2 * count,
+        "width": d,
+        "vocabulary": vocabulary,
+        "attending_blocks": attending,
     }
 
 
@@ -568,27 +415,6 @@ def _forms(name: ModelName) -> list[str]:
     forms = ["trained"]
     forms += ["folded"] if name.head != "baseline" else []
     return forms + (["collapsed"] if name.ffn.endswith("matrices") else [])
-
-
-def _plain_skip(name: ModelName) -> bool:
-    """Whether blocks without attention are known from the label alone."""
-    skip = _skip(name)
-    return skip is not None and skip.part != "ffn" and not skip.needs_model
-
-
-def _corpus() -> dict[str, Any]:
-    counts = {"train": 1000, "validation": 50, "test": 60, "questions": 70}
-    entry = {"source": "package", "name": "made-up", "version": "1", "licence": "CC"}
-    entry |= {"counts": counts, "dropped": {"duplicate": 3, "contaminated": 2}}
-    return {"datasets": {"text": entry} | {s: dict(entry) for s in EVALUATION_SETS}}
-
-
-def _shards() -> dict[str, Any]:
-    return {
-        **{"tokens": 100_000, "vocabulary": 2048, "documents": 1000},
-        **{"characters_per_token": 3.5, "unknown_rate": 0.001},
-        **{"checked_documents": 100, "round_trip_failures": 1},
-    }
 
 
 # --- as fixtures ----------------------------------------------------------------------

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from made_up import TOKENS, MadeUp, default_configuration, grid, study_of
+from made_up import MadeUp, default_configuration, grid, study_of
+from made_up_files import TOKENS
 from shallower.analysis import budgets, learning_rates
 from shallower.analysis.claims.base import Context
 
@@ -90,6 +91,9 @@ def test_runs_in_the_bad_mode_are_counted(tmp_path: Path) -> None:
     assert table["bad_mode_share"].to_dict() == dict.fromkeys(SEARCHED, 0.0) | {
         "silu-2": 0.5
     }
+    of_group = table.groupby("group")["bad_mode_share_of_group"].unique()
+    assert of_group["silu-2"] == pytest.approx([1 / 6])  # of three rates, two seeds
+    assert of_group["baseline-2"] == pytest.approx([0])
     facts = {
         fact.key: fact.value
         for fact in learning_rates.facts(

@@ -120,7 +120,7 @@ def test_a_decoder_depends_on_no_code_of_t5() -> None:
 
 @pytest.mark.parametrize("stage", ["train", "evaluate"])
 def test_what_has_no_influence_is_left_out(stage: str) -> None:
-    """Progress, peak rates, time limits, the registry, sections of the configuration."""
+    """Progress, peak rates, time limits, the registry, configuration."""
     _, modules = code.run_code(stage, LLAMA)
     assert not {"study", "analysis", "reporting", "cli"} & packages(modules)
     aside = {"models.registry", "training.progress", "training.peaks", "training.clock"}
@@ -159,7 +159,10 @@ def test_rules_depend_on_the_code_that_they_run() -> None:
             assert named, rule.splitlines()[0]
             stage = named[1]
             if stage in ("train", "evaluate"):
-                covered = {**code.run_code(stage, LLAMA)[1], **code.run_code(stage, T5)[1]}
+                covered = {
+                    **code.run_code(stage, LLAMA)[1],
+                    **code.run_code(stage, T5)[1],
+                }
                 aside = code.OF_TRAINING_ASIDE
             else:
                 covered, aside = code.stage_code(stage), code.STAGES[stage][1]

@@ -7,10 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shallower.corpus import items
-from shallower.corpus.cleaning import Document, digest
-from shallower.corpus.items import Item
+from shallower.corpus.documents import Document, digest
+from shallower.corpus.items import Item, sentences
 from shallower.corpus.packages import as_conversation
-from shallower.corpus.sentences import sentences
 
 
 def document(text, title="", domain="Arts"):

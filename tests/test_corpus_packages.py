@@ -69,8 +69,8 @@ TALKS = {"file": "fakedata/talk/*.yml", "layout": "chatterbot"}
 
 
 def test_summaries_become_documents_without_importing(package):
-    loaded = sources.load(source(), "documents", "corpus.text", package / "cache")
-    assert loaded.dataset.to_list() == [
+    loaded = sources.load(source(), "documents", "corpus.text")
+    assert list(loaded.rows) == [
         {"text": "A fnord is a word.", "domain": "Arts", "title": "Fnord"},
         {"text": "Second.", "domain": "", "title": "Quux"},
     ]
@@ -82,8 +82,8 @@ def test_summaries_become_documents_without_importing(package):
 
 
 def test_conversations_take_hh_rlhfs_form(package):
-    loaded = sources.load(source(**TALKS), "conversations", "k", package / "cache")
-    assert loaded.dataset.to_list() == [
+    loaded = sources.load(source(**TALKS), "conversations", "k")
+    assert list(loaded.rows) == [
         {
             "conversation": "\n\nHuman: What is it?\n\nAssistant: It is a thing.",
             "group": "b",
@@ -100,8 +100,8 @@ def test_conversations_take_hh_rlhfs_form(package):
 
 
 def test_limit(package):
-    loaded = sources.load(source(limit=1), "documents", "k", package / "cache")
-    assert len(loaded.dataset) == 1
+    loaded = sources.load(source(limit=1), "documents", "k")
+    assert len(list(loaded.rows)) == 1
 
 
 def test_pinned_checksum(package):
@@ -133,7 +133,7 @@ def test_pinned_checksum(package):
 )
 def test_errors_name_key_and_package(package, changes, message):
     with pytest.raises(UserError) as error:
-        sources.load(source(**changes), "documents", "k", package / "cache")
+        list(sources.load(source(**changes), "documents", "k").rows)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -141,7 +141,7 @@ def test_errors_name_key_and_package(package, changes, message):
 def test_yaml_errors_are_one_line(package):
     (package / "fakedata/talk/b.yml").write_text("a: [1\nb: }")
     with pytest.raises(UserError) as error:
-        sources.load(source(**TALKS), "conversations", "k", package / "cache")
+        list(sources.load(source(**TALKS), "conversations", "k").rows)
     assert "talk/b.yml of package fake-data: not in the format" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -25,12 +25,11 @@ def write_jsonl(path: Path, rows: list[dict]) -> None:
 def load(kind, path, **settings):
     settings.setdefault("paths", [str(path)])
     source = FilesSource(source="files", **settings)
-    cache = Path(settings["paths"][0]).parent / "cache"
-    return sources.load(source, kind, "corpus.text", cache)
+    return sources.load(source, kind, "corpus.text")
 
 
 def rows_of(kind, path, **settings):
-    return load(kind, path, **settings).dataset.to_list()
+    return list(load(kind, path, **settings).rows)
 
 
 def compress(path: Path, suffix: str) -> Path:
@@ -158,7 +157,7 @@ def test_limit_counts_records_over_files_and_globs_are_sorted(tmp_path):
         rows = [{"text": f"{name}{number}"} for number in range(3)]
         write_jsonl(tmp_path / f"{name}.jsonl", rows)
     loaded = load("documents", None, paths=[str(tmp_path / "*.jsonl")], limit=4)
-    found = [row["text"] for row in loaded.dataset]
+    found = [row["text"] for row in loaded.rows]
     assert found == ["a0", "a1", "a2", "b0"]
     assert loaded.origin["records"] == 4
     # A file that was not read is no input of the study.
@@ -168,17 +167,23 @@ def test_limit_counts_records_over_files_and_globs_are_sorted(tmp_path):
     ]
 
 
-def test_rows_come_from_the_file_as_it_is_now(tmp_path):
+def test_a_name_with_brackets_is_tried_before_the_pattern(tmp_path):
+    write_jsonl(tmp_path / "my [v2].jsonl", [{"text": "literal"}])
+    write_jsonl(tmp_path / "my v.jsonl", [{"text": "as a pattern"}])
+    path = tmp_path / "my [v2].jsonl"
+    assert [row["text"] for row in rows_of("documents", path)] == ["literal"]
+    path.unlink()
+    assert [row["text"] for row in rows_of("documents", path)] == ["as a pattern"]
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u2029", "\u0085", "\x0b", "\x1c"])
+def test_only_a_newline_ends_a_json_line(tmp_path, end):
     path = tmp_path / "data.jsonl"
-    write_jsonl(path, [{"text": "old"}])
-    first = sources.load(
-        FilesSource(source="files", paths=[str(path)]), "documents", "k", tmp_path / "1"
-    )
-    write_jsonl(path, [{"text": "new"}])
-    second = sources.load(
-        FilesSource(source="files", paths=[str(path)]), "documents", "k", tmp_path / "2"
-    )
-    assert [first.dataset[0]["text"], second.dataset[0]["text"]] == ["old", "new"]
+    rows = [{"text": f"one{end}line"}, {"text": "two"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found = [row["text"] for row in rows_of("documents", path)]
+    assert found == [f"one{end}line", "two"]
 
 
 def test_odd_values(tmp_path):
@@ -208,6 +213,7 @@ def test_files_are_closed(tmp_path, limit):
         ("a.jsonl", b'{"txt": 1}\n', "documents", {}, "no column 'text', found txt"),
         ("a.jsonl", b'{"text": [1]}\n', "documents", {}, "expected text, found a list"),
         ("a.jsonl", b"", "documents", {}, "corpus.text: no records found"),
+        ("a.csv", b"text,b,b\n1,2,3\n", "documents", {}, "column 'b' occurs 2 times"),
         ("a.csv", b"text,b\nx\n", "documents", {}, "a.csv:2: 1 fields, expected 2"),
         ("a.csv", b'text\n"x\n', "documents", {}, "a.csv:2: unexpected end of data"),
         ("a.csv", b"text\nx\xff\n", "documents", {}, "a.csv: not UTF-8"),
@@ -249,9 +255,19 @@ def test_files_are_closed(tmp_path, limit):
 def test_bad_files_are_one_line(tmp_path, name, data, kind, settings, message):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError) as error:
-        load(kind, tmp_path / name, **settings)
+        rows_of(kind, tmp_path / name, **settings)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_a_file_that_is_cut_off_is_an_error(tmp_path, suffix):
+    path = tmp_path / "data.jsonl"
+    write_jsonl(path, [{"text": str(number)} for number in range(300)])
+    packed = compress(path, suffix)
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UserError, match="cannot be read"):
+        rows_of("documents", packed)
 
 
 def test_error_late_in_a_file_is_still_the_users(tmp_path):
@@ -259,21 +275,21 @@ def test_error_late_in_a_file_is_still_the_users(tmp_path):
     write_jsonl(path, [{"text": str(number)} for number in range(3000)])
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(UserError, match=r"data\.jsonl:3001: not a JSON object"):
-        load("documents", path)
+        rows_of("documents", path)
 
 
 def test_parquet_without_our_columns_lists_its_own(tmp_path):
     path = tmp_path / "data.parquet"
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"], "n": [1]}), path)
     with pytest.raises(UserError, match=r"row 1: no column 'text', found body, n;"):
-        load("documents", path)
+        rows_of("documents", path)
 
 
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(UserError, match=r"corpus\.text\.paths: .*nope\*: no such file"):
-        load("documents", None, paths=[str(tmp_path / "nope*")])
+        rows_of("documents", None, paths=[str(tmp_path / "nope*")])
     with pytest.raises(UserError, match="is a directory, expected files"):
-        load("documents", None, paths=[str(tmp_path)])
+        rows_of("documents", None, paths=[str(tmp_path)])
 
 
 def test_format_overrides_the_suffix(tmp_path):
@@ -286,6 +302,6 @@ def test_hub_data_are_to_be_downloaded_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = HubSource(source="hub", repository="someone/something")
     with pytest.raises(UserError) as error:
-        sources.load(source, "documents", "corpus.text", tmp_path)
+        sources.load(source, "documents", "corpus.text")
     assert "corpus.text: someone/something is not downloaded" in str(error.value)
     assert "where there is internet" in str(error.value)

@@ -11,14 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT
-from shallower.config import load_study
 from shallower.corpus.build import build
-from shallower.corpus.cleaning import Document
+from shallower.corpus.documents import Document, Held, split_of
 from shallower.corpus.settings import Corpus
-from shallower.corpus.splits import Held, split_of
 from shallower.errors import UserError
-from test_config import change
+from shallower.study.study import load_study
 from test_corpus_build import SPLITS, rows, sentence, text_of, write
 
 Settings = dict[str, Any]
@@ -203,15 +200,22 @@ def test_the_default_study_has_neither(configuration: dict) -> None:
     assert corpus.held_out_documents is None
 
 
-def test_a_misspelt_key_of_the_test_source(configuration: dict) -> None:
-    source = {"source": "files", "files": {"paht": "x"}}
+def test_wrong_keys_of_the_test_source(configuration: dict) -> None:
+    corpus = configuration["corpus"]
+    corpus["test"] = {"source": "files", "files": {"paht": "x"}}
     with pytest.raises(UserError, match=r"corpus\.test\.files\.paht: unknown key, did"):
-        load_study(change(configuration, "corpus.test", source))
+        load_study(configuration)
+    corpus["test"] = None
+    corpus["held_out_documents"] = 0
     with pytest.raises(UserError, match=r"corpus\.held_out_documents"):
-        load_study(change(configuration, "corpus.held_out_documents", 0))
+        load_study(configuration)
 
 
-def test_rules_read_the_test_source() -> None:
-    """Or a change of its files would rebuild nothing."""
-    text = (ROOT / "workflow" / "rules" / "common.smk").read_text()
-    assert "study.corpus.test" in text
+def test_a_section_of_another_source_is_an_error(configuration: dict) -> None:
+    """Or the corpus is silently Wikipedia."""
+    text = configuration["corpus"]["text"]
+    text["files"] = {"paths": ["mine.jsonl"]}
+    with pytest.raises(UserError, match=r"text: files is given, but source is package"):
+        load_study(configuration)
+    text["source"] = "files"  # the default's package stays behind, and is not used
+    assert load_study(configuration).corpus.text.paths == ["mine.jsonl"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,102 +11,167 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import ROOT, run_spec, tiny
+from conftest import run_spec
+from models_for_tests import tiny
+from project import ROOT
 from shallower.errors import Unfinished, UserError
 from shallower.files import read_json
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import LlamaLM
 from shallower.models.registry import HEADS
-from shallower.tokens.shards import TokenStream
-from shallower.training.batches import Batches
+from shallower.study.runs import EliminationTraining, RunSpec
 from shallower.training.checkpoint import Checkpoints
 from shallower.training.distributed import (
     DataParallel,
+    Distributed,
     TensorParallel,
     cut_of,
     interleave,
 )
-from shallower.training.loop import train
+from training_runs import (
+    changed,
+    checkpoints_of,
+    command,
+    newest_step,
+    run,
+    start,
+    write_spec,
+)
 
 KINDS = ["data", "tensor"]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # Stated tolerance: the losses of ten steps at a rate of 3e-3, and the weights, each of
 # which moves by about the rate in each step.
 LOSS, WEIGHT = 1e-5, 2e-5
 
 
-def spec_for(kind: str) -> dict:
-    """Ten steps, clipped; gradients accumulated where batches are shared out."""
+def spec_for(kind: str) -> RunSpec:
+    """Ten clipped steps; gradients are accumulated where batches are shared out."""
     spec = run_spec("proposed", steps=10, checkpoint_every=100)
-    spec["training"] |= {"log_every": 1, "diagnose_every": 4, "clip": 0.2}
+    spec = changed(spec, log_every=1, diagnose_every=4, clip=0.2)
     if kind == "data":
-        spec["training"]["accumulation"] = 2
-    else:
-        spec["training"] |= {"loss_chunk": 50, "checkpoint_activations": True}
-    return spec
+        return changed(spec, accumulation=2)
+    return changed(spec, loss_chunk=50, checkpoint_activations=True)
 
 
-@pytest.fixture(scope="module")
-def runs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Per kind: alone/, two/whole, two/begun (finished by one), two/finished."""
-    folder, tokens = tmp_path_factory.mktemp("runs"), corpus / "train"
-    for kind in KINDS:
-        spec, at = spec_for(kind), folder / kind
-        (folder / f"spec-{kind}.json").write_text(json.dumps(spec))
-        train(spec, tokens, at / "alone", at / "kept-alone", device="cpu")
-        kept = at / "kept-finished"
-        with pytest.raises(Unfinished):
-            train(spec, tokens, at / "x", kept, device="cpu", time_limit=1e-9)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    script = str(ROOT / "tests" / "two_processes.py")
-    subprocess.run([*command, script, str(folder), str(tokens)], check=True)
-    for kind in KINDS:
-        at = folder / kind
-        assert not (at / "begun" / "model.safetensors").exists()
-        train(spec_for(kind), tokens, at / "begun", at / "kept-begun", device="cpu")
+def two_words(spec: RunSpec, tokens: Path, folder: Path, *more: str) -> list[str]:
+    """As in the rule `train`: without `--`, torchrun would take `--run` for its own."""
+    module, *words = command(spec, tokens, folder, *more)
+    return [*TWO, module, "--", *words]
+
+
+def two(
+    kind: str, spec: RunSpec, tokens: Path, folder: Path, *more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    words = two_words(spec, tokens, folder, "--parallel", kind, *more)
+    process = start(words, saved=1_000_000, folder=folder)  # never
+    _, errors = process.communicate()
+    return subprocess.CompletedProcess(words, process.returncode, "", errors)
+
+
+def ours(errors: str) -> list[str]:
+    """The lines of the command itself, among what torchrun reports."""
+    return [
+        line for line in errors.splitlines() if line.startswith("shallower train: ")
+    ]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def runs(
+    request: pytest.FixtureRequest,
+    corpus: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Folders of a run by one, by two, begun by two, and ended by two processes."""
+    kind, tokens = request.param, corpus / "train"
+    folder, spec = tmp_path_factory.mktemp(kind), spec_for(kind)
+    run(spec, tokens, folder / "alone")
+    assert two(kind, spec, tokens, folder / "through").returncode == 0
+    stopped = two(kind, spec, tokens, folder / "begun", "--time-limit", "1e-9")
+    assert stopped.returncode
+    # In one process this is status 75; torchrun has its own.
+    message = "shallower train: stopped after 1 of 10 steps, before the time limit"
+    [line] = ours(stopped.stderr)
+    assert line.startswith(message)
+    run(spec, tokens, folder / "begun")
+    with pytest.raises(Unfinished):
+        run(spec, tokens, folder / "ended", time_limit=1e-9)
+    assert two(kind, spec, tokens, folder / "ended").returncode == 0
     return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("run", ["whole", "begun", "finished"])
-def test_two_processes_train_as_one(runs: Path, kind: str, run: str) -> None:
-    """Through and through, begun by two and finished by one, and the reverse."""
-    alone, two = runs / kind / "alone", runs / kind / run
+def test_two_processes_train_as_one(runs: Path) -> None:
+    """All the way, begun by two and ended by one, and the reverse."""
+    kind = "tensor" if "tensor" in runs.name else "data"
     columns = ["iteration", "tokens", "learning_rate"]
-    due, found = (pd.read_csv(folder / "losses.csv") for folder in (alone, two))
-    assert found[columns].equals(due[columns])
-    assert found["loss"].to_numpy() == pytest.approx(due["loss"].to_numpy(), abs=LOSS)
-    assert due["loss"].iloc[-1] < due["loss"].iloc[0] - 0.3
-    for name in ("model.safetensors", "model-half.safetensors"):
-        expected, weights = load_file(alone / name), load_file(two / name)
-        assert list(weights) == list(expected)
-        for key, value in weights.items():
-            assert value.shape == expected[key].shape
-            assert torch.allclose(value, expected[key], rtol=0, atol=WEIGHT), key
-    facts = read_json(two / "training.json")
-    assert facts["restarts"] == (run != "whole")
-    expected_size = (1, "none") if run == "begun" else (2, kind)
-    assert (facts["processes"], facts["parallel"]) == expected_size
+    expected = pd.read_csv(runs / "alone" / "losses.csv")
+    assert expected["loss"].iloc[-1] < expected["loss"].iloc[0] - 0.3
+    weights = load_file(runs / "alone" / "model.safetensors")
+    for name, parallel in (
+        ("through", (2, kind, 0)),
+        ("begun", (1, "none", 1)),
+        ("ended", (2, kind, 1)),
+    ):
+        found = pd.read_csv(runs / name / "losses.csv")
+        assert found[columns].equals(expected[columns])
+        assert found["loss"].tolist() == pytest.approx(expected["loss"], abs=LOSS)
+        trained = load_file(runs / name / "model.safetensors")
+        assert list(trained) == list(weights)
+        for key, value in trained.items():
+            assert torch.allclose(value, weights[key], rtol=0, atol=WEIGHT), key
+        facts = read_json(runs / name / "training.json")
+        assert (facts["processes"], facts["parallel"], facts["restarts"]) == parallel
+    if kind == "tensor":  # with data, each process measures its own sequences
+        tables = [
+            pd.read_csv(runs / name / "diagnostics.csv")
+            for name in ("alone", "through")
+        ]
+        values = [table.pop("value").tolist() for table in tables]
+        assert tables[0].equals(tables[1])
+        assert values[1] == pytest.approx(values[0], rel=1e-3)
 
 
-def test_all_heads_are_seen_by_the_diagnostics(runs: Path) -> None:
-    due, found = (
-        pd.read_csv(runs / "tensor" / run / "diagnostics.csv")
-        for run in ("alone", "whole")
-    )
-    keys = ["iteration", "block", "quantity"]
-    assert found[keys].equals(due[keys])
-    assert found["value"].to_numpy() == pytest.approx(due["value"].to_numpy(), rel=1e-3)
+def test_sigterm_saves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
+    spec = changed(spec_for("data"), steps=100_000, checkpoint_every=10)
+    words = two_words(spec, corpus / "train", tmp_path / "run")
+    process = start(words, 10, tmp_path / "run")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode
+    [line] = ours(errors)
+    step = newest_step(tmp_path / "run")
+    assert f"stopped after {step} of 100000 steps, at a signal to end" in line
 
 
-def test_parts_of_a_batch_are_the_batch(corpus: Path) -> None:
-    stream = TokenStream.open(corpus / "train")
-    whole, *parts = (Batches(stream, 32, 4, 0, p) for p in ((0, 1), (0, 2), (1, 2)))
-    for step in (0, 77):
-        joined = torch.cat([part(step)[0] for part in parts])
-        assert torch.equal(joined, whole(step)[0])
+def test_an_error_in_one_process_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    """Only the first process finds the run locked; the other must not wait for it."""
+    spec, folder = spec_for("data"), tmp_path / "run"
+    with pytest.raises(Unfinished):
+        run(spec, corpus / "train", folder, time_limit=1e-9)
+    [checkpoints] = checkpoints_of(folder).iterdir()
+    locked = Checkpoints(checkpoints)
+    locked.lock()
+    refused = two("data", spec, corpus / "train", folder)
+    assert refused.returncode
+    [line] = ours(refused.stderr)
+    assert "another process is training this run" in line
+
+
+# --- what is shared out, and how ------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shares_and_clipping(kind: str, tmp_path: Path) -> None:
+    write_spec(spec_for(kind), tmp_path)
+    script = ROOT / "tests" / "two_processes.py"
+    words = [*TWO, str(script), str(tmp_path), kind]
+    process = start(words, saved=1, folder=tmp_path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors[-3000:]
 
 
 def test_a_process_gets_its_heads_of_queries_keys_and_values() -> None:
-    """Rows numbered by (matrix, head): each half has all three matrices' heads."""
+    """Rows numbered by (matrix, head): each half has heads of all three matrices."""
     rows = (10 * torch.arange(3)[:, None] + torch.arange(4)).reshape(12, 1)
     mixed = interleave(rows, 3, 2, 0)
     assert mixed[:6].flatten().tolist() == [0, 1, 10, 11, 20, 21]
@@ -115,68 +179,41 @@ def test_a_process_gets_its_heads_of_queries_keys_and_values() -> None:
     assert torch.equal(interleave(mixed, 2, 3, 0), rows)
 
 
-def test_what_is_cut() -> None:
-    assert cut_of("blocks.3.attention.qkv.weight") == (0, 3)
-    assert cut_of("blocks.3.attention_norm.weight") is None
-    assert cut_of("head.weight") is None
-
-
-def group(kind: type, size: int):
+def group(kind: type[Distributed], size: int) -> Distributed:
     """A group's rules, without its processes."""
     made = kind.__new__(kind)
     made.size = size
     return made
 
 
-def test_what_cannot_be_shared_is_refused() -> None:
-    settings = run_spec("proposed", 4, 4)["training"]
+def test_runs_that_cannot_be_shared() -> None:
+    spec = run_spec("proposed", 4, 4)
     with pytest.raises(UserError, match=r"batch_size: 4 windows in 1 parts .* 3 proc"):
-        group(DataParallel, 3).check({}, settings)
-    with pytest.raises(UserError, match="heads: 4 cannot be shared equally by 3"):
-        group(TensorParallel, 3).check(run_spec("baseline", 4, 4)["model"], settings)
-    matched = run_spec("matched", 4, 4)["model"] | {"width": 64, "heads": 8}
-    with pytest.raises(UserError, match="ffn_hidden: 67"):
-        group(TensorParallel, 2).check(matched, settings)
-
-
-def test_every_variant_is_cut_or_refused() -> None:
-    """A parameter that belongs to the heads is either cut or its variant refused."""
-    for head in HEADS:
-        spec = run_spec(head, 4, 4)
-        spec["model"]["ffn_hidden"] -= tiny(head).ffn_width % 2
-        try:
-            group(TensorParallel, 2).check(spec["model"], spec["training"])
-        except UserError:
-            continue
-        model = LlamaLM(LlamaConfig.parse(spec["model"]))
-        for name, _ in model.named_parameters():
-            if ".attention." in name or ".ffn." in name:
-                assert cut_of(name), (head, name)
-
-
-def command(corpus: Path, spec: dict, folder: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "shallower", "train", "--spec", json.dumps(spec)]
-    words += ["--tokens", str(corpus / "train"), "--output", str(folder / "run")]
-    return [*words, "--checkpoints", str(folder / "kept"), "--device", "cpu", *more]
-
-
-def test_the_command_starts_its_processes(corpus: Path, tmp_path: Path) -> None:
-    """It stops by the clock and, with the run held by another, ends with one line."""
-    spec = run_spec("baseline", steps=4, checkpoint_every=100)
-    words = command(corpus, spec, tmp_path, "--processes", "2")
-    first = subprocess.run(
-        [*words, "--time-limit", "1e-9"], capture_output=True, text=True
+        group(DataParallel, 3).check(spec)
+    elimination = EliminationTraining(
+        speedup=2, calibration_windows=1, window=8, prompt_tokens=16
     )
-    assert first.returncode == 75, first.stderr
-    assert first.stderr.splitlines() == [
-        "shallower train: stopped after 1 of 4 steps, before the time limit of 1e-09 "
-        "minutes; run again to resume"
-    ]
-    (kept,) = (tmp_path / "kept").iterdir()
-    held = Checkpoints(kept)
-    held.lock()
-    # Only the first process finds this out; the other must not wait for ever.
-    refused = subprocess.run(words, capture_output=True, text=True)
-    assert refused.returncode == 2, refused.stderr
-    (line,) = refused.stderr.splitlines()
-    assert "another process is training this run" in line
+    odd = tiny("matched", width=64, heads=8)
+    for changes, size, message in (
+        ({}, 3, "heads: 4 cannot be shared equally by 3"),
+        ({"model": odd}, 2, "ffn_hidden: 67"),
+        ({"elimination": elimination}, 2, "not for elimination"),
+        ({"training": changed(spec, compile="always").training}, 2, "compile: always"),
+    ):
+        with pytest.raises(UserError, match=message):
+            group(TensorParallel, size).check(spec.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_variant_is_cut_or_refused(head: str) -> None:
+    """A parameter that belongs to the heads is either cut or its variant refused."""
+    extra = tiny(head).ffn_width % 2
+    spec = run_spec(head, 4, 4, model=tiny(head, ffn_hidden=64 - extra))
+    try:
+        group(TensorParallel, 2).check(spec)
+    except UserError:
+        assert head not in ("baseline", "proposed")
+        return
+    for name, _ in LlamaLM(spec.model).named_parameters():
+        of_heads = ".attention." in name or ".ffn." in name
+        assert (cut_of(name) is not None) == of_heads, name

@@ -10,7 +10,7 @@ import tomllib
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "envs"))
-import generate  # noqa: E402
+import generate
 
 
 def lock(file: str = "requirements.lock") -> dict[str, str]:

@@ -15,7 +15,7 @@ import sentencepiece
 import torch
 
 import t5_models
-from conftest import sentences, tiny
+from conftest import sentences
 from exports import (
     PLAIN,
     PROMPTS,
@@ -28,10 +28,11 @@ from exports import (
     one_thread,  # noqa: F401  for every test
     write_run,
 )
+from models_for_tests import tiny
 from shallower.cli import main
 from shallower.errors import UserError
 from shallower.evaluation.generation import generate
-from shallower.exporting.folder import Export, export
+from shallower.export.folder import Export, export
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.transforms import collapse, deploy, fold
 from shallower.tokens import tokenizer
@@ -129,7 +130,7 @@ def test_all_others_compute_what_was_trained(
         ("silu", "deployed", deploy),
     ],
 )
-def test_forms_are_the_study_s(
+def test_forms_are_those_of_the_study(
     kind: str, form: str, deploys: Any, corpus: Path, tmp_path: Path
 ) -> None:
     model = model_of(kind)
@@ -174,7 +175,7 @@ def test_errors_are_one_line_and_leave_nothing(
     corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = write_run(tmp_path / "run", of(tiny()))
-    usual = {"folder": run, "tokenizer": corpus / "tokenizer.model"}
+    usual = {"run": run, "tokenizer": corpus / "tokenizer.model"}
     out = tmp_path / "out"
 
     def saying(**changes: Any) -> str:
@@ -182,7 +183,7 @@ def test_errors_are_one_line_and_leave_nothing(
 
     assert "cannot be folded, expected trained, deployed" in saying(form="folded")
     assert "cannot be collapsed" in saying(form="collapsed")
-    assert "no spec.yaml" in saying(folder=tmp_path / "nowhere")
+    assert "no spec.yaml" in saying(run=tmp_path / "nowhere")
     assert "no such tokenizer" in saying(tokenizer=tmp_path / "no.model")
     tokenizer.train(sentences(60), 290, tmp_path / "small.model")
     said = saying(tokenizer=tmp_path / "small.model")
@@ -191,14 +192,14 @@ def test_errors_are_one_line_and_leave_nothing(
     weights = run / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert "not a run that can be loaded" in saying()
+    assert "weights cannot be loaded" in saying()
     save_weights(of(tiny("proposed")).state_dict(), weights)
-    assert "not a run that can be loaded" in saying()
+    assert "weights cannot be loaded" in saying()
     weights.unlink()
     assert "no model.safetensors" in saying()
     weights.write_bytes(whole)
     (run / "spec.yaml").write_text("name: [")
-    assert "not a run that can be loaded" in saying()
+    assert "spec.yaml: not YAML" in saying()
     out.mkdir()
     assert "exists already" in saying()
 
@@ -209,8 +210,8 @@ def test_other_t5s_and_other_tokenizers_are_refused(
     usual = {"tokenizer": corpus / "tokenizer.model"}
     for name, form in (("none", "trained"), ("two_matrices", "collapsed")):
         model = t5_models.build(FFNS[name], vocabulary=400)
-        run = write_run(tmp_path / name, model, family="t5", pieces=300)
-        said = refused(capsys, tmp_path / "out", folder=run, form=form, **usual)
+        run = write_run(tmp_path / name, model, pieces=300)
+        said = refused(capsys, tmp_path / "out", run=run, form=form, **usual)
         assert "expected one with T5's own FFN" in said
     kinds: dict[str, dict[str, Any]] = {
         "unigram": {"model_type": "unigram", "vocab_size": 40},
@@ -227,7 +228,7 @@ def test_other_t5s_and_other_tokenizers_are_refused(
             )
         model = of(tiny("proposed", vocabulary=kind["vocab_size"]))
         run = write_run(tmp_path / name, model)
-        said = refused(capsys, tmp_path / "out", folder=run, tokenizer=path)
+        said = refused(capsys, tmp_path / "out", run=run, tokenizer=path)
         assert f"{name}.model: cannot be exported" in said
 
 
@@ -242,7 +243,7 @@ def test_what_fails_half_way_leaves_nothing(
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("shallower.exporting.tokenizer.write_tokenizer", full)
+        patched.setattr("shallower.export.tokenizer.write_tokenizer", full)
         with pytest.raises(OSError, match="No space"):
             export(job)
     assert not list((tmp_path / "a").iterdir())

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import t5_models
-from conftest import build, sentences, tiny
+from conftest import sentences
 from exports import (
     PROMPTS,
     TOKENS,
@@ -25,11 +25,12 @@ from exports import (
     wrapped,
     write_run,
 )
+from models_for_tests import build, tiny
 from shallower.evaluation.generation import encode_prompt, generate
-from shallower.exporting.folder import Export, export
-from shallower.exporting.tokenizer import TRAPS
+from shallower.export.folder import Export, export
+from shallower.export.tokenizer import DIFFICULT
+from shallower.models.config import SENTINELS
 from shallower.models.hugging_face import to_hugging_face
-from shallower.models.variants import SENTINELS
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.pairs import encode_pairs
 
@@ -193,7 +194,7 @@ def same(ours: Tokenizer, theirs: Any, text: str) -> None:
 
 def test_ids_are_those_of_training(read: tuple[Any, Any]) -> None:
     for text in (
-        *TRAPS,
+        *DIFFICULT,
         *sentences(50),
         "\r\n\x01 \x7f",
         " the  cat\n\n  sat ",
@@ -216,14 +217,13 @@ def test_ids_of_text_it_was_trained_on(read: tuple[Any, Any], text: str) -> None
     same(*read, text)
 
 
-def test_the_paper_s_tokenizer(tmp_path: Path) -> None:
-    """32,000 pieces that others trained."""
+def test_a_tokenizer_of_32_000_pieces(tmp_path: Path) -> None:
     package = pytest.importorskip("mistral_common")
     path = Path(package.__file__).parent / "data" / "tokenizer.model.v1"
     run = write_run(tmp_path / "run", of(tiny("proposed", vocabulary=32_000)))
     export(Export(run, path, "folded", tmp_path / "out"))
     theirs = auto("Tokenizer").from_pretrained(tmp_path / "out")
-    for text in (*TRAPS, *sentences(20), "def f(x):\n    return  x  # 中文 🙂"):
+    for text in (*DIFFICULT, *sentences(20), "def f(x):\n    return  x  # 中文 🙂"):
         if "▁" not in text:
             same(Tokenizer(path), theirs, text)
 
@@ -258,8 +258,7 @@ def test_t5_is_hugging_faces(corpus: Path, tmp_path: Path) -> None:
     pieces = Tokenizer(corpus / "tokenizer.model")
     size = len(pieces) + SENTINELS + 3
     model = t5_models.build(vocabulary=size, head_size=12).float()
-    sizes = {"family": "t5", "pieces": len(pieces)}
-    folder = exported(corpus, tmp_path, model, **sizes)
+    folder = exported(corpus, tmp_path, model, pieces=len(pieces))
     theirs = auto("ModelForSeq2SeqLM").from_pretrained(folder).eval()
     assert type(theirs).__name__ == "T5ForConditionalGeneration"
     inputs, labels = t5_models.INPUTS, t5_models.LABELS

@@ -12,17 +12,18 @@ import pandas as pd
 import pytest
 import torch
 
-from conftest import run_spec, tiny
+from conftest import run_spec
+from models_for_tests import tiny
 from shallower import machine
 from shallower.evaluation.latency import bandwidth
 from shallower.files import read_json
 from shallower.models import decoding
 from shallower.models.initial import initialise
 from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM
-from shallower.training.loop import train
-from shallower.training.loss import next_token_loss
+from shallower.training import loss
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
+from training_runs import changed, run
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,15 +44,14 @@ def curves(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         ("fast", "cuda", fast),
     ):
         spec = run_spec("proposed", steps=40, checkpoint_every=15)
-        spec["training"] |= {"log_every": 1, "diagnose_every": 10, **more}
+        spec = changed(spec, **{"log_every": 1, "diagnose_every": 10, **more})
         runs[name] = folder / name
-        kept = folder / f"kept-{name}"
-        train(spec, corpus / "train", runs[name], kept, device=device)
+        run(spec, corpus / "train", runs[name], device=device)
     return runs
 
 
-def losses(run: Path) -> list[float]:
-    return pd.read_csv(run / "losses.csv")["loss"].tolist()
+def losses(folder: Path) -> list[float]:
+    return pd.read_csv(folder / "losses.csv")["loss"].tolist()
 
 
 def test_fp32_is_fp32(curves: dict[str, Path]) -> None:
@@ -87,9 +87,9 @@ def test_batches_come_from_pinned_memory() -> None:
 
 
 def test_matrix_products_lose_nothing_unless_asked() -> None:
-    for precision, due in (("bfloat16", "high"), ("float32", "highest")):
+    for precision, expected in (("bfloat16", "high"), ("float32", "highest")):
         machine.set_matmul_precision(GPU, precision)
-        assert torch.get_float32_matmul_precision() == due
+        assert torch.get_float32_matmul_precision() == expected
 
 
 def test_chunked_loss_needs_less_memory() -> None:
@@ -100,7 +100,8 @@ def test_chunked_loss_needs_less_memory() -> None:
     for chunk in (0, 512):
         model = initialise(LlamaLM(config), 0).to(GPU)
         torch.cuda.reset_peak_memory_stats()
-        next_token_loss(model, ids[:, :-1], ids[:, 1:], "float32", chunk).backward()
+        total, _ = loss.losses(model, ids[:, :-1], ids[:, 1:], "float32", chunk)
+        total.backward()
         peaks.append(machine.peak_memory_bytes(GPU))
         del model
     assert peaks[1] < peaks[0] - 0.5e9
@@ -122,8 +123,8 @@ def test_a_cuda_graph_decodes_as_eager_does() -> None:
             found.append(step(tokens[:, index : index + 1], position).clone())
         logits[name] = torch.cat(found, dim=1)
     assert torch.allclose(logits["graph"], logits["eager"], atol=1e-5)
-    whole = model(tokens)[:, 4:]
-    assert torch.allclose(logits["eager"], whole, atol=1e-4)
+    uncached = model(tokens)[:, 4:]
+    assert torch.allclose(logits["eager"], uncached, atol=1e-4)
 
 
 def test_the_floor_is_below_what_a_launch_costs() -> None:

@@ -58,7 +58,9 @@ def test_one_models_setting_changes_its_files_alone(
     configuration["training"]["overrides"] = rate
     Inputs(load_study(configuration), tmp_path).write()
     after = times(tmp_path)
-    changed = {name.removeprefix("default/") for name in after if after[name] != before[name]}
+    changed = {
+        name.removeprefix("default/") for name in after if after[name] != before[name]
+    }
     assert changed == {
         "study.json",
         "settings/latency.json",

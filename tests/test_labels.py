@@ -1,57 +1,100 @@
-"""Names of models for people."""
+"""Models in words."""
 
 from __future__ import annotations
 
 import pytest
 
-from made_up_systems import four_systems, overlaid
-from shallower.reporting.labels import RULES, label, printed
-from shallower.reporting.results import Results
+from made_up import all_systems
+from shallower.reporting.labels import changes, label, printed
+from shallower.study.names import ModelName
+
+HEALED = {"skip": "attention.last.2", "healed": 0.05, "by": "self"}
 
 
 @pytest.mark.parametrize(
-    ("model", "words"),
+    ("name", "words"),
     [
-        ("baseline-8", "baseline 8"),
-        ("silu_even-5", "silu even 5"),
-        ("three_matrices-8__ratio=1.2", "3W 8, ratio 1.2"),
-        ("proposed-8__ffn=three_matrices", "proposed 3W 8"),
+        (ModelName("baseline", 8), "baseline 8"),
+        (ModelName("silu_even", 5), "silu even 5"),
+        (ModelName("three_matrices", 8, {"ratio": 1.2}), "3W 8, ratio 1.2"),
+        (ModelName("proposed", 8, {"ffn": "three_matrices"}), "proposed 3W 8"),
         (
-            "proposed-5__teacher=baseline-8__alpha=0.5",
+            ModelName("proposed", 5, {"teacher": "baseline-8", "alpha": 0.5}),
             "proposed 5, from baseline 8, alpha 0.5",
         ),
-        ("baseline-8__skip=attention.latter.2", "baseline 8, skip attention 2"),
-        ("baseline-8__skip=ffn.early.1", "baseline 8, skip FFN 1 early"),
-        ("baseline-8__skip=block.random2.3", "baseline 8, skip block 3 at random (2)"),
+        (ModelName("t5_small", 6), "T5 small"),
         (
-            "baseline-8__skip=attention.latter.2__healed=0.05__by=self",
-            "baseline 8, skip attention 2, healed 5 % by itself",
+            ModelName(
+                "t5_mini",
+                2,
+                {"ffn": "three_matrices", "where": "encoder", "task": "pairs"},
+            ),
+            "T5 mini 3W, encoder only",
         ),
         (
-            "baseline-8__tuned=0.1__skip=attention.latter.2__eliminate=acc.1.25",
-            "baseline 8, tuned 10 %, skip attention 2, ACC ×1.25",
+            ModelName("baseline", 8, {"skip": "block.random2.3"}),
+            "baseline 8, skip blocks: 3 at random (2)",
         ),
-        ("baseline-8__eliminate=mean_visible.2", "baseline 8, ACC (mean) ×2"),
+        (
+            ModelName("baseline", 8, HEALED),
+            "baseline 8, skip attention of the last 2, healed 5 % by itself",
+        ),
+        (
+            ModelName("baseline", 8, {"tuned": 0.1, "eliminate": "acc.1.5"}),
+            "baseline 8, tuned 10 %, eliminate ×1.5 by attention received",
+        ),
     ],
 )
-def test_labels(model: str, words: str) -> None:
-    assert label(model) == words
+def test_labels(name: ModelName, words: str) -> None:
+    assert label(name) == words
 
 
-@pytest.mark.parametrize("overlay", ["smoke", "small-gpu", "overnight"])
-def test_every_model_has_a_label_of_its_own(configuration: dict, overlay: str) -> None:
-    study = overlaid(configuration, overlay)
-    names = [n for n in (study.models | study.arms).values() if not n.t5_size]
-    labels = [label(name) for name in names]
-    assert len(set(labels)) == len(labels) > 10
+def test_every_model_of_the_front_has_a_label_of_its_own() -> None:
+    study = all_systems()
+    names = [study.names[model] for model in study.front]
+    assert len({label(name) for name in names}) == len(names)
 
 
-def test_labels_in_latex(systems: Results) -> None:
-    assert printed("baseline-8__eliminate=acc.2") == r"baseline~8, ACC~\texttimes{}2"
-    assert printed("baseline-8__tuned=0.1") == r"baseline~8, tuned~10~\%"
-    assert set(RULES) == {"latter", "latter_keep_last", "early", "cosine", "greedy"}
+def test_printed_lines_break_between_parts_alone() -> None:
+    name = ModelName("baseline", 8, {"tuned": 0.1, "eliminate": "window.2"})
+    text = printed(name)
+    assert text.count(", ") == label(name).count(", ") == 2
+    assert " " not in text.replace(", ", "")
+    assert r"\%" in text
 
 
-def test_the_study_made_up_has_every_system(configuration: dict) -> None:
-    study = four_systems(configuration)
-    assert 45 < len(study.front) < 75
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (ModelName("baseline", 8), "none"),
+        (ModelName("proposed", 5), "5 blocks, proposed heads"),
+        (ModelName("none", 8), "no FFN"),
+        (
+            ModelName("one_matrix_relu", 8, {"where": "first_half"}),
+            "one matrix relu as FFN in the first half",
+        ),
+        (
+            ModelName("baseline", 5, {"teacher": "baseline-8", "alpha": 0.1}),
+            "5 blocks, taught by baseline-8 (alpha 0.1)",
+        ),
+        (
+            ModelName("baseline", 8, {"skip": "block.last.1"}),
+            "all of the last block skipped",
+        ),
+        (
+            ModelName("baseline", 8, {"skip": "attention.last.2", "healed": 0.1}),
+            "attention of the last 2 blocks skipped, healed for 10 % of the steps",
+        ),
+        (
+            ModelName("baseline", 8, {"skip": "ffn.random0.2"}),
+            "FFN of 2 blocks at random skipped",
+        ),
+        (
+            ModelName("baseline", 8, {"tuned": 0.05, "eliminate": "random.1.5"}),
+            "fine-tuned for 5 % of the steps, tokens eliminated at random, "
+            "prefill 1.5 times",
+        ),
+    ],
+)
+def test_what_a_model_changes(name: ModelName, words: str) -> None:
+    assert changes(name, 8) == words

@@ -16,7 +16,7 @@ from snakemake.utils import update_config
 
 from conftest import ROOT, tiny
 from project import RUNS
-from shallower.analysis.published import TABLE_1
+from shallower.analysis.claims.heads import TABLE_1
 from shallower.cli import main
 from shallower.models.config import LlamaConfig
 from shallower.models.llama import LlamaLM
@@ -111,9 +111,7 @@ def test_assumptions(paper: Plan) -> None:
 def allocated(config: LlamaConfig, changes: dict, folder: Path) -> int:
     """Bytes asked of the allocator at the peak of a real step, by torch's profiler."""
     parts = changes.get("accumulation", 1)
-    training = Training(
-        steps=2, batch_size=8 * parts, learning_rate=1e-3, **changes
-    )
+    training = Training(steps=2, batch_size=8 * parts, learning_rate=1e-3, **changes)
     model = LlamaLM(config)
     optimizer = make_optimizer(model, training)
     batch = torch.zeros(8 * parts, config.context, dtype=torch.long)

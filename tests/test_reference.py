@@ -25,7 +25,9 @@ def test_the_readme_quotes_the_reference_run() -> None:
 def test_the_readme_quotes_perplexities_and_verdicts() -> None:
     """The same by another way: values looked up by hand."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    summary = pd.read_csv(FOLDER / "text.csv").set_index(["model", "metric", "form"])
+    table = pd.read_csv(FOLDER / "text.csv")
+    table = table[table["intervention"].isna()]
+    summary = table.set_index(["model", "metric", "form"])
     for model in ("baseline-5", "proposed-5", "baseline-8", "proposed-8"):
         value = summary.loc[(model, "perplexity", "trained"), "mean"]
         assert f"{value:.1f}" in text
@@ -54,23 +56,24 @@ def test_the_reference_run_says_what_made_it() -> None:
 
 def test_the_front_is_quoted(tmp_path: Path) -> None:
     rows = [
-        ("baseline-5__skip=ffn.early.1", "per_token", 200.4, 5.0, 0.5, True),
-        ("baseline-5", "per_token", 100.0, 5.5, 0.25, True),
-        ("baseline-8", "per_token", 300.0, 5.6, 0.0, False),
-        ("baseline-8", "first_token", 900.0, 5.6, 0.875, True),
+        ("baseline-5", "skip=ffn.first.1", "per_token", 200.4, 5.0, 0.5, True),
+        ("baseline-5", "", "per_token", 100.0, 5.5, 0.25, True),
+        ("baseline-8", "", "per_token", 300.0, 5.6, 0.0, False),
+        ("baseline-8", "", "first_token", 900.0, 5.6, 0.875, True),
     ]
-    columns = ["model", "axis", "latency", "quality", "on_front_probability"]
+    columns = ["model", "intervention", "axis", "latency", "quality"]
+    columns.append("on_front_probability")
     table = pd.DataFrame(rows, columns=[*columns, "on_front"]).assign(system="S1")
     table.to_csv(tmp_path / "pareto.csv", index=False)
     lines = reference.front_table(tmp_path).splitlines()[2:]
     assert lines == [
-        "| `baseline-5` | S1 | 100 | 5.500 | 0.25 | time a token |",
-        "| `baseline-5__skip=ffn.early.1` | S1 | 200 | 5.000 | 0.50 | time a token |",
+        "| `baseline-5` | S1 | 100 | 5.500 | 0.25 | time per token |",
+        "| `baseline-5__skip=ffn.first.1` | S1 | 200 | 5.000 | 0.50 | time per token |",
         "| `baseline-8` | S1 | 900 | 5.600 | 0.88 | time to the first token |",
     ]
 
 
-@pytest.mark.parametrize("text", ["nothing", " ".join(reference.MARKS * 2)])
+@pytest.mark.parametrize("text", ["nothing", " ".join(reference.MARKERS * 2)])
 def test_a_readme_without_marks_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="expected the lines"):
         reference.with_block(text, "new")
@@ -87,4 +90,4 @@ def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:
     [(-0.0004, 3, "0.000"), (-1234.5, 1, "−1,234.5"), (0.25, 2, "0.25")],
 )
 def test_numbers_for_people(value: float, digits: int, text: str) -> None:
-    assert reference.plain(value, digits) == text
+    assert reference.printed(value, digits) == text

@@ -1,24 +1,39 @@
-"""LaTeX that always compiles, numbers as they should be printed, words that fit."""
+"""The report: what is written, where its numbers come from, and its LaTeX."""
 
 from __future__ import annotations
 
+import ast
+import math
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
+import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from conftest import ROOT
+from made_up import MadeUp, default_configuration, study_of
+from project import ROOT
+from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.results import Results
+from shallower.analysis.write import write_analysis
 from shallower.evaluation import metrics
-from shallower.reporting import ffn, numbers, style
+from shallower.files import read_json
+from shallower.reporting import figures, numbers, style, tables
 from shallower.reporting.contents import FIGURES, METRICS, TABLES
-from shallower.reporting.figures import spread
+from shallower.reporting.figures import heads, search
+from shallower.reporting.figures.roofline import _workload
 from shallower.reporting.latex import (
+    MISSING,
     breakable,
     escape,
     interval,
@@ -26,8 +41,442 @@ from shallower.reporting.latex import (
     significant,
     tabular,
 )
-from shallower.reporting.numbers import direction, resolved
-from shallower.reporting.verdicts import with_labels
+from shallower.reporting.numbers import heads as heads_numbers
+from shallower.reporting.numbers.study import _sources
+from shallower.reporting.tables.study import with_labels
+from shallower.study.names import ModelName
+
+mpl.use("Agg")
+CLAIM = re.compile(r"(verdict|claim)\.A\d+|head\.")  # contrasts
+REPORTING = ROOT / "workflow" / "shallower" / "reporting"
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One seed and one session of two depths, and no other experiment."""
+    made = MadeUp(study_of(default_configuration()), tmp_path_factory.mktemp("bare"))
+    made.first_units()
+    made.results()
+    write_analysis(made.folder)
+    return Results.read(made.folder)
+
+
+# --- what is written ------------------------------------------------------------------
+
+
+def test_every_name_has_one_maker() -> None:
+    for topics, kind, names in (
+        (figures, "FIGURES", list(FIGURES)),
+        (tables, "TABLES", TABLES),
+    ):
+        folder = Path(topics.__file__).parent
+        modules = {p.stem for p in folder.glob("*.py")} - {"__init__"}
+        made = [
+            name
+            for module in modules
+            for name in vars(import_module(f"{topics.__name__}.{module}"))[kind]
+        ]
+        assert sorted(made) == sorted(names)
+    assert set(figures.all_figures()) == set(FIGURES)
+    assert set(tables.all_tables()) == set(TABLES)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_complete(name: str, analysed: Results, bare: Results) -> None:
+    for results in (analysed, bare):
+        text = tables.all_tables()[name](results)
+        assert text.startswith(r"\begin{tabular}{")
+        assert text.endswith("\\end{tabular}\n")
+        assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
+        assert not re.search(r"\bnan\b|(?<!\\)%", text)
+        rows = [x for x in text.splitlines() if x.endswith(r"\\")]
+        plain = [row.replace(r"\&", "") for row in rows if "multicolumn" not in row]
+        assert len({row.count("&") for row in plain}) <= 1
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_drawn(name: str, analysed: Results, bare: Results) -> None:
+    """Of a study that has everything, and of one with a single seed and session."""
+    assert not absent(drawn(analysed, name))
+    assert all(axes.lines or axes.texts for axes in drawn(bare, name).axes[:1])
+
+
+def drawn(results: Results, name: str) -> Figure:
+    with mpl.rc_context():
+        style.use_style()
+        figure = figures.all_figures()[name](results)
+        figure.draw_without_rendering()
+    return figure
+
+
+def absent(figure: Figure) -> bool:
+    """Whether a figure only says that the study has no such experiment."""
+    texts = (text.get_text() for axes in figure.axes for text in axes.texts)
+    return any("not in this study" in text for text in texts)
+
+
+# --- where numbers come from ----------------------------------------------------------
+
+NOT_NUMBERS = re.compile(  # names, versions, sources
+    r"study|commit|device|torch|python|metrics\.signature|corpus\.(text|qa)\..*"
+    r"|verdict\..*|.*\.ids|.*\.place|word\..*|.*\.models?|front\..*\.best|t5\.sizes"
+    r"|benchmark\..*"
+)
+COUNTED = re.compile(r"verdicts\..*|S\d\.verdicts")  # rows of claims.csv
+PRINTED = re.compile(r"-?\d[\d.]*(?:e[+-]?\d+)?")
+# Numbers that stand for a choice, not a result: keys of models and of the grid.
+FILES = ("*.csv", "study.json", "corpus/**/manifest.json", "tokens/**/manifest.json")
+
+
+def cells(folder: Path) -> np.ndarray:
+    """Every number in a study's tables and manifests, sorted."""
+    found: list[float] = []
+    for path in (path for pattern in FILES for path in folder.glob(pattern)):
+        if path.suffix == ".csv":
+            table = pd.read_csv(path)
+            for column in table.select_dtypes("number"):
+                found += table[column].astype(float).tolist()
+        else:
+            found += leaves(read_json(path))
+    return np.unique([value for value in found if math.isfinite(value)])
+
+
+def leaves(value: object) -> Iterator[float]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from leaves(each)
+    elif isinstance(value, int | float):
+        yield float(value)
+
+
+def in_full(value: float, *_: object) -> str:
+    """In place of rounding: every digit."""
+    return MISSING if math.isnan(value) else repr(float(value))
+
+
+def test_every_number_is_in_a_file(
+    analysed: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Printed with all digits, so that no number is there by chance."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("shallower.reporting."):
+            for rounded in ("number", "significant", "scientific"):
+                if hasattr(module, rounded):
+                    monkeypatch.setattr(module, rounded, in_full)
+    known = cells(analysed.directory)
+    known = np.unique(np.concatenate([known, 100 * known]))  # also as percent
+    strange, checked = [], 0
+    for key, text in numbers.all_numbers(analysed).items():
+        if NOT_NUMBERS.fullmatch(key) or COUNTED.fullmatch(key):
+            continue
+        for found in PRINTED.findall(text):
+            checked += 1
+            near = known[np.searchsorted(known, float(found)) - 1 :][:3]
+            if not np.isclose(near, float(found), rtol=1e-12, atol=0).any():
+                strange.append(f"{key}: {found}")
+    assert not strange
+    assert checked > 400
+
+
+def test_counts_are_those_of_claims(analysed: Results) -> None:
+    """The numbers that no file has: how many claims have which verdict."""
+    found, table = numbers.all_numbers(analysed), analysed.claims
+    for source in ("S1", "S2", "S3", "S4"):
+        own = table[table["source"] == source]
+        text = found[f"{source}.verdicts"]
+        assert {verdict: len(ids) for verdict, ids in own.groupby("verdict")["id"]} == {
+            verdict: int(count)
+            for count, verdict in re.findall(r"(\d+) ([a-z ]+) \(", text)
+        }
+    # The original's: neither contrasts of ours, nor that the layer folds.
+    own = table[table["id"].isin([f"C{i}" for i in range(1, 12)])]
+    assert len(own) == 11
+    assert found["verdicts.claims"] == str(len(own))
+    for verdict, rows in own.groupby("verdict"):
+        assert found[f"verdicts.{verdict.replace(' ', '_')}"] == str(len(rows))
+
+
+TOPICS = [
+    import_module(f"{numbers.__name__}.{name}")
+    for name in ("study", "heads", "ffn", "t5", "skipping", "elimination", "front")
+]
+
+
+def test_every_key_of_the_text_is_there(analysed: Results, bare: Results) -> None:
+    """An unknown key stops the paper, in whichever study."""
+    asked: set[str] = set()
+    for path in (ROOT / "report").rglob("*.tex"):
+        text = path.read_text(encoding="utf-8")
+        keys = re.findall(r"\\(?:result|resultcount|ifresult)\{([^}]+)\}", text)
+        asked |= set(keys)
+    asked = {key for key in asked if "#" not in key}
+    assert len(asked) > 300
+    for results in (analysed, bare):
+        found = numbers.all_numbers(results)
+        assert not asked - found.keys()
+        pairs = [key for part in TOPICS for key, _ in part.numbers(results)]
+        assert len(set(pairs)) == len(pairs)
+        assert not re.search(r"\bnan\b|\binf\b|\bNone\b", " ".join(found.values()))
+    # What needs several sessions, or an experiment, is a dash.
+    for key in ("ratio.original.low", "head.silu", "gain.low", "ffn.none"):
+        assert found[key] == MISSING
+    keys = [numbers.all_numbers(results).keys() for results in (analysed, bare)]
+    assert {key for key in keys[0] ^ keys[1] if not CLAIM.match(key)} == set()
+
+
+LOOKS_UP = {  # what the report may use of the analysis
+    "shallower.analysis.results": {"Results", "labelled"},
+    "shallower.analysis.estimates": {"COLUMNS", "Comparison", "Estimate"},
+    "shallower.analysis.interventions": None,  # makers of comparisons
+    "shallower.analysis.budgets": {"QUESTIONS", "comparisons"},
+    "shallower.analysis.learning_rates": {"VALIDATION"},
+    "shallower.analysis.roofline": {"WEIGHTS"},
+    "shallower.analysis.heads_facts": {"roles"},
+    "shallower.analysis.claims.base": {"plain"},
+    "shallower.analysis.claims.heads": {"TABLE_1"},
+}
+MAKES_AGAIN = {  # provenance.py alone
+    "shallower.analysis.summaries": {"write_summaries"},
+    "shallower.analysis.write": {"write_analysis"},
+}
+
+
+STATISTICS = {"mean", "std", "var", "sem", "median", "quantile", "percentile", "corr"}
+DRAWN = {  # what figures draw that no table has, and the quoted benchmark
+    ("benchmarks.py", "median"),
+    ("figures/heads.py", "mean"),  # moving averages of losses
+    ("figures/skipping.py", "mean"),  # a line through the seeds' values
+    ("figures/roofline.py", "mean"),  # places of ticks
+    ("figures/front.py", "quantile"),  # the limit of an axis
+}
+
+
+def called(path: Path) -> Iterator[str]:
+    """Names of all methods and functions that are called through a dot."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield node.func.attr
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """Module and name of every import, also of those inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((name.name, "") for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", name.name) for name in node.names)
+
+
+def test_reporting_computes_no_statistics() -> None:
+    modules = list(REPORTING.rglob("*.py"))
+    assert len(modules) > 20
+    for path in modules:
+        allowed = LOOKS_UP | (MAKES_AGAIN if path.name == "provenance.py" else {})
+        for module, name in imported(path):
+            where = f"{path.relative_to(REPORTING)}: {module} {name}"
+            assert module.split(".")[0] not in ("scipy", "statsmodels", "torch"), where
+            if module.startswith("shallower.analysis"):
+                names = allowed.get(module, set())
+                assert names is None or name in names, where
+        here = str(path.relative_to(REPORTING))
+        computed = {(here, name) for name in STATISTICS & set(called(path))}
+        assert computed <= DRAWN, computed
+
+
+def test_only_figures_load_what_draws() -> None:
+    program = (
+        "import sys; from shallower.reporting import numbers, provenance, tables;"
+        "tables.all_tables(); import shallower.reporting.numbers.heads;"
+        "assert not {'matplotlib', 'seaborn'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
+
+
+def test_the_estimates_of_the_text(analysed: Results) -> None:
+    """The same by another way: differences of the values by hand."""
+    found = numbers.all_numbers(analysed)
+    where = ("text", "cross_entropy")
+    left, right = (analysed.values(f"{v}-2", *where) for v in ("proposed", "baseline"))
+    assert found["difference.shallow"] == number((left - right).mean(), 3)
+    time = ("fixed", "time_per_output_token", "original")
+    base = analysed.values("baseline-8", *time).mean()
+    ratio = base / analysed.values("proposed-5", *time).mean()
+    assert found["ratio.original"] == number(ratio, 2)
+
+
+def test_words_follow_the_interval() -> None:
+    def found(low: float, high: float, effect: float = 0.0) -> Estimate:
+        missing = Estimate.missing(Comparison("a", "b"))
+        return missing.__class__(
+            **(vars(missing) | {"effect": effect, "ci_low": low, "ci_high": high})
+        )
+
+    direction, resolved = heads_numbers.direction, heads_numbers.resolved
+    assert direction(found(-0.3, -0.1)) == "lower than"
+    assert direction(found(0.1, 0.3)) == "higher than"
+    assert direction(found(-0.1, 0.1)) == "not distinguishable from"
+    assert "want of seeds" in direction(found(math.nan, math.nan))
+    assert resolved(1.3, found(0.98, 1.02)) == "larger"
+    assert resolved(1.3, found(0.6, 1.1)) == "no larger"  # by the end further off
+    assert resolved(0.75, found(0.98, 1.02)) == "larger"
+    nothing = found(math.nan, math.nan)
+    assert resolved(1.3, nothing).endswith("not known to be larger")
+
+
+def test_the_text_knows_where_the_questions_come_from(analysed: Results) -> None:
+    sets = analysed.corpus["datasets"]
+
+    def sources(qa: dict[str, str]) -> dict[str, str]:
+        corpus = {"datasets": sets | {"qa": qa}}
+        return dict(_sources(type("Made", (), {"corpus": corpus})()))
+
+    own = sources({"source": "text"})
+    assert "held-out articles" in own["corpus.qa.origin"]
+    theirs = sources({"source": "hub", "repository": "microsoft/wiki_qa"})
+    assert own.keys() == theirs.keys()
+    assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
+
+
+# --- figures of S1 --------------------------------------------------------------------
+
+
+def single(axes: Axes) -> list[tuple[float, float]]:
+    """Where lines of one point are."""
+    return [
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
+        for line in axes.lines
+        if len(line.get_xdata()) == 1
+    ]
+
+
+def test_perplexity_against_time(analysed: Results) -> None:
+    (axes,) = drawn(analysed, "perplexity_latency").axes
+    due = [
+        (
+            analysed.values(model, "completion", "time_per_generated_token").mean(),
+            analysed.values(model, "text", "perplexity").mean(),
+        )
+        for model in analysed.study.depth_models
+    ]
+    assert np.allclose(sorted(single(axes)), sorted(due))
+
+
+def test_decoding_by_depth(analysed: Results) -> None:
+    panels = drawn(analysed, "latency_scales").axes
+    study = analysed.study
+    for axes, scale, depths in zip(
+        panels,
+        ("study", "original"),
+        (study.depths, study.original.depths),
+        strict=True,
+    ):
+        due = [
+            analysed.values(f"{v}-{d}", "fixed", "time_per_output_token", scale).mean()
+            for v in ("baseline", "proposed")
+            for d in depths
+        ]
+        shown = {round(float(y), 4) for x in axes.lines for y in x.get_ydata()}
+        assert {round(value, 4) for value in due} <= shown, scale
+
+
+def test_head_ablation(analysed: Results) -> None:
+    (axes,) = drawn(analysed, "head_ablation").axes[:1]
+    found = heads.head_differences(analysed)
+    text = ("text", "cross_entropy")
+    pair = {(one.left, one.right): one.effect for one in found}
+    due = analysed.values("silu-2", *text) - analysed.values("baseline-2", *text)
+    assert pair["silu-2", "baseline-2"] == pytest.approx(due.mean())
+    shown = {round(x, 9) for x, _ in single(axes)}
+    assert {round(one.effect, 9) for one in found} <= shown
+
+
+def test_learning_rates(analysed: Results) -> None:
+    (axes,) = drawn(analysed, "learning_rate").axes
+    table = analysed.learning_rates
+    for _, rows in table.groupby("group"):
+        line = rows[["learning_rate", "cross_entropy"]].to_numpy()
+        assert any(np.array_equal(each.get_xydata(), line) for each in axes.lines)
+    best = table[table["best"].astype(bool)][["learning_rate", "cross_entropy"]]
+    rings = [x for x in axes.lines if x.get_markersize() == search.RING["ms"]]
+    shown = sorted(tuple(ring.get_xydata()[0]) for ring in rings)
+    assert shown == sorted(map(tuple, best.to_numpy()))
+
+
+def test_budget(analysed: Results) -> None:
+    (axes,) = drawn(analysed, "budget").axes
+    table = analysed.table("budget").sort_values("tokens")
+    rows = table[table["variant"].eq("baseline") & table["depth"].eq(4)]
+    due = rows[["tokens_per_parameter", "cross_entropy"]].to_numpy()
+    assert len(due) == 4
+    lines = [line.get_xydata() for line in axes.lines]
+    assert any(each.shape == due.shape and np.allclose(each, due) for each in lines)
+
+
+def test_diagnostics(analysed: Results) -> None:
+    axes = drawn(analysed, "diagnostics").axes[0]
+    limit = analysed.fact("heads.bad_mode.limit")
+    assert [limit, limit] in [list(line.get_ydata()) for line in axes.lines]
+    lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert sum(np.allclose(y, [3.88, 3.8]) for y in lines) == len(search.SHOWN)
+
+
+def test_roofline(analysed: Results) -> None:
+    axes = drawn(analysed, "roofline").axes[0]
+    table = analysed.roofline
+    rows = table[(table["scale"] == "study") & (table["label"] == "baseline-4")]
+    rows = rows[(rows["mode"] == "eager") & (rows["workload"] == _workload(table))]
+    shown = {round(float(y), 6) for x in axes.lines for y in np.ravel(x.get_ydata())}
+    measured = float(rows["measured_us"].iloc[0])
+    assert {round(measured, 6), round(measured / 1e3, 6)} & shown
+
+
+def test_many_variants_look_different() -> None:
+    """Eighteen variants have a colour and dashes of their own, few a colour alone."""
+    many = ["baseline", "proposed", *(f"variant{i}" for i in range(16))]
+    assert len({str(search.colour_and_dashes(v, many)) for v in many}) == 18
+    variants, depths = many[:4], [5, 6, 7, 8]
+    assert len({style.colour(v, variants) for v in variants}) == 4
+    assert len({style.marker(d, depths) for d in depths}) == 4
+    assert style.dashes(8, depths) == "-"
+
+
+def test_bars_are_of_the_interval() -> None:
+    assert heads.bars(2.0, 1.0, 5.0) == [[1.0], [3.0]]
+    assert heads.bars(2.0, math.nan, math.nan) == [[0], [0]]
+    # A mean may be larger than its interval's end in floating point.
+    assert heads.bars(0.1, 0.1 + 1e-16, 0.1 - 1e-16) == [[0], [0]]
+
+
+# --- tables of the study and of S1 ----------------------------------------------------
+
+
+def test_text_metrics_have_the_spread_of_seeds(analysed: Results) -> None:
+    rows = tables.all_tables()["metrics_chat"](analysed).splitlines()
+    row = next(x for x in rows if x.startswith("proposed{-}2 &"))
+    shown = row.removesuffix(r" \\").split(" & ")[1:]
+    values = analysed.values("proposed-2", "chat", next(iter(METRICS)))
+    assert shown[0].startswith(number(100 * values.mean(), 1))
+
+
+def test_quality_table(analysed: Results) -> None:
+    text = tables.all_tables()["quality"](analysed)
+    row = next(x for x in text.splitlines() if x.startswith("baseline{-}4 &"))
+    values = analysed.values("baseline-4", "text", "cross_entropy")
+    assert number(values.mean(), 3) in row
+    trained = analysed.size("baseline-4", "parameters_trained") / 1e6
+    assert number(trained) in row
+
+
+def test_notes_call_models_by_their_labels(analysed: Results) -> None:
+    model = ModelName("baseline", 4, {"tuned": 0.1, "eliminate": "acc.2"})
+    found = with_labels(analysed, f"inconclusive: {model}, silu-2; of baseline-4")
+    assert "baseline 4, tuned 10 %, eliminate" in found.replace("\\", "")
+    assert "__" not in found
+    assert with_labels(analysed, "4 of 4 models") == "4 of 4 models"
+
+
+# --- LaTeX ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,46 +587,6 @@ def test_breakable_text_is_escaped() -> None:
     assert breakable("a_b|c") == r"a\_\allowbreak{}b\textbar{}\allowbreak{}c"
 
 
-def test_words_follow_the_interval() -> None:
-    assert direction(-0.3, -0.1) == "lower than"
-    assert direction(0.1, 0.3) == "higher than"
-    assert direction(-0.1, 0.1) == "not distinguishable from"
-    assert "want of seeds" in direction(float("nan"), float("nan"))
-
-
-def test_what_an_a_a_pair_resolves() -> None:
-    assert resolved(1.3, 0.98, 1.02) == "larger"
-    assert resolved(1.3, 0.6, 1.1) == "no larger"  # by the end that is further off
-    assert resolved(0.75, 0.98, 1.02) == "larger"
-    assert resolved(1.3, float("nan"), float("nan")).endswith("not known to be larger")
-
-
-def test_differences_are_of_the_data_that_the_text_speaks_of() -> None:
-    """The front's continuations are compared as well, under the same metrics."""
-    row = {"left": "proposed-5", "right": "baseline-5", "scale": "study"}
-    row |= {"form": "trained", "family": "ffn", "metric": "cross_entropy"}
-    both = [row | {"dataset": name} for name in ("continuation", "text")]
-    results = SimpleNamespace(comparisons=pd.DataFrame(both))
-    found = numbers._compared(results, "proposed-5", "baseline-5", "cross_entropy")
-    assert found["dataset"] == "text"
-    assert list(ffn.compared(results, "ffn")["dataset"]) == ["text"]
-
-
-def test_bars_span_the_seeds() -> None:
-    assert spread(pd.Series([1.0, 2.0, 6.0])) == [[2.0], [3.0]]
-    # The mean of three times 0.1 is larger than 0.1 in floating point.
-    equal = spread(pd.Series([0.1, 0.1, 0.1]))
-    assert min(equal[0][0], equal[1][0]) >= 0
-
-
-def test_one_visual_language() -> None:
-    variants = ["baseline", "proposed", "silu", "linear"]
-    assert len({style.colour(v, variants) for v in variants}) == 4
-    depths = [5, 6, 7, 8]
-    assert len({style.marker(d, depths) for d in depths}) == 4
-    assert style.dashes(8, depths) == "-"
-
-
 def test_every_metric_has_a_printed_name() -> None:
     assert tuple(METRICS) == metrics.METRICS
 
@@ -217,19 +626,3 @@ def test_every_caption_ends_with_what_made_it() -> None:
         shown |= set(end[2].split(", "))
     drawn = {"report/sections/architecture.tex"}
     assert shown == made | drawn
-
-
-def test_the_text_knows_where_the_questions_come_from() -> None:
-    own = dict(numbers._questions({"source": "text"}))
-    assert "held-out articles" in own["corpus.qa.origin"]
-    asked = {"source": "hub", "repository": "microsoft/wiki_qa"}
-    theirs = dict(numbers._questions(asked))
-    assert own.keys() == theirs.keys()
-    assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
-
-
-def test_notes_call_arms_by_their_labels() -> None:
-    note = "inconclusive: baseline-8__tuned=0.1__eliminate=acc.2, silu-5; of baseline-8"
-    words = "“baseline 8, tuned 10 %, ACC ×2”, silu-5; of baseline-8"
-    assert with_labels(note) == f"inconclusive: {words}"
-    assert with_labels("8 of 8 models") == "8 of 8 models"

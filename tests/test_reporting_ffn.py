@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pandas as pd
-import pytest
 
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
@@ -15,7 +14,6 @@ from shallower.reporting.latex import number
 from shallower.reporting.numbers import ffn as ffn_numbers
 from shallower.reporting.numbers import t5 as t5_numbers
 from shallower.reporting.tables import ffn, t5
-from shallower.study.names import ModelName
 
 STUDENT = "baseline-2__teacher=baseline-4"
 
@@ -119,16 +117,6 @@ def test_a_study_without_these_experiments(depth_alone: Results) -> None:
     assert not any(re.search("nan", text) for text in found.values())
 
 
-def test_both_studies_have_the_same_keys(
-    analysed: Results, depth_alone: Results
-) -> None:
-    # An unknown key stops the paper.
-    assert list(numbers(analysed)) == list(numbers(depth_alone))
-    for part in (ffn_numbers, t5_numbers):
-        keys = [key for key, _ in part.numbers(analysed)]
-        assert len(keys) == len(set(keys))
-
-
 def test_the_figure_has_a_row_per_model(
     analysed: Results, depth_alone: Results
 ) -> None:
@@ -143,10 +131,3 @@ def test_the_figure_has_a_row_per_model(
     assert means[0] == analysed.estimate(Comparison(*pairs["ffn"][0])).effect
     (text,) = figure.forest(depth_alone).axes[0].texts
     assert "not in this study" in text.get_text()
-
-
-def test_labels_of_t5() -> None:
-    options = {"ffn": "three_matrices", "where": "encoder", "task": "pairs"}
-    name = ModelName("t5_mini", 2, dict(options))
-    assert label(name) == "T5 mini 3W, encoder only"
-    assert label(ModelName("t5_small", 6)) == "T5 small"

@@ -178,7 +178,14 @@ DEPTH = {"variants": ["baseline", "proposed"], "depths": [5, 6], "seeds": [0]}
         ("training.overrides", {"proposed-5": {"lr": 1}}, r"overrides.*proposed-5.*lr"),
         (
             "contrasts",
-            [{"id": "x", "left": "silu-4", "right": "baseline-5", "test": "superiority"}],
+            [
+                {
+                    "id": "x",
+                    "left": "silu-4",
+                    "right": "baseline-5",
+                    "test": "superiority",
+                }
+            ],
             r"no such model 'silu-4', did",
         ),
     ],
@@ -244,7 +251,11 @@ def test_labels() -> None:
     assert (name.head, name.ffn, name.system) == ("proposed", "default", "combined")
     healed = ModelName("baseline", 8, {"skip": "ffn.first.1", "healed": 0.1})
     assert not healed.is_intervened
-    assert (healed.run, str(healed.parent), healed.system) == (healed, "baseline-8", "S3")
+    assert (healed.run, str(healed.parent), healed.system) == (
+        healed,
+        "baseline-8",
+        "S3",
+    )
     assert (ModelName("none", 8).ffn, ModelName("none", 8).system) == ("none", "S2")
     assert ModelName("t5_mini", 2).system == "S2"
 
@@ -257,7 +268,7 @@ def with_grid(configuration: dict, experiment: str, **settings: Any) -> Study:
     grid = {"variants": ["baseline"], "depths": [5], "seeds": [0]} | settings
     depth = configuration["experiments"]["depth"]
     experiments: dict[str, Any] = {"depth": depth}
-    experiments[experiment] = experiments.get(experiment, []) + [grid]
+    experiments[experiment] = [*experiments.get(experiment, []), grid]
     return load_study(configuration | {"experiments": experiments, "contrasts": []})
 
 
@@ -337,9 +348,7 @@ def test_a_student_has_two_controls(configuration: dict) -> None:
 
 def test_an_intervention_trains_nothing(configuration: dict) -> None:
     options = {"skip": ["attention.last.2"]}
-    study = with_grid(
-        configuration, "skip", depths=[8], seeds=[0, 1], options=options
-    )
+    study = with_grid(configuration, "skip", depths=[8], seeds=[0, 1], options=options)
     assert set(study.runs) == set(with_grid(configuration, "head").runs)
     assert study.interventions_of == {"baseline-8": [SKIPPED]}
     assert study.intervened == [(SKIPPED, 0), (SKIPPED, 1)]

@@ -81,6 +81,7 @@ def test_a_summary_describes_samples_and_has_an_interval_over_seeds(
     assert row["mean"] == pytest.approx(4.5 - 0.5 + 0.5)
     assert (row["n"], row["n_seeds"]) == (4, 2)
     assert row["std"] == pytest.approx(np.std([2.5, 4.5, 3.5, 5.5], ddof=1))
+    assert row["std_units"] == pytest.approx(np.std([4.0, 5.0], ddof=1))
     # Seeds have 4.0 and 5.0: standard error .5, t(1) = 12.706.
     assert row["ci_high"] == pytest.approx(4.5 + 12.7062 * 0.5, abs=1e-3)
     assert (row["variant"], row["depth"], row["system"]) == ("proposed", 2, "S1")

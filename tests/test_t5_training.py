@@ -1,4 +1,4 @@
-"""T5 through the project's training loop: pretraining, fine-tuning, teachers."""
+"""T5 through the training loop: pretraining, fine-tuning, teachers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ import torch
 
 from conftest import run_spec, sentences
 from shallower.errors import UserError
-from shallower.evaluation.pairs import pair_rows
-from shallower.files import read_json, sha256
+from shallower.models.config import SENTINELS, FFNVariant, T5Config
+from shallower.models.costs import training_flops
 from shallower.models.registry import FFNS
 from shallower.models.t5 import T5LM
-from shallower.models.variants import SENTINELS, FFNVariant, entry
+from shallower.study.runs import RunSpec, Task, Teacher
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.loop import train
-from shallower.training.runs import load_model, load_run
+from shallower.training.pairs import PairBatches
+from shallower.training.runs import load_decoder, load_model
+from shallower.training.spans import span_lengths
 from shallower.training.tasks import Sources
+from training_runs import changed, run, same_weights, stop
 
 LABELS = 2
 # T5-Mini at toy width with each of the thesis' changes (specs S2.2): FFN, and sizes.
 VARIANTS: dict[str, tuple[FFNVariant, dict[str, int]]] = {
-    "own": (FFNVariant(), {}),
-    "none": (FFNS["none"], {}),
+    "default": (FFNVariant(), {}),
     "none, encoder": (FFNVariant("none", where="encoder"), {}),
-    **{name: (FFNS[name], {}) for name in FFNS if name != "none"},
+    **{name: (ffn, {}) for name, ffn in FFNS.items()},
     **{
         f"three_matrices, {ratio}": (
             FFNVariant("linear", matrices=3, ratio=ratio),
@@ -41,20 +42,22 @@ VARIANTS: dict[str, tuple[FFNVariant, dict[str, int]]] = {
 }
 
 
-def spec_of(name: str, task: str, ffn: FFNVariant, **sizes: int) -> dict[str, Any]:
-    """As the configuration would give it."""
-    spec = run_spec("baseline", steps=50, checkpoint_every=20)
-    del spec["initialisation"]
-    model = {"family": "t5", "width": 32, "heads": 4, "head_size": 8, "ffn_hidden": 64}
-    model |= {"context": 32, "encoder_depth": 2, "decoder_depth": 2, "pieces": 300}
-    model |= {"vocabulary": 300 + SENTINELS + LABELS, **sizes}
-    if ffn != FFNVariant():
-        model["ffn"] = entry(ffn)
-    training = {"learning_rate": 1e-2, "schedule": "inverse_sqrt", "batch_size": 8}
-    if task == "pairs":
-        training = {"learning_rate": 3e-3, "schedule": "constant", "batch_size": 16}
-    spec["training"] |= training | {"weight_decay": 0.0}
-    return spec | {"name": name, "task": task, "model": model}
+def spec_of(
+    name: str, task: Task, ffn: FFNVariant, changes: dict | None = None, **sizes: int
+) -> RunSpec:
+    """As the configuration would give it; `changes` are those of the specification."""
+    usual = {"width": 32, "heads": 4, "head_size": 8, "ffn_hidden": 64, "context": 32}
+    depths = {"encoder_depth": 2, "decoder_depth": 2}
+    vocabulary = 300 + SENTINELS + LABELS
+    model = T5Config(vocabulary=vocabulary, ffn=ffn, **(usual | depths | sizes))
+    spec = run_spec("baseline", 50, 20, name=name, model=model, pieces=300, task=task)
+    spec = spec.model_copy(update={"initialisation": None, **(changes or {})})
+    if task == "spans":
+        how: dict[str, Any] = {"learning_rate": 1e-2, "schedule": "inverse_sqrt"}
+        how["batch_size"] = 8
+    else:
+        how = {"learning_rate": 3e-3, "schedule": "constant", "batch_size": 16}
+    return changed(spec, weight_decay=0.0, **how)
 
 
 @pytest.fixture(scope="module")
@@ -70,70 +73,66 @@ def pairs(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def losses(run: Path) -> tuple[float, float]:
-    """Means of the first and the last three logged losses."""
-    found = pd.read_csv(run / "losses.csv")["loss"]
-    return found.iloc[:3].mean(), found.iloc[-3:].mean()
+def falls(folder: Path) -> bool:
+    """Whether the last three logged losses are well below the first three."""
+    found = pd.read_csv(folder / "losses.csv")["loss"]
+    return found.iloc[-3:].mean() < found.iloc[:3].mean() - 1
 
 
-def sources(corpus: Path, pairs: Path, **runs: Path) -> Sources:
-    tokenizer = corpus / "tokenizer.model"
-    return Sources(corpus / "train", pairs, tokenizer, **runs)
+def sources(corpus: Path, pairs: Path, **runs: Path | None) -> Sources:
+    return Sources(corpus / "train", pairs, corpus / "tokenizer.model", **runs)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_variant_pretrains_and_is_fine_tuned(
+def test_each_variant_is_pretrained_and_fine_tuned(
     variant: str, corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:
     ffn, sizes = VARIANTS[variant]
-    pretrained, tuned, kept = (tmp_path / n for n in ("pretrained", "tuned", "kept"))
     spec = spec_of("mini", "spans", ffn, **sizes)
-    train(spec, corpus / "train", pretrained, kept)
-    first, last = losses(pretrained)
-    assert last < first - 1
-    spec = spec_of("tuned", "pairs", ffn, **sizes) | {"parent": "mini"}
-    train(spec, sources(corpus, pairs, parent=pretrained), tuned, kept)
-    first, last = losses(tuned)
-    assert last < first - 1
-    facts = read_json(tuned / "training.json")
+    facts = run(spec, corpus / "train", tmp_path / "mini")
+    assert falls(tmp_path / "mini")
+    cost = training_flops(spec.model, span_lengths(32)[2])
+    assert facts["flops"] == facts["tokens"] * cost
+    spec = spec_of("tuned", "pairs", ffn, {"parent": "mini"}, **sizes)
+    facts = run(
+        spec, sources(corpus, pairs, parent=tmp_path / "mini"), tmp_path / "tuned"
+    )
+    assert falls(tmp_path / "tuned")
     assert facts["parent"] == "mini"
-    assert facts["parent_sha256"] == sha256(pretrained / "model.safetensors")
-    assert facts["flops"] > 0
+    # The decoder writes a label and EOS alone.
+    assert facts["flops"] == facts["tokens"] * training_flops(spec.model, 2)
 
 
-def test_fine_tuning_goes_on_from_its_parent(
+def test_fine_tuning_begins_with_its_parents_weights(
     corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    """At no learning rate what comes out is what came in."""
-    spec = spec_of("mini", "spans", FFNVariant())
-    train(spec, corpus / "train", tmp_path / "mini", tmp_path / "kept")
-    spec = spec_of("tuned", "pairs", FFNVariant()) | {"parent": "mini"}
-    spec["training"]["learning_rate"] = 1e-30
+    """At no learning rate they do not change."""
+    mini = changed(spec_of("mini", "spans", FFNVariant()), steps=10)
+    run(mini, corpus / "train", tmp_path / "mini")
+    spec = spec_of("tuned", "pairs", FFNVariant(), {"parent": "mini"})
     how = sources(corpus, pairs, parent=tmp_path / "mini")
-    train(spec, how, tmp_path / "tuned", tmp_path / "kept")
-    old, new = (load_model(tmp_path / n).state_dict() for n in ("mini", "tuned"))
-    assert all(torch.equal(old[name], new[name]) for name in old)
+    run(changed(spec, learning_rate=1e-30), how, tmp_path / "tuned")
+    assert same_weights(tmp_path / "tuned", tmp_path / "mini")
     with pytest.raises(UserError, match="not a decoder's run"):
-        load_run(tmp_path / "tuned")
+        load_decoder(tmp_path / "tuned")
 
 
-def test_what_is_tuned_answers(corpus: Path, pairs: Path, tmp_path: Path) -> None:
-    """Fitted to twenty pairs, it has them by heart; a count says how many."""
+def test_a_fine_tuned_model_answers(corpus: Path, pairs: Path, tmp_path: Path) -> None:
+    """Fitted to twenty pairs, it knows their labels by heart."""
     few = pd.read_parquet(pairs).head(20)
     few.to_parquet(tmp_path / "few.parquet")
-    spec = spec_of("tuned", "pairs", FFNVariant())
-    spec["training"] |= {"steps": 150, "checkpoint_every": 200}
-    how = sources(corpus, tmp_path / "few.parquet")
-    train(spec, how, tmp_path / "tuned", tmp_path / "kept")
+    spec = changed(spec_of("tuned", "pairs", FFNVariant()), steps=150)
+    run(spec, sources(corpus, tmp_path / "few.parquet"), tmp_path / "tuned")
     model, pieces = (
         load_model(tmp_path / "tuned"),
         Tokenizer(corpus / "tokenizer.model"),
     )
     assert isinstance(model, T5LM)
-    rows = list(pair_rows(model, few, pieces, 32, LABELS, 8))
-    right = [value for _, _, _, metric, value, _ in rows if metric == "accuracy"]
-    assert len(right) == 20
-    assert sum(right) >= 18
+    inputs, labels = PairBatches(few, pieces, 32, 20, seed=0)(0)
+    with torch.no_grad():
+        answers = model(inputs, labels)[:, 0].argmax(-1)  # sees no label
+    assert (answers == labels[:, 0]).sum() >= 18
+    assert labels[:, 0].unique().numel() == LABELS
 
 
 def test_small_teaches_mini_teaches_tiny(
@@ -144,44 +143,34 @@ def test_small_teaches_mini_teaches_tiny(
     for name, width in (("small", 48), ("mini", 32), ("tiny", 16)):
         spec = spec_of(name, "pairs", FFNVariant(), width=width)
         if teacher:
-            lesson = {"teacher": teacher.name, "alpha": 0.1, "temperature": 2.0}
-            spec["distillation"] = lesson
-        how = sources(corpus, pairs, **({"teacher": teacher} if teacher else {}))
-        train(spec, how, tmp_path / name, tmp_path / "kept")
-        first, last = losses(tmp_path / name)
-        assert last < first - 1
-        facts = read_json(tmp_path / name / "training.json")
+            wanted = Teacher(teacher=teacher.name, alpha=0.1, temperature=2.0)
+            spec = spec.model_copy(update={"distillation": wanted})
+        how = sources(corpus, pairs, teacher=teacher)
+        facts = run(spec, how, tmp_path / name)
+        assert falls(tmp_path / name)
         assert facts.get("teacher") == (teacher.name if teacher else None)
         teacher = tmp_path / name
 
 
-def test_fine_tuning_resumes_with_the_same_bits(
+def test_a_stopped_run_continues_to_the_bit(
     corpus: Path, pairs: Path, tmp_path: Path
 ) -> None:
-    spec = spec_of("tuned", "pairs", FFNS["three_matrices"])
-    how, kept = sources(corpus, pairs), tmp_path / "kept"
-    train(spec, how, tmp_path / "whole", kept)
-
-    def stop(step: int, *_: float) -> None:
-        if step == 32:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(spec, how, tmp_path / "again", kept, report=stop)
-    train(spec, how, tmp_path / "again", kept)
-    whole, again = (tmp_path / n / "model.safetensors" for n in ("whole", "again"))
-    assert read_json(tmp_path / "again" / "training.json")["restarts"] == 1
-    assert sha256(whole) == sha256(again)
+    spec, how = (
+        spec_of("tuned", "pairs", FFNS["three_matrices"]),
+        sources(corpus, pairs),
+    )
+    run(spec, how, tmp_path / "once")
+    stop(spec, how, tmp_path / "again", after=32)
+    assert run(spec, how, tmp_path / "again")["restarts"] == 1
+    assert same_weights(tmp_path / "again", tmp_path / "once")
 
 
 def test_what_is_missing_is_named(corpus: Path, pairs: Path, tmp_path: Path) -> None:
     spec = spec_of("tuned", "pairs", FFNVariant())
     for changes, how, message in (
-        ({"parent": "mini"}, sources(corpus, pairs), "--parent: found None"),
+        ({"parent": "mini"}, sources(corpus, pairs), "--parent: found nothing"),
         ({}, Sources(corpus / "train"), "--pairs and --tokenizer"),
+        ({"task": "spans", "pieces": 299}, Sources(corpus / "train"), "model has 299"),
     ):
         with pytest.raises(UserError, match=message):
-            train(spec | changes, how, tmp_path / "run", tmp_path / "kept")
-    spec = spec_of("mini", "spans", FFNVariant(), pieces=299)
-    with pytest.raises(UserError, match="shards of 300 pieces, but the model has 299"):
-        train(spec, corpus / "train", tmp_path / "run", tmp_path / "kept")
+            run(spec.model_copy(update=changes), how, tmp_path / "run")

@@ -16,17 +16,16 @@ import pytest
 import sentencepiece
 
 from conftest import ROOT, sentences
-from shallower.cli import main
-from shallower.config import load_study
 from shallower.corpus import packages
 from shallower.corpus.parquet import read_texts
 from shallower.corpus.settings import PackageFile
 from shallower.errors import UserError
-from shallower.files import read_json
+from shallower.files import read_json, write_json
+from shallower.study.schema import Tokenizer as Settings
+from shallower.study.study import load_study
 from shallower.tokens.shards import warning, write_manifest, write_shard
 from shallower.tokens.source import obtain, sample
 from shallower.tokens.tokenizer import Tokenizer
-from test_config import change
 
 SAMPLES = ROOT.parent / "shared" / "data" / "slimpajama_sample.jsonl"
 PACKAGE = {
@@ -37,9 +36,8 @@ PACKAGE = {
 }
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    none = {"model": None, "package": None, "hub": None}
-    return none | {"vocabulary": 32_000, "training_characters": 50_000_000} | changes
+def settings(**changes: Any) -> Settings:
+    return Settings(**({"vocabulary": 32_000} | changes))
 
 
 def parquet(path: Path, texts: list[str], rows: int = 1000) -> Path:
@@ -57,8 +55,9 @@ def test_a_packages_tokenizer_is_read_and_never_imported(tmp_path: Path) -> None
         "import sys; from shallower.cli import main; main(sys.argv[1:])\n"
         "assert not {'mistral_common', 'torch'} & set(sys.modules)\n"
     )
-    given = json.dumps({"vocabulary": 32_000, "package": PACKAGE})
-    options = ["--text", text, "--settings", given, "--output", tmp_path / "t.model"]
+    write_json(tmp_path / "settings.json", {"vocabulary": 32_000, "package": PACKAGE})
+    options = ["--text", text, "--settings", tmp_path / "settings.json"]
+    options += ["--output", tmp_path / "t.model"]
     subprocess.run([sys.executable, "-c", script, "tokenizer", *options], check=True)
     pieces = Tokenizer(tmp_path / "t.model")
     assert (len(pieces), pieces.unknown, pieces.bos, pieces.eos) == (32_000, 0, 1, 2)
@@ -117,12 +116,13 @@ def test_a_hubs_tokenizer_is_never_trained_instead(tmp_path: Path) -> None:
 
 
 def test_at_most_one_is_given(configuration: dict) -> None:
-    study = load_study(change(configuration, "tokenizer.package", PACKAGE))
+    configuration["tokenizer"]["package"] = PACKAGE
+    study = load_study(configuration)
     assert study.tokenizer.package == PackageFile(**PACKAGE)
-    change(configuration, "tokenizer.hub", {"repository": "a/b"})
+    configuration["tokenizer"]["hub"] = {"repository": "a/b"}
     with pytest.raises(UserError, match=r"tokenizer: package and hub .* at most one"):
         load_study(configuration)
-    change(configuration, "tokenizer.package", None)
+    del configuration["tokenizer"]["package"]
     hub = load_study(configuration).tokenizer.hub
     assert hub
     assert (hub.file, hub.revision) == ("tokenizer.model", None)
@@ -206,23 +206,23 @@ def test_losses_are_counted(tmp_path: Path, parts: int) -> None:
     assert found["characters_per_token"] == found["characters"] / own
     assert found["bytes_per_token"] == found["bytes"] / own
     assert f"{unknown} of" in warning(found)
-    assert "2 of 10 documents" in warning(found)
+    assert "2 of 10 checked documents" in warning(found)
 
 
-def test_losses_are_said_once_and_are_no_error(
-    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    # U+2581 stands for a space in SentencePiece, so that it comes back as one.
-    path = parquet(tmp_path / "text.parquet", ["plain text", "with \u2581 in it"][::-1])
-    shard = tmp_path / "shard-0.bin"
-    tokenizer = ["--tokenizer", str(corpus / "tokenizer.model")]
-    part = ["--part", "0", "--parts", "1", "--output", str(shard)]
-    main(["shard", "--text", str(path), *tokenizer, *part])
-    output = ["--output", str(tmp_path / "manifest.json"), "--shards", str(shard)]
-    main(["manifest", *tokenizer, *output])
-    [line] = capsys.readouterr().err.splitlines()
+def test_losses_are_said_once_and_are_no_error(corpus: Path, tmp_path: Path) -> None:
+    # SentencePiece writes a space as U+2581, so that it comes back as one.
+    path = parquet(tmp_path / "text.parquet", ["with \u2581 in it", "plain text"])
+    manifest_of(path, corpus / "tokenizer.model", 1, tmp_path)
+    output = tmp_path / "manifest.json"
+    command = ["manifest", "--tokenizer", corpus / "tokenizer.model"]
+    command += ["--output", output, "--shards", tmp_path / "shard-0.bin"]
+    run = subprocess.run(
+        [sys.executable, "-m", "shallower", *command], capture_output=True, text=True
+    )
+    [line] = run.stderr.splitlines()
     assert line.startswith("shallower manifest: the tokenizer does not write down")
-    assert read_json(tmp_path / "manifest.json")["round_trip_failures"] == 1
+    assert run.returncode == 0
+    assert read_json(output)["round_trip_failures"] == 1
 
 
 @pytest.mark.skipif(not SAMPLES.is_file(), reason="no samples beside the repository")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,6 +47,23 @@ def test_shards_hold_the_documents(corpus: Path) -> None:
     documents = TokenStream.open(corpus / "train").documents()
     assert [pieces.decode(d[1:-1].tolist()) for d in documents] == list(texts)
     assert all(d[0] == pieces.bos and d[-1] == pieces.eos for d in documents)
+
+
+def test_shards_are_what_sentencepiece_gives(corpus: Path, tmp_path: Path) -> None:
+    """Bytes, offsets and check, computed anew with the library alone."""
+    pieces = sentencepiece.SentencePieceProcessor(str(corpus / "tokenizer.model"))
+    spaces = ["", " ", "two  spaces ", "\u2581x \u0416", "a\n\n b\t", "3.14 \U0001f642"]
+    texts = [f"{a}{b}" for a in spaces for b in [*spaces, *sentences(3)]]
+    pd.DataFrame({"text": texts}).to_parquet(tmp_path / "text.parquet")
+    shutil.copy(corpus / "tokenizer.model", tmp_path)
+    stream = shard_into(tmp_path, 1, tmp_path)
+    ids = [[pieces.bos_id(), *pieces.encode(t), pieces.eos_id()] for t in texts]
+    raw = np.concatenate(ids).astype(np.uint16).tobytes()
+    assert (tmp_path / "shard-0.bin").read_bytes() == raw
+    assert [d.tolist() for d in stream.documents()] == ids
+    changed = [pieces.decode(row[1:-1]) != t for row, t in zip(ids, texts, strict=True)]
+    assert stream.manifest["round_trip_failures"] == sum(changed[::10]) > 0
+    assert stream.manifest["checked_documents"] == len(changed[::10])
 
 
 @pytest.mark.parametrize("parts", [1, 3, 7])

@@ -1,239 +1,288 @@
-"""Training: it learns, it is reproducible to the bit, and a kill loses nothing."""
+"""Runs: they learn, are the same to the bit, and lose nothing when they are stopped."""
 
 from __future__ import annotations
 
-import copy
-import json
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
-import torch
-import yaml
-from torch.nn import functional as F
 
-from conftest import build, tiny
-from shallower.errors import UserError
-from shallower.files import read_json, sha256
-from shallower.models.initial import initialise
-from shallower.models.llama import LlamaLM
-from shallower.tokens.shards import TokenStream
-from shallower.training.batches import Batches
+from conftest import run_spec
+from models_for_tests import tiny
+from shallower import machine
+from shallower.code import run_code
+from shallower.errors import Unfinished, UserError
+from shallower.models.config import LlamaConfig
+from shallower.study.runs import RunSpec
+from shallower.study.schema import Training
 from shallower.training.checkpoint import Checkpoints
-from shallower.training.loop import train
-from shallower.training.runs import load_run
-from shallower.training.schedule import learning_rate
-from shallower.training.step import make_optimizer, training_step
+from shallower.training.clock import Clock
+from shallower.training.tasks import flops_per_token, steps_of
+from training_runs import (
+    changed,
+    checkpoints_of,
+    command,
+    newest_step,
+    run,
+    same_weights,
+    start,
+    stop,
+)
+
+COLUMNS = ["iteration", "tokens", "loss", "learning_rate"]
 
 
-def test_a_run_writes_what_it_promises(
-    corpus: Path, spec: dict, tmp_path: Path
-) -> None:
-    train(spec, corpus / "train", tmp_path / "run", tmp_path / "checkpoints")
-    folder = tmp_path / "run"
-    losses = pd.read_csv(folder / "losses.csv")
+def test_files_of_a_run(corpus: Path, spec: RunSpec, tmp_path: Path) -> None:
+    code = run_code("train", spec.model)[1]
+    facts = run(spec, corpus / "train", tmp_path / "run", code=code)
+    losses = pd.read_csv(tmp_path / "run" / "losses.csv")
     assert list(losses["iteration"]) == list(range(4, 61, 4))
     assert list(losses["tokens"]) == [n * 4 * 32 for n in losses["iteration"]]
-    # The toy's next word is one of two; an untrained model is at log(300) = 5.7.
+    # The next word is one of two; an untrained model is at log(300) = 5.7.
     assert losses["loss"].iloc[0] > 4
     assert losses["loss"].iloc[-1] < 2.5
-    facts = read_json(folder / "training.json")
+    assert (facts["model"], facts["seed"], facts["steps"]) == ("proposed-2", 0, 60)
     assert facts["tokens"] == 60 * 4 * 32
+    assert facts["flops"] == facts["tokens"] * flops_per_token(spec)
+    assert facts["final_loss"] == losses["loss"].iloc[-1]
     assert facts["restarts"] == 0
+    assert (facts["precision"], facts["compiled"]) == ("float32", False)
+    assert 0 <= facts["data_wait_share"] < 1
+    assert facts["saving_seconds"] > 0
     assert facts["mfu"] is None
-    assert yaml.safe_load((folder / "spec.yaml").read_text()) == spec
-    half = load_run(folder, "model-half.safetensors")
-    assert not torch.equal(load_run(folder).head.weight, half.head.weight)
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert RunSpec(**facts["made_with"]["spec"]) == spec
+    assert facts["made_with"]["code"] == code
+    assert list(checkpoints_of(tmp_path / "run").iterdir()) == []
 
 
-def start(corpus: Path, spec: dict, folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "shallower", "train", "--spec", json.dumps(spec)]
-    command += ["--tokens", corpus / "train", "--output", folder / "run"]
-    command += ["--checkpoints", folder / "checkpoints"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+def test_divergence_is_an_error(corpus: Path, spec: RunSpec, tmp_path: Path) -> None:
+    wild = changed(spec, learning_rate=1e30, clip=1e30)
+    with pytest.raises(UserError, match="diverged"):
+        run(wild, corpus / "train", tmp_path / "run")
+    assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_kill_and_resume_is_exact_to_the_bit(
-    corpus: Path, spec: dict, tmp_path: Path
+def test_another_vocabulary_is_an_error(
+    corpus: Path, spec: RunSpec, tmp_path: Path
 ) -> None:
-    """A real process, really killed twice; the third attempt finishes."""
-    spec["training"] |= {"steps": 400, "checkpoint_every": 7}
-    train(spec, corpus / "train", tmp_path / "whole" / "run", tmp_path / "elsewhere")
+    other = spec.model_copy(update={"pieces": 512})
+    with pytest.raises(UserError, match="300 pieces, but the model has 512"):
+        run(other, corpus / "train", tmp_path / "run")
+
+
+# --- killed and continued -------------------------------------------------------------
+
+
+def test_a_killed_run_continues_to_the_bit(
+    corpus: Path, spec: RunSpec, tmp_path: Path
+) -> None:
+    """A real process, killed twice; the third attempt finishes."""
+    spec = changed(spec, steps=400, checkpoint_every=7)
+    run(spec, corpus / "train", tmp_path / "once")
     killed = tmp_path / "killed"
-    for least in (1, 30):  # checkpoints reached before each kill
-        process = start(corpus, spec, killed)
-        while process.poll() is None and newest_step(killed) < least * 7:
-            time.sleep(0.002)
+    words = command(spec, corpus / "train", killed)
+    for steps in (7, 210):  # saved before each kill
+        process = start(words, steps, killed)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "finished before it could be killed"
-        assert not (killed / "run" / "model.safetensors").exists()
-    assert start(corpus, spec, killed).wait() == 0
-    assert read_json(killed / "run" / "training.json")["restarts"] >= 1
-    for name in ("model.safetensors", "model-half.safetensors", "spec.yaml"):
-        whole = tmp_path / "whole" / "run" / name
-        assert sha256(killed / "run" / name) == sha256(whole), name
-    columns = ["iteration", "tokens", "loss", "learning_rate"]
-    logs = [pd.read_csv(f / "run" / "losses.csv") for f in (killed, tmp_path / "whole")]
-    assert logs[0][columns].equals(logs[1][columns])
+        assert not (killed / "model.safetensors").exists()
+    facts = run(spec, corpus / "train", killed)
+    assert facts["restarts"] >= 1
+    assert same_weights(killed, tmp_path / "once")
+    logs = [pd.read_csv(tmp_path / f / "losses.csv") for f in ("killed", "once")]
+    assert logs[0][COLUMNS].equals(logs[1][COLUMNS])
 
 
-def newest_step(folder: Path) -> int:
-    steps = [int(p.stem[5:]) for p in folder.glob("checkpoints/*/step-*.pt")]
-    return max(steps, default=0)
-
-
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
-    kept = Checkpoints(tmp_path)
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
     for step in (1, 2, 3):
-        kept.save(step, {"step": step})
+        checkpoints.save(step, {"step": step})
     assert len(list(tmp_path.iterdir())) == 2
     newest = max(tmp_path.iterdir())
     newest.write_bytes(newest.read_bytes()[:-40])
-    assert kept.newest() == {"step": 2}
+    assert checkpoints.newest() == {"step": 2}
 
 
-def test_another_configuration_never_continues_a_checkpoint(
-    corpus: Path, spec: dict, tmp_path: Path
+@dataclasses.dataclass(frozen=True)
+class LaterConfig(LlamaConfig):
+    """The model's configuration with a field that it does not have yet."""
+
+    later: int = 7
+
+
+class LaterTraining(Training):
+    """The same of the training settings."""
+
+    later: bool = False
+
+
+class LaterSpec(RunSpec):
+    """The same of the specification."""
+
+    later: str = "unused"
+    model: LaterConfig
+    training: LaterTraining
+
+
+CODE = {"training.loop": "0123", "models.llama": "4567"}
+
+
+def later(spec: RunSpec, **changes: int) -> LaterSpec:
+    content = spec.model_dump() | {"training": spec.training.model_dump()}
+    content["model"] |= changes
+    return LaterSpec(**content)
+
+
+@pytest.mark.parametrize(
+    ("change", "continued"),
+    [
+        (lambda spec: (spec, CODE), True),
+        (lambda spec: (later(spec), CODE), True),
+        (lambda spec: (later(spec, later=8), CODE), False),
+        (lambda spec: (changed(spec, weight_decay=0.2), CODE), False),
+        (lambda spec: (spec.model_copy(update={"first_step": 1}), CODE), False),
+        (lambda spec: (spec, CODE | {"models.llama": "89ab"}), False),
+    ],
+    ids=["same", "new defaults", "new value", "training", "first step", "code"],
+)
+def test_which_checkpoint_is_continued(
+    change, continued: bool, corpus: Path, spec: RunSpec, tmp_path: Path
 ) -> None:
-    spec["training"] |= {"steps": 400}
-    process = start(corpus, spec, tmp_path)
-    while process.poll() is None and newest_step(tmp_path) < 6:
-        time.sleep(0.002)
-    process.kill()
-    process.wait()
-    before = {p.name for p in tmp_path.glob("checkpoints/*")}
-    assert len(before) == 1
-    spec["training"]["learning_rate"] = 1e-3
-    train(spec, corpus / "train", tmp_path / "run", tmp_path / "checkpoints")
-    assert read_json(tmp_path / "run" / "training.json")["restarts"] == 0
-    assert {p.name for p in tmp_path.glob("checkpoints/*")} == before
+    spec, folder = changed(spec, steps=12), tmp_path / "run"
+    stop(spec, corpus / "train", folder, after=8, code=CODE)
+    spec, code = change(spec)
+    facts = run(spec, corpus / "train", folder, code=code)
+    assert facts["restarts"] == continued
+    # An abandoned checkpoint stays; one that was continued is removed at the end.
+    assert len(list(checkpoints_of(folder).iterdir())) == (not continued)
 
 
-def test_one_run_is_trained_by_one_process(tmp_path: Path) -> None:
-    """A killed workflow's job may live on while the workflow runs again."""
+def test_a_run_is_locked_while_it_is_trained(tmp_path: Path) -> None:
+    """A killed workflow's job may still run when the workflow is started again."""
     first = Checkpoints(tmp_path / "run")
     first.lock()
     code = "import sys; from shallower.training.checkpoint import Checkpoints as C;"
     code += "C(sys.argv[1]).lock()"
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    refused = subprocess.run(command, capture_output=True, text=True)
+    words = [sys.executable, "-c", code, str(tmp_path / "run")]
+    refused = subprocess.run(words, capture_output=True, text=True)
     assert "another process is training this run" in refused.stderr
     del first
-    assert subprocess.run(command).returncode == 0
+    assert subprocess.run(words).returncode == 0
 
 
-def test_batches_depend_on_step_and_seed_alone(corpus: Path) -> None:
-    stream = TokenStream.open(corpus / "train")
-    first, second = (Batches(stream, 32, 4, seed=0) for _ in range(2))
-    for step in (500, 3, 0):  # any order, across epochs
-        x, y = first(step)
-        assert torch.equal(x, second(step)[0])
-        assert torch.equal(x[:, 1:], y[:, :-1])
-    other = Batches(stream, 32, 4, seed=1)
-    assert not torch.equal(first(0)[0], other(0)[0])
+# --- stopped before the time limit, or at SIGTERM -------------------------------------
 
 
-def test_an_epoch_shows_every_window_once(corpus: Path) -> None:
-    batches = Batches(TokenStream.open(corpus / "train"), 32, 1, seed=0)
-    seen = [tuple(batches(step)[0][0].tolist()) for step in range(batches.windows)]
-    due = [
-        tuple(batches.stream.read(32 * i, 32).tolist()) for i in range(batches.windows)
-    ]
-    assert sorted(seen) == sorted(due)
-    assert seen != due
+def test_a_run_in_single_steps_has_the_same_bits(corpus: Path, tmp_path: Path) -> None:
+    """Each attempt begins behind its time limit, takes one step and stops."""
+    spec = run_spec("proposed", steps=6, checkpoint_every=4)
+    run(spec, corpus / "train", tmp_path / "once")
+    for step in range(1, 6):
+        with pytest.raises(Unfinished, match=f"after {step} of 6 steps, before the"):
+            run(spec, corpus / "train", tmp_path / "steps", time_limit=1e-9)
+        assert not (tmp_path / "steps" / "model.safetensors").exists()
+    facts = run(spec, corpus / "train", tmp_path / "steps", time_limit=1e-9)
+    assert facts["restarts"] == 5
+    assert same_weights(tmp_path / "steps", tmp_path / "once")
 
 
-def test_too_little_text_is_said(corpus: Path) -> None:
-    with pytest.raises(UserError, match="context 1000000"):
-        Batches(TokenStream.open(corpus / "train"), 1_000_000, 1, 0)
+def test_sigterm_saves_and_ends(corpus: Path, spec: RunSpec, tmp_path: Path) -> None:
+    """A real process: a checkpoint, one line, and a status of its own."""
+    spec = changed(spec, steps=100_000, checkpoint_every=10)
+    words = command(spec, corpus / "train", tmp_path / "run")
+    process = start(words, 10, tmp_path / "run")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 75, errors
+    assert errors.strip().splitlines()[-1] == (
+        f"shallower train: stopped after {newest_step(tmp_path / 'run')} of 100000 "
+        "steps, at a signal to end; run again to resume"
+    )
 
 
-def test_schedule() -> None:
-    rates = [learning_rate(s, 100, 2.0, 0.1, 0.1) for s in range(100)]
-    assert rates[:10] == pytest.approx([0.2 * n for n in range(1, 11)])
-    assert rates[-1] == pytest.approx(0.2)
-    # Half way down the cosine: the mean of peak and floor.
-    assert rates[10 + 44] == pytest.approx((2.0 + 0.2) / 2)
-    assert all(a > b for a, b in pairwise(rates[10:]))
+@pytest.mark.parametrize(
+    ("limit", "last_age"),
+    [
+        (60, 60 - 15 - 8),  # a margin of a quarter of the limit
+        (3600, 3600 - 120 - 8),  # but of two minutes at most
+    ],
+)
+def test_a_step_is_taken_only_if_it_ends_in_time(limit: float, last_age: int) -> None:
+    age = 0.0
+    clock = Clock(limit, age=lambda: age)
+    assert clock.reason(8) is None  # the longest step counts, not the last
+    age = last_age
+    assert clock.reason(1) is None
+    age = last_age + 0.1
+    assert f"time limit of {limit // 60} minute" in str(clock.reason(1))
+    age = last_age - 5
+    clock.longest_save = 6
+    assert clock.reason(1)
+    assert Clock(None, age=lambda: 1e9).reason(1e9) is None
 
 
-def test_accumulation_gives_the_same_step(spec: dict) -> None:
-    results = []
-    for parts in (1, 4):
-        model = build("proposed")
-        settings = spec["training"] | {"accumulation": parts}
-        ids = torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(0))
-        optimizer = make_optimizer(model, settings)
-        loss = training_step(model, optimizer, ids[:, :-1], ids[:, 1:], settings)
-        results.append((loss, model.head.weight))
-    assert results[0][0].item() == pytest.approx(results[1][0].item(), abs=1e-6)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-9)
+def test_the_age_of_a_process_includes_its_imports() -> None:
+    before = time.perf_counter()
+    code = "import time; time.sleep(.2); from shallower import machine;"
+    code += "print(machine.process_age())"
+    found = subprocess.check_output([sys.executable, "-c", code])
+    # The kernel counts in hundredths of a second.
+    assert 0.19 < float(found) < time.perf_counter() - before + 0.01
 
 
-def test_step_equals_plain_adamw(spec: dict) -> None:
-    """One clipped AdamW step, against torch's functions written out by hand."""
-    settings = spec["training"] | {"clip": 0.5}
-    model = build()
-    plain = copy.deepcopy(model)
-    ids = torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(0))
-    x, y = ids[:, :-1], ids[:, 1:]
-    loss = training_step(model, make_optimizer(model, settings), x, y, settings)
-    expected = F.cross_entropy(plain(x).float().reshape(-1, 300), y.reshape(-1))
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    norm = sum(p.grad.square().sum() for p in plain.parameters()).sqrt()
-    assert norm > 0.5
-    with torch.no_grad():
-        for name, p in plain.named_parameters():
-            gradient = p.grad * (0.5 / (norm + 1e-6))
-            decay = 0.0 if p.ndim == 1 else 0.1
-            # The first step: both moments are bias-corrected to g and g^2.
-            update = gradient / (gradient.abs() + 1e-8)
-            due = p * (1 - 3e-3 * decay) - 3e-3 * update
-            assert torch.allclose(model.get_parameter(name), due, atol=1e-7), name
+def test_age_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(machine.time, "CLOCK_BOOTTIME")
+    monkeypatch.setattr(machine.time, "monotonic", lambda: machine.IMPORTED + 5)
+    assert machine.process_age() == pytest.approx(machine.BEFORE_IMPORT + 5)
 
 
-@pytest.mark.parametrize("head", ["baseline", "proposed"])
-def test_bfloat16_autocast_trains(spec: dict, head: str) -> None:
-    settings = spec["training"] | {"precision": "bfloat16"}
-    model = initialise(LlamaLM(tiny(head)), 0)
-    optimizer = make_optimizer(model, settings)
-    ids = torch.randint(300, (4, 33), generator=torch.Generator().manual_seed(0))
-    losses = [
-        training_step(model, optimizer, ids[:, :-1], ids[:, 1:], settings).item()
-        for _ in range(20)
-    ]
-    assert losses[-1] < losses[0] - 0.5
-    assert model.head.weight.dtype == torch.float32
+# --- controls of equal FLOPs ----------------------------------------------------------
 
 
-def test_divergence_is_an_error(corpus: Path, spec: dict, tmp_path: Path) -> None:
-    spec["training"] |= {"learning_rate": 1e30, "clip": 1e30}
-    with pytest.raises(UserError, match="diverged"):
-        train(spec, corpus / "train", tmp_path / "run", tmp_path / "checkpoints")
-    assert not (tmp_path / "run" / "model.safetensors").exists()
+def hand_counted(config: LlamaConfig) -> int:
+    """FLOPs of a forward pass per token: two per multiply-accumulate.
+
+    4 d^2 and 3 d H for the weights of a block, 2 T d for scores and their products with
+    the values, and the output head's d V.
+    """
+    d, context = config.width, config.context
+    block = 4 * d * d + 3 * d * config.ffn_hidden + 2 * context * d
+    return 2 * (config.depth * block + d * config.vocabulary)
 
 
-def test_wrong_vocabulary_is_said(corpus: Path, spec: dict, tmp_path: Path) -> None:
-    spec["model"]["vocabulary"] = 512
-    with pytest.raises(UserError, match="300 pieces, but the model has 512"):
-        train(spec, corpus / "train", tmp_path / "run", tmp_path / "checkpoints")
+@pytest.mark.parametrize(
+    ("sizes", "depths", "steps", "expected"),
+    [
+        ((2048, 128, 344, 512), (5, 8), 30, 45),  # of the default study
+        ((512, 32, 88, 64), (1, 2), 12, 18),  # of the smoke study
+    ],
+)
+def test_steps_of_a_control(
+    sizes: tuple[int, ...], depths: tuple[int, int], steps: int, expected: int
+) -> None:
+    keys = ("vocabulary", "width", "ffn_hidden", "context")
+    named = dict(zip(keys, sizes, strict=True))
+    own, teacher = (tiny(depth=depth, **named) for depth in depths)
+    student = run_spec("baseline", steps, steps, model=own)
+    f, t = hand_counted(own), hand_counted(teacher)
+    assert flops_per_token(student) == 3 * f
+    assert flops_per_token(student, teacher) == 3 * f + t
+    assert steps_of(student) == steps
+    control = student.model_copy(update={"equal_flops": teacher})
+    assert steps_of(control) == round(steps * (3 * f + t) / (3 * f)) == expected
 
 
-def test_biases_and_gains_do_not_decay(spec: dict) -> None:
-    model = LlamaLM(tiny("proposed"))
-    decay, plain = make_optimizer(model, spec["training"]).param_groups
-    assert plain["weight_decay"] == 0
-    assert decay["weight_decay"] == 0.1
-    names = {id(p): name for name, p in model.named_parameters()}
-    kept = {names[id(p)].rsplit(".", 2)[-2:][0] for p in plain["params"]}
-    assert kept == {"attention_norm", "ffn_norm", "norm", "linear"}
-    assert np.isclose(sum(p.numel() for p in plain["params"]), 2 * (64 + 32) + 32)
+def test_a_control_takes_its_steps(corpus: Path, tmp_path: Path) -> None:
+    spec = run_spec("baseline", 10, 100, equal_flops=tiny(depth=4))
+    facts = run(spec, corpus / "train", tmp_path / "run")
+    log = pd.read_csv(tmp_path / "run" / "losses.csv")
+    assert facts["steps"] == log["iteration"].iloc[-1] == steps_of(spec) == 16
+    assert facts["tokens"] == 16 * 4 * 32
+    # The learning rate is at its lowest in the last of them.
+    assert log["learning_rate"].iloc[-1] == pytest.approx(3e-4)

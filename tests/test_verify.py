@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import ExitStack
 
 import pandas as pd
@@ -79,23 +78,22 @@ def test_verify_refuses_results_of_other_code(project: Project) -> None:
     with project.edited(*ANOTHER_START):
         run = project.shallower_verify()
     assert run.returncode == 2
-    assert "runs/proposed-2/seed1: trained by code" in run.stderr
+    assert "runs/proposed-2/seed1: trained at commit" in run.stderr
+    assert "since then code: models/initial.py changed" in run.stderr
 
 
 def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
     """Typed as it is, for a study that was never run: one line, and no training."""
-    start = time.monotonic()
     run = project.run("snakemake", "verify")
     assert run.returncode != 0
     assert "results/default: nothing to verify here; run snakemake first" in run.stderr
-    assert time.monotonic() - start < 60
     assert not (project.folder / "results" / "default" / "corpus").exists()
 
 
 def test_publishing_quotes_the_study(project: Project) -> None:
     """Paper, tables and README as a reference run has them, from the smoke study."""
     readme = project.folder / "PUBLISHED.md"
-    readme.write_text("before\n" + "\n".join(reference.MARKS) + "\nafter\n")
+    readme.write_text("before\n" + "\n".join(reference.MARKERS) + "\nafter\n")
     kept = project.folder / "kept"
     reference.publish(project.results, kept, readme)
     text = readme.read_text()

@@ -81,8 +81,8 @@ def test_latex_had_nothing_to_complain_about(project: Project) -> None:
 CONTRACTS = {
     "summary.csv": "model intervention system scale form mode depth variant dataset"
     " metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
-    "summaries/qa.csv": "model intervention system scale form mode depth variant dataset"
-    " metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
+    "summaries/qa.csv": "model intervention system scale form mode depth variant"
+    " dataset metric unit n_seeds n mean median p5 p95 std ci_low ci_high",
     "estimates.csv": "id kind left right scale form mode dataset metric unit replicates"
     " n effect ci_low ci_high level p p_holm method",
     "claims.csv": "id source claim kind scale weights effect unit ci_low ci_high level"
@@ -158,13 +158,21 @@ def test_a_line_of_model_code_makes_training_stale(project: Project) -> None:
     ("name", "old", "new"),
     [
         # A device in the table of peak rates, a variant, a field with a default.
-        ("training/peaks.py", '    r"A10":', '    r"A11": (1.0, 1.0, 1.0),\n    r"A10":'),
+        (
+            "training/peaks.py",
+            '    r"A10":',
+            '    r"A11": (1.0, 1.0, 1.0),\n    r"A10":',
+        ),
         (
             "models/registry.py",
             '    "baseline":',
             '    "mine": HeadVariant(activation="relu"),\n    "baseline":',
         ),
-        ("study/schema.py", "    loss_chunk: int", "    more: int = 3\n    loss_chunk: int"),
+        (
+            "study/schema.py",
+            "    loss_chunk: int",
+            "    more: int = 3\n    loss_chunk: int",
+        ),
     ],
 )
 def test_additions_retrain_nothing(

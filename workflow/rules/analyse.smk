@@ -40,7 +40,13 @@ rule estimates:
     input:
         study=str(INPUTS.study_file),
         code=str(INPUTS.code_file("estimates")),
+        summary=rules.summary.output.summary,
         by_seed=rules.summary.output.by_seed,
+        sessions=rules.summary.output.sessions,
+        corpus=rules.corpus.output.manifest,
+        tokens=expand(
+            rules.shards.output.manifest, split=["train", "validation", "test"]
+        ),
         parameters=rules.parameters.output.table,
         predictions=rules.parameters.output.predictions,
         runs=rules.summary.output.runs,

@@ -1,11 +1,10 @@
 import gc
 import re
 import sys
-from glob import glob
 
 from snakemake.exceptions import WorkflowError
 
-from shallower.corpus import EVALUATION_SETS, downloaded
+from shallower.corpus import EVALUATION_SETS, downloaded, readers
 from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
 from shallower.study.inputs import Inputs
@@ -104,7 +103,7 @@ def source_files():
     sets = [study.corpus.text, study.corpus.test]
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
-    return sorted({path for p in patterns for path in glob(p, recursive=True)})
+    return sorted({str(path) for p in patterns for path in readers.matching(p)})
 
 
 def hub_manifests(of_pairs=False):

@@ -30,7 +30,7 @@ rule train:
     shell:
         "launch='python -m shallower';"
         " if [ {resources.processes} -gt 1 ]; then launch='torchrun --standalone"
-        " --nproc-per-node {resources.processes} -m shallower'; fi;"
+        " --nproc-per-node {resources.processes} -m -- shallower'; fi;"
         " $launch train --run {params.folder} --tokens {params.tokens}"
         " --checkpoints {params.checkpoints} --code {input.code}{params.more}"
         " --threads {resources.cpus_per_task} --parallel {resources.parallel}"

@@ -31,6 +31,10 @@ app = typer.Typer(
 Threads = Annotated[int, Option(min=1, help="of this process")]
 Device = Annotated[str, Option(help="auto, cpu, cuda")]
 Results = Annotated[Path, Option(help="folder of a study, results/<study>")]
+File = Annotated[Path, Option(show_default=True)]
+Files = Annotated[list[Path], Option()]
+Text = Annotated[str, Option()]
+Count = Annotated[int, Option(min=1)]
 RunFolder = Annotated[Path, Option(help="folder of a run, with its spec.yaml")]
 
 
@@ -52,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
         app(arguments, prog_name="shallower")
+    except SystemExit as done:
+        if done.code:
+            raise
     except (UserError, OSError) as error:
         if debug:
             raise
@@ -72,7 +79,7 @@ def _options(
 
 @app.command(rich_help_panel=PEOPLE)
 def plan(
-    config: Path = Path("config.yaml"),
+    config: File = Path("config.yaml"),
     configfile: Annotated[list[Path] | None, Option(help="overlays")] = None,
     device: Annotated[str, Option(help="a GPU's name")] = "NVIDIA A100-SXM4-80GB",
     mfu: Annotated[float, Option(help="share of the peak that is reached")] = 0.4,
@@ -102,8 +109,8 @@ def plan(
 @app.command(rich_help_panel=PEOPLE)
 def export(
     run: RunFolder,
-    tokenizer: Path,
-    output: Path,
+    tokenizer: File,
+    output: File,
     form: Annotated[
         str, Option(help="trained, folded, collapsed or deployed")
     ] = "deployed",
@@ -119,8 +126,8 @@ def export(
 @app.command(rich_help_panel=PEOPLE)
 def publish(
     results: Results,
-    output: Path = Path("docs/reference-run"),
-    readme: Path = Path("README.md"),
+    output: File = Path("docs/reference-run"),
+    readme: File = Path("README.md"),
 ) -> None:
     """Keep a study's paper and small tables, and put its verdicts into a README."""
     from shallower.reporting.reference import publish
@@ -153,7 +160,7 @@ def verify(results: Results, threads: Threads = 1) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def download(name: str, results: Results, lock: Path, output: Path) -> None:
+def download(name: Text, results: Results, lock: File, output: File) -> None:
     """Download a data set of the hub to a folder; continues where it stopped."""
     from shallower.corpus.downloaded import hub_sources
     from shallower.corpus.hub import Job
@@ -165,7 +172,7 @@ def download(name: str, results: Results, lock: Path, output: Path) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def download_file(settings: Path, lock: Path, output: Path) -> None:
+def download_file(settings: File, lock: File, output: File) -> None:
     """Download one file of a model's repository on the hub."""
     from shallower.corpus.hub import download_file as fetch
     from shallower.study.runs import read_spec
@@ -178,7 +185,7 @@ def download_file(settings: Path, lock: Path, output: Path) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def corpus(settings: Path, output: Path) -> None:
+def corpus(settings: File, output: File) -> None:
     """Read the sources, split and clean them, and build the evaluation sets."""
     from shallower.corpus.build import build
     from shallower.corpus.settings import Corpus
@@ -188,7 +195,7 @@ def corpus(settings: Path, output: Path) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def pairs(settings: Path, corpus: Path, output: Path, baselines: Path) -> None:
+def pairs(settings: File, corpus: File, output: File, baselines: File) -> None:
     """Make the pairs of sentences, and score the rules that models must beat."""
     from shallower.corpus.pairs import build
     from shallower.corpus.settings import Pairs
@@ -202,26 +209,26 @@ def pairs(settings: Path, corpus: Path, output: Path, baselines: Path) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def tokenizer(
-    settings: Path,
-    text: Path,
-    output: Path,
+    settings: File,
+    text: File,
+    output: File,
     given: Annotated[Path | None, Option(help="tokenizer to adopt")] = None,
 ) -> None:
     """Train the tokenizer on the training split, or adopt a given one."""
     from shallower.study.runs import read_spec
     from shallower.study.schema import Tokenizer
-    from shallower.tokens.tokenizer import obtain
+    from shallower.tokens.source import obtain
 
     obtain(read_spec(Tokenizer, settings), given, text, output)
 
 
 @app.command(rich_help_panel=STAGES)
 def shard(
-    text: Path,
-    tokenizer: Path,
+    text: File,
+    tokenizer: File,
     part: Annotated[int, Option(help="counted from 0")],
-    parts: int,
-    output: Path,
+    parts: Count,
+    output: File,
 ) -> None:
     """Tokenize one part of a split into one shard."""
     from shallower.tokens.shards import write_shard
@@ -231,7 +238,7 @@ def shard(
 
 
 @app.command(rich_help_panel=STAGES)
-def manifest(tokenizer: Path, shards: list[Path], output: Path) -> None:
+def manifest(tokenizer: File, shards: Files, output: File) -> None:
     """Describe a split's finished shards, with checksums."""
     from shallower.tokens.shards import warning, write_manifest
 
@@ -243,8 +250,8 @@ def manifest(tokenizer: Path, shards: list[Path], output: Path) -> None:
 @app.command(rich_help_panel=STAGES)
 def train(
     run: RunFolder,
-    tokens: Path,
-    checkpoints: Path,
+    tokens: File,
+    checkpoints: File,
     code: Annotated[Path | None, Option(help="digests of the code, JSON")] = None,
     parent: Annotated[Path | None, Option(help="folder of the run to continue")] = None,
     teacher: Annotated[Path | None, Option(help="folder of the teacher's run")] = None,
@@ -266,11 +273,11 @@ def train(
     from shallower.training.processes import process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
-    from shallower.training.tasks import Sources
+    from shallower.training.tasks import Sources, steps_of
 
     spec = read_spec(run)
     with process_group(parallel, device) as group:
-        progress = Progress(f"{spec.name} seed {spec.seed}", spec.training.steps)
+        progress = Progress(f"{spec.name} seed {spec.seed}", steps_of(spec))
         train(
             spec,
             Sources(tokens, pairs, tokenizer, parent, teacher),
@@ -288,14 +295,14 @@ def train(
 
 @app.command(rich_help_panel=STAGES)
 def evaluate(
-    settings: Path,
+    settings: File,
     run: RunFolder,
-    corpus: Path,
-    tokens: Path,
-    tokenizer: Path,
-    output: Path,
-    samples: Path,
-    interventions: Path,
+    corpus: File,
+    tokens: File,
+    tokenizer: File,
+    output: File,
+    samples: File,
+    interventions: File,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -313,14 +320,14 @@ def evaluate(
 
 @app.command(rich_help_panel=STAGES)
 def latency(
-    settings: Path,
-    runs: Path,
-    evaluations: Path,
-    corpus: Path,
-    tokenizer: Path,
-    output: Path,
-    step_time: Path,
-    bandwidth: Path,
+    settings: File,
+    runs: File,
+    evaluations: File,
+    corpus: File,
+    tokenizer: File,
+    output: File,
+    step_time: File,
+    bandwidth: File,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
@@ -337,7 +344,7 @@ def latency(
 
 
 @app.command(rich_help_panel=STAGES)
-def parameters(settings: Path, output: Path, predictions: Path) -> None:
+def parameters(settings: File, output: File, predictions: File) -> None:
     """Count parameters and FLOPs on the meta device; predict speed-ups."""
     from shallower.evaluation.sizes import write_sizes
     from shallower.study.runs import SizesSpec, read_spec
@@ -364,7 +371,7 @@ def estimates(results: Results) -> None:
 @app.command(rich_help_panel=STAGES)
 def figures(results: Results, threads: Threads = 1) -> None:
     """Draw every figure from the tables and the training logs."""
-    from shallower.reporting.write import draw_all
+    from shallower.reporting.figures import draw_all
 
     draw_all(results, threads)
 
@@ -372,7 +379,8 @@ def figures(results: Results, threads: Threads = 1) -> None:
 @app.command(rich_help_panel=STAGES)
 def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.write import write_numbers, write_tables
+    from shallower.reporting.numbers import write_numbers
+    from shallower.reporting.tables import write_tables
 
     write_tables(results)
     write_numbers(results)

@@ -1,13 +1,14 @@
 """Which code makes a result: digests of modules, and the commit they come from.
 
 Snakemake sees only a rule's command. So each stage's digests are written to a file,
-`results/<study>/code/<stage>.json`, which is an input of its rules. They cover the import
-closure of the stage within the package, over syntax trees without docstrings: a comment or
-a line break makes nothing stale, a changed expression does.
+`results/<study>/code/<stage>.json`, which is an input of its rules. They cover the
+import closure of the stage within the package, over syntax trees without docstrings: a
+comment or a line break makes nothing stale, a changed expression does.
 
-Modules that have no influence on a result are left out: progress, clocks, launching, peak
-rates, reading of files. So is what belongs to other runs: the other family, the registries
-of variants (a run's specification carries its own), and layers that it does not use.
+Modules that have no influence on a result are left out: progress, clocks, launching,
+peak rates, reading of files. So is what belongs to other runs: the other family, the
+registries of variants (a run's specification carries its own), and layers that it does
+not use.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from shallower.models.config import LlamaConfig, ModelConfig
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT.name
-# Fields of a syntax tree's nodes that hold statements, or parts such as `except`, `case`.
+# Fields of a syntax tree's nodes that hold statements, or parts such as `except`,
+# `case`.
 BLOCKS = {"body", "orelse", "finalbody", "handlers", "cases"}
 
 # No influence on any result: how files are read and written, how errors read.
@@ -48,13 +50,13 @@ LAYERS = "models.layers"
 STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "corpus": (("corpus.build",), ASIDE),
     "pairs": (("corpus.pairs", "evaluation.pairs"), ASIDE),
-    "tokenizer": (("tokens.tokenizer",), ASIDE),
+    "tokenizer": (("tokens.source",), {*ASIDE, "study"}),
     "shards": (("tokens.shards",), ASIDE),
     "latency": (("evaluation.latency.job",), {*ASIDE, "study"}),
     "parameters": (("evaluation.sizes",), {*ASIDE, "study"}),
     "summary": (("analysis.summaries",), ASIDE),
     "estimates": (("analysis.write",), ASIDE),
-    "figures": (("reporting.figures", "reporting.write"), ASIDE),
+    "figures": (("reporting.figures",), ASIDE),
     "tables": (("reporting.tables", "reporting.numbers"), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
 }
@@ -72,22 +74,22 @@ def run_code(stage: str, model: ModelConfig) -> tuple[str, dict[str, str]]:
     `stage` is train or evaluate. A decoder does not depend on the code of T5, nor on
     layers that others use; one name stands for all runs with the same code.
     """
-    roots = {"train": ("training.loop",), "evaluate": ("evaluation.evaluate",)}[stage]
+    root = {"train": "training.loop", "evaluate": "evaluation.evaluate"}[stage]
     aside, name = OF_TRAINING_ASIDE, f"{stage}-t5"
     layers = [model.ffn.layer]
     if isinstance(model, LlamaConfig):
         aside, name = aside | OF_T5, stage
         layers.append(model.head.layer)
     modules = sorted({layer.rpartition(".")[0] for layer in layers if layer})
-    roots = (*roots, *(f"{LAYERS}.{module}" for module in modules))
+    roots = (root, *(f"{LAYERS}.{module}" for module in modules))
     return "-".join([name, *modules]), digests(roots, aside)
 
 
 def digests(roots: Collection[str], aside: Collection[str] = ()) -> dict[str, str]:
     """Digest (16 hexadecimal digits) of every module in the import closure.
 
-    Modules go by their names in the package, e.g. 'training.loop'. `aside` are modules or
-    packages that are left out, with what only they import.
+    Modules go by their names in the package, e.g. 'training.loop'. `aside` are modules
+    or packages that are left out, with what only they import.
     """
     found: dict[str, str] = {}
     waiting = list(roots)

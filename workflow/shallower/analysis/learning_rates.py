@@ -35,6 +35,7 @@ COLUMNS = [
     "interior",
     "sensitivity",
     "bad_mode_share",
+    "bad_mode_share_of_group",  # of the runs at all rates, with this initialisation
 ]
 # A run is in the bad mode if the first block's attention ends with less than this
 # share of the entropy of uniform attention; with contexts of 128 (uniform: 3.88 nats)
@@ -105,7 +106,11 @@ def search_table(results: Results) -> pd.DataFrame:
     inside = (chosen > tried.transform("min")) & (chosen < tried.transform("max"))
     lowest = losses.groupby(by_group)
     sensitivity = lowest.transform("mean") - lowest.transform("min")
-    return table.assign(interior=inside, sensitivity=sensitivity)
+    bad = (table["bad_mode_share"] * table["n"]).groupby(by_group).transform("sum")
+    bad_share = bad / table["n"].groupby(by_group).transform("sum")
+    return table.assign(
+        interior=inside, sensitivity=sensitivity, bad_mode_share_of_group=bad_share
+    )
 
 
 def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:

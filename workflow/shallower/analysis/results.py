@@ -295,6 +295,8 @@ class Results:
     def _text_rows(self) -> dict[tuple[str, str], pd.DataFrame]:
         parts = []
         for model, seed in self.study.runs:
+            if "text" not in self.study.scored_on(model, seed):
+                continue
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))

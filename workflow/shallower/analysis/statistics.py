@@ -237,7 +237,8 @@ def describe(
 
     The mean is weighted (tokens for cross-entropy, so that exp(mean) is the corpus
     perplexity); median, 5th and 95th percentile (linear interpolation) and standard
-    deviation (ddof = 1) describe the samples. The interval is over the units' means.
+    deviation (ddof = 1) describe the samples. The interval and `std_units` (ddof = 1)
+    are over the units' means.
     """
     means = [
         np.average(values[units == unit], weights=weights[units == unit])
@@ -252,6 +253,7 @@ def describe(
         "p5": float(p5),
         "p95": float(p95),
         "std": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+        "std_units": float(np.std(means, ddof=1)) if len(means) > 1 else float("nan"),
         "ci_low": low,
         "ci_high": high,
     }

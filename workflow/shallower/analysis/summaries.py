@@ -26,6 +26,7 @@ COLUMNS = [
     *("model", "intervention", "system", "scale", "form", "mode", "depth", "variant"),
     *("dataset", "metric", "unit", "n_seeds", "n", "mean", "median", "p5", "p95"),
     *("std", "ci_low", "ci_high"),
+    "std_units",  # of the means of seeds (of sessions for times)
 ]
 SESSION_COLUMNS = [
     *("session", "scale", "ratio", "ci_low", "ci_high", "background_load", "disturbed"),
@@ -48,12 +49,14 @@ BUSY = 0.25  # cores kept busy by others, on average over a session
 FEWEST = 2  # sessions without which there is no interval
 
 
-def write_summaries(directory: Path) -> None:
+def write_summaries(directory: Path, output: Path | None = None) -> None:
     """Write summary.csv, summaries/, by_seed.csv, sessions.csv and runs.json.
 
-    `directory` is a study's folder with study.json and the files of all runs. Times of
-    disturbed sessions are left out. Raises KeyError for a metric without a unit.
+    `directory` is a study's folder with study.json and the files of all runs; they are
+    written there, or to `output`. Times of disturbed sessions are left out. Raises
+    KeyError for a metric without a unit.
     """
+    output = output or directory
     study = read_study(directory / "study.json")
     latency = pd.read_parquet(directory / "latency.parquet")
     steps = pd.read_parquet(directory / "step_time.parquet")
@@ -68,11 +71,11 @@ def write_summaries(directory: Path) -> None:
     rows = pd.concat(parts, ignore_index=True)
     table = summarised(rows, study)
     for name in SETS:
-        _write(table[table["dataset"] == name], directory / "summaries" / f"{name}.csv")
-    _write(table, directory / "summary.csv")
-    _write(by_replicate(rows), directory / "by_seed.csv")
-    _write(sessions, directory / "sessions.csv")
-    write_json(directory / "runs.json", checksums(directory, study.runs))
+        _write(table[table["dataset"] == name], output / "summaries" / f"{name}.csv")
+    _write(table, output / "summary.csv")
+    _write(by_replicate(rows), output / "by_seed.csv")
+    _write(sessions, output / "sessions.csv")
+    write_json(output / "runs.json", checksums(directory, study.runs))
 
 
 # --- raw rows -------------------------------------------------------------------------

@@ -1,20 +1,20 @@
 """The thesis' tables beside what their columns come to when they are computed (S2).
 
-N. Z. Lee, "Exploring the Limits of Small Language Models", UCB/EECS-2023-141: Tables 3.1,
-4.1, 4.3 to 4.6. Rows that it repeats are here once. The parameter column can be read in
-several ways:
+N. Z. Lee, "Exploring the Limits of Small Language Models", UCB/EECS-2023-141: Tables
+3.1, 4.1, 4.3 to 4.6. Rows that it repeats are here once. The parameter column can be
+read in several ways:
 
 - printed: what reproduces the column, where anything does. Attention counts as 15
   modules, though a 4/4 T5 has 12 (4 encoder, 4 decoder, 4 cross; Table 4.3's rows count
-  12); a norm has a gain and a bias; no final norms, no embedding; 1W is one d_model x d_ff
-  matrix without a norm.
+  12); a norm has a gain and a bias; no final norms, no embedding; 1W is one d_model x
+  d_ff matrix without a norm.
 - stated: Tables 3.1 and 4.3 and section 3.1 taken literally, norms as printed: 12
   modules, d_kv = 32, a collapsed FFN of d_model x d_model behind its norm.
-- model: what `models.t5.T5LM` has without its embedding, that is, with T5's norms, which
-  have no bias, the final norms and the tables of position biases.
+- model: what `models.t5.T5LM` has without its embedding, that is, with T5's norms,
+  which have no bias, the final norms and the tables of position biases.
 
-Table 4.6 prints the best of five runs. A maximum grows with the spread of the runs, so a
-noisier model looks better than it is; how much, is computed for normal runs.
+Table 4.6 prints the best of five runs. A maximum grows with the spread of the runs, so
+a noisier model looks better than it is; how much, is computed for normal runs.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ class Size:
     parameters: float  # millions
 
 
+DEFAULT_FFN = FFNVariant()
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of Tables 4.1, 4.3, 4.4 or 4.5: T5-Mini with something changed."""
@@ -64,7 +67,7 @@ class Row:
     accuracy: float  # MNLI-mm, percent
     flops: float  # the column says millions and must be billions
     parameters: float  # millions
-    ffn: FFNVariant = FFNVariant()
+    ffn: FFNVariant = DEFAULT_FFN
     heads: int = 8
     head_size: int = 32
 
@@ -200,7 +203,7 @@ def total_parameters(size: Size, head_size: int) -> int:
 
 
 def fits(size: Size, head_size: int) -> bool:
-    """Whether a head size gives the printed parameters, to 3 %, the column's rounding."""
+    """Whether a head size gives the printed parameters, to the rounding (3 %)."""
     millions = total_parameters(size, head_size) / 1e6
     return abs(millions / size.parameters - 1) < 0.03
 
@@ -221,7 +224,7 @@ def maximum_moment(n: int, power: int) -> float:
 
 
 def expected_maximum(n: int = RUNS) -> float:
-    """Expected maximum of n standard normals, in standard deviations; 1.163 for five."""
+    """Expected maximum of n standard normals (in their deviations): 1.163 for five."""
     return maximum_moment(n, 1)
 
 
@@ -250,7 +253,7 @@ def gain_and_luck(row: Distilled) -> tuple[float, float]:
 
 
 def facts() -> Iterator[Fact]:
-    """`thesis.*`: which printed numbers follow from the sizes, and what a maximum hides."""
+    """`thesis.*`: printed numbers that follow from the sizes; what a maximum hides."""
     table = overview().set_index("row")
     fitting = table["parameters_printed"].notna()
     modules = table.loc[fitting, "modules"].value_counts()

@@ -25,11 +25,13 @@ from shallower.files import write_text
 TOPICS: tuple[Any, ...] = (heads, ffn, t5, skipping, elimination, front)
 
 
-def write_analysis(directory: Path) -> None:
+def write_analysis(directory: Path, output: Path | None = None) -> None:
     """Write estimates.csv, claims.csv, facts.csv and the topics' tables.
 
-    `directory` is a study's folder; summaries, sizes and latency are read from it.
+    `directory` is a study's folder; summaries, sizes and latency are read from it. The
+    tables are written there, or to `output`.
     """
+    output = output or directory
     results = Results.read(directory)
     context = Context(results)
     for comparison in comparisons(results.study, results):
@@ -45,12 +47,12 @@ def write_analysis(directory: Path) -> None:
     facts += counted(claims)
     variants = {label: name.variant for label, name in results.names.items()}
     estimates = adjusted(context.used.values(), variants)
-    write_estimates(directory / "estimates.csv", estimates)
+    write_estimates(output / "estimates.csv", estimates)
     tables["claims"] = pd.DataFrame(claims, columns=COLUMNS)
     tables["facts"] = pd.DataFrame([asdict(fact) for fact in facts])
     for name, table in tables.items():
         text = table.to_csv(index=False, float_format="%.10g")
-        write_text(directory / f"{name}.csv", text)
+        write_text(output / f"{name}.csv", text)
 
 
 def all_claims(context: Context) -> Iterator[Claim]:

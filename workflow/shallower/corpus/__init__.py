@@ -1,10 +1,11 @@
-"""Documents and evaluation sets: from packages and files to checked Parquet.
+"""Documents and evaluation sets: from packages, files and the hub to checked Parquet.
 
-`build.build` does all of it. The parts, in the order data pass through them:
-`readers` (file formats), `packages` (data inside installed packages), `sources` (any
-source as a `datasets.Dataset`), `cleaning`, `splits`, `items` (evaluation sets, with
-`sentences`), `overlap` (contamination), `build`. `pairs` makes pairs of sentences, of
-its splits or of a labelled source.
+`build.build` does all of it. The modules, in the order in which data pass through them:
+`hub` (downloads; `downloaded` finds them without the network), `readers` (file
+formats) and `packages` (data inside installed packages), `sources` (any source as rows
+with our column names), `documents` (cleaning and splits), `items` (evaluation sets),
+`overlap` (contamination), `build`. `pairs` makes pairs of sentences, out of the
+documents or of a labelled source. `settings` is what the configuration can say.
 """
 
 EVALUATION_SETS = ("completion", "chat", "qa")  # prompts with references

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -11,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from shallower.corpus import EVALUATION_SETS, items
-from shallower.corpus.cleaning import Document, documents
+from shallower.corpus.documents import (
+    SPLITS,
+    Document,
+    Held,
+    Split,
+    documents,
+    split_of,
+)
 from shallower.corpus.items import Item
 from shallower.corpus.overlap import CHARACTERS, WORDS, Overlap, character_runs
 from shallower.corpus.parquet import Writer, read_texts
@@ -23,7 +29,6 @@ from shallower.corpus.settings import (
     HeldOutText,
 )
 from shallower.corpus.sources import Kind, load
-from shallower.corpus.splits import SPLITS, Held, Split, split_of
 from shallower.errors import UserError
 from shallower.files import replacing, sha256, write_json
 
@@ -71,14 +76,11 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / MANIFEST).unlink(missing_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix=".building-", dir=directory) as cache,
-        ExitStack() as stack,
-    ):
+    with ExitStack() as stack:
         outputs = {
             name: stack.enter_context(replacing(directory / name)) for name in _OUTPUTS
         }
-        parts = _build(corpus, outputs, Path(cache))
+        parts = _build(corpus, outputs)
     manifest = {
         "contamination": {
             "words": WORDS,
@@ -92,14 +94,14 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _Part]:
+def _build(corpus: Corpus, outputs: dict[str, Path]) -> dict[str, _Part]:
     """Fill the output files; the entries of all data sets, by name."""
-    parts, held = _split_text(corpus, outputs, cache)
+    parts, held = _split_text(corpus, outputs)
     text, tested = parts["text"], parts.get("test", parts["text"])
     candidates: dict[str, list[Item]] = {}
     for name in EVALUATION_SETS:
         settings: EvaluationSet = getattr(corpus, name)
-        part, made = _items(corpus, name, parts, held, cache)
+        part, made = _items(corpus, name, parts, held)
         candidates[name] = items.candidates(
             made, settings.minimum_reference_characters, settings.items, part.dropped
         )
@@ -127,7 +129,7 @@ def _build(corpus: Corpus, outputs: dict[str, Path], cache: Path) -> dict[str, _
 
 
 def _split_text(
-    corpus: Corpus, outputs: dict[str, Path], cache: Path
+    corpus: Corpus, outputs: dict[str, Path]
 ) -> tuple[dict[str, _Part], dict[Split, list[Document]]]:
     """Write what trains and validates; give back what is held out for evaluation.
 
@@ -141,11 +143,11 @@ def _split_text(
         unused.add("questions")
     if corpus.test:
         # Read first: a text that is in both is kept out of training, not out of test.
-        parts["test"], held["test"] = _test_source(corpus.test, corpus, cache, seen)
+        parts["test"], held["test"] = _test_source(corpus.test, corpus, seen)
         unused.add("test")
-    loaded = load(corpus.text, "documents", "corpus.text", cache)
+    loaded = load(corpus.text, "documents", "corpus.text")
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
+    rows = documents(loaded.rows, corpus.minimum_characters, part.dropped, seen)
     with (
         Writer(outputs["text/train.parquet"], Document._fields) as train,
         Writer(outputs["text/validation.parquet"], Document._fields) as validation,
@@ -168,13 +170,13 @@ def _split_text(
 
 
 def _test_source(
-    source: DocumentSource, corpus: Corpus, cache: Path, seen: set[bytes]
+    source: DocumentSource, corpus: Corpus, seen: set[bytes]
 ) -> tuple[_Part, Held]:
     """The documents of a test split that has a source of its own."""
-    loaded = load(source, "documents", "corpus.test", cache)
+    loaded = load(source, "documents", "corpus.test")
     part = _Part(loaded.origin, dropped=loaded.dropped)
     held = Held(corpus.held_out_documents, "corpus.test")
-    rows = documents(loaded.rows(), corpus.minimum_characters, part.dropped, seen)
+    rows = documents(loaded.rows, corpus.minimum_characters, part.dropped, seen)
     for document in rows:
         part.dropped["surplus"] += len(held.add(document))
     return part, held
@@ -185,7 +187,6 @@ def _items(
     name: str,
     parts: dict[str, _Part],
     held: dict[Split, list[Document]],
-    cache: Path,
 ) -> tuple[_Part, Iterable[Item]]:
     """One evaluation set's possible items, lazily, with its manifest entry."""
     settings: EvaluationSet = getattr(corpus, name)
@@ -200,9 +201,9 @@ def _items(
             return part, _completions(settings, held[split], part)
         asked = items.questions(held[split], part.dropped)
         return part, items.answers(asked, part.dropped)
-    loaded = load(source, _KINDS[name], key, cache)
+    loaded = load(source, _KINDS[name], key)
     part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = loaded.rows()
+    rows = loaded.rows
     if isinstance(settings, CompletionSet):
         whole = documents(rows, corpus.minimum_characters, part.dropped)
         return part, _completions(settings, whole, part)

@@ -1,9 +1,9 @@
-"""What was downloaded from the hub: where it lies, and at which locked revision.
+"""What was downloaded from the hub: its folder, and the locked revision.
 
-Nothing here touches the network; `hub.py` does. A download is a folder of Parquet
-parts with our own columns and a `manifest.json`, which is written last. The lock is a
-YAML file, meant to be committed, that says which commit each repository's branch or
-tag stood for when it was first downloaded.
+Nothing here uses the network; `hub.py` does. A download is a folder with the data files
+of a split, as the hub has them, and a `manifest.json`, which is written last. The lock
+is a YAML file, meant to be committed, with the commit of each repository's branch or
+tag at the time of its first download.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KINDS: dict[str, Kind] = {
 
 
 class Wanted(NamedTuple):
-    """A hub source of the configuration, with the key it stands under."""
+    """A hub source of the configuration, with its key."""
 
     key: str
     kind: Kind
@@ -65,7 +65,7 @@ def name_of(source: HubSource, kind: Kind) -> str:
     """A folder's name: readable, and another one for whatever changes the content."""
     first = f"first{source.limit}" if source.limit else None
     told = [source.repository, source.configuration, source.split, source.revision]
-    content = source.model_dump(exclude={"licence"}) | {"kind": kind}
+    content = source.model_dump(exclude={"licence", "columns"}) | {"kind": kind}
     return _name([*told, first], content)
 
 
@@ -139,83 +139,87 @@ def locked(
     return None
 
 
-# --- a finished download ----------------------------------------------------------
+# --- a finished download --------------------------------------------------------------
 
 
-def check_lock(folder: Path, revision: str, lock: Path, commit: str | None) -> None:
-    """Raise UserError if what lies in `folder` is not of the locked commit."""
-    if commit is None:
-        raise UserError(
-            f"{lock}: no entry for what lies in {folder}, of revision {revision}: "
-            "restore the lock, or delete the folder to download again"
-        )
-    if revision != commit:
-        raise UserError(
-            f"{folder}: holds revision {revision}, the lock {lock} says {commit}: "
-            "delete the folder to download again, or restore the lock"
-        )
+def combined(files: dict[str, str]) -> str:
+    """One SHA-256 of the checksums of all files, in their order."""
+    return hashlib.sha256("\n".join(files.values()).encode()).hexdigest()
 
 
 def check(corpus: Corpus, folder: Path = FOLDER, lock: Path = LOCK) -> None:
-    """Raise UserError if a download that is there is not of its locked revision."""
+    """Raise UserError if an existing download is not of its locked revision."""
     for name, (_, _, source) in hub_sources(corpus).items():
-        manifest = folder / name / MANIFEST
-        _check_manifest(manifest, lock, "datasets", source.repository, source.revision)
+        _check_lock(folder / name, lock, "datasets", source.repository, source.revision)
 
 
 def check_file(
     repository: str, file: str, revision: str | None, lock: Path = LOCK
 ) -> None:
     """The same for a single file of a model's repository."""
-    manifest = file_path(repository, file, revision).with_name(MANIFEST)
-    _check_manifest(manifest, lock, "models", repository, revision)
+    folder = file_path(repository, file, revision).parent
+    _check_lock(folder, lock, "models", repository, revision)
 
 
-def _check_manifest(
-    manifest: Path,
+def _check_lock(
+    folder: Path,
     lock: Path,
     section: Repositories,
     repository: str,
     revision: str | None,
 ) -> None:
     commit = locked(lock, section, repository, revision)
-    if manifest.is_file():
-        check_lock(manifest.parent, read_json(manifest)["revision"], lock, commit)
+    if not (folder / MANIFEST).is_file():
+        return
+    found = read_json(folder / MANIFEST)["revision"]
+    if commit is None:
+        raise UserError(
+            f"{lock}: no entry for {folder}, which holds revision {found}: "
+            "restore the lock, or delete the folder to download again"
+        )
+    if found != commit:
+        raise UserError(
+            f"{folder}: holds revision {found}, the lock {lock} says {commit}: "
+            "delete the folder to download again, or restore the lock"
+        )
+
+
+def check_folder(folder: Path, lock: Path, source: HubSource) -> dict[str, Any]:
+    """The manifest of a finished download, after comparing lock and checksums.
+
+    Raises UserError for another revision than the locked one, and for the first file
+    that is missing or changed.
+    """
+    _check_lock(folder, lock, "datasets", source.repository, source.revision)
+    manifest: dict[str, Any] = read_json(folder / MANIFEST)
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(
+                f"{path}: missing, though it was downloaded; delete the folder "
+                f"{folder} to download again"
+            )
+        found = sha256(path)
+        if found != expected:
+            raise UserError(
+                f"{path}: sha256 {found}, expected {expected} as downloaded; "
+                f"delete the folder {folder} to download again"
+            )
+    return manifest
 
 
 def finished(
     source: HubSource, kind: Kind, key: str, folder: Path = FOLDER, lock: Path = LOCK
 ) -> tuple[dict[str, Any], list[Path]]:
-    """A finished download's manifest and its parts, their checksums compared.
+    """A finished download's manifest and its data files, their checksums compared.
 
-    Raises UserError, saying what to do, if it is not there or not as downloaded.
+    Raises UserError, saying what to do, if it is missing or not as downloaded.
     """
     directory = folder / name_of(source, kind)
-    manifest_path = directory / MANIFEST
-    if not manifest_path.is_file():
+    if not (directory / MANIFEST).is_file():
         raise UserError(
-            f"{key}: {source.repository} is not downloaded, no {manifest_path}: run "
-            f"`snakemake {manifest_path}` where there is internet"
+            f"{key}: {source.repository} is not downloaded, no {directory / MANIFEST}: "
+            f"run `snakemake {directory / MANIFEST}` where there is internet"
         )
-    manifest = read_json(manifest_path)
-    commit = locked(lock, "datasets", source.repository, source.revision)
-    check_lock(directory, manifest["revision"], lock, commit)
-    check_parts(directory, manifest["parts"])
-    return manifest, [directory / part["name"] for part in manifest["parts"]]
-
-
-def check_parts(directory: Path, parts: list[dict[str, Any]]) -> None:
-    """Raise UserError for the first part that is missing or changed."""
-    for part in parts:
-        path = directory / part["name"]
-        if not path.is_file():
-            raise UserError(
-                f"{path}: missing, though it was downloaded; delete the folder "
-                f"{directory} to download again"
-            )
-        found = sha256(path)
-        if found != part["sha256"]:
-            raise UserError(
-                f"{path}: sha256 {found}, expected {part['sha256']} as downloaded; "
-                f"delete the folder {directory} to download again"
-            )
+    manifest = check_folder(directory, lock, source)
+    return manifest, [directory / name for name in manifest["files"]]

@@ -66,7 +66,7 @@ def _runs(values: Hashes, size: int) -> Hashes:
 
 
 class Overlap:
-    """How much of each text occurs in what was `see`n."""
+    """How much of each text occurs in the training documents given to `see`."""
 
     def __init__(
         self, texts: Iterable[str], runs: Callable[[str], Hashes] = word_runs

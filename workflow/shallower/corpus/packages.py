@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from shallower.corpus.cleaning import clean
+from shallower.corpus.documents import clean
 from shallower.corpus.settings import PackageFile, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256

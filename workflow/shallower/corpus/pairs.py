@@ -12,7 +12,6 @@ sentences' lengths, so that the two lengths together do not either.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -24,8 +23,8 @@ import pyarrow
 import pyarrow.parquet
 
 from shallower.corpus import readers
-from shallower.corpus.cleaning import clean, digest
-from shallower.corpus.sentences import sentences
+from shallower.corpus.documents import clean, digest
+from shallower.corpus.items import sentences
 from shallower.corpus.settings import ArticlePairs, Pairs
 from shallower.corpus.sources import load
 from shallower.errors import UserError
@@ -80,7 +79,7 @@ def build(settings: Pairs, corpus: Path, directory: Path) -> dict[str, Any]:
     with ExitStack() as stack:
         for split in SPLITS:
             path = stack.enter_context(replacing(directory / f"{split}.parquet"))
-            found, splits[split] = _split(settings, split, corpus, directory)
+            found, splits[split] = _split(settings, split, corpus)
             rows = [pair._asdict() for pair in found]
             table = pyarrow.Table.from_pylist(rows, _SCHEMA)
             pyarrow.parquet.write_table(table, path, compression="zstd")
@@ -96,7 +95,7 @@ def build(settings: Pairs, corpus: Path, directory: Path) -> dict[str, Any]:
 
 
 def _split(
-    settings: Pairs, split: str, corpus: Path, directory: Path
+    settings: Pairs, split: str, corpus: Path
 ) -> tuple[list[Pair], dict[str, Any]]:
     """A split's pairs, and the manifest's entry for it."""
     data, dropped = settings.data, Counter[str]()
@@ -108,10 +107,9 @@ def _split(
         found, origin = article_pairs(documents, limit, dropped), {}
     else:
         key = f"corpus.pairs.data.{split}"
-        with tempfile.TemporaryDirectory(prefix=".building-", dir=directory) as cache:
-            loaded = load(getattr(data, split), "pairs", key, Path(cache))
-            rows = mnli_pairs(loaded.rows(), data.labels, dropped)
-            found, origin = _chosen(rows, limit, dropped), loaded.origin
+        loaded = load(getattr(data, split), "pairs", key)
+        rows = mnli_pairs(loaded.rows, data.labels, dropped)
+        found, origin = _chosen(rows, limit, dropped), loaded.origin
     counts = Counter(pair.label for pair in found)
     reasons = dict(sorted(dropped.items()))
     if not found:

@@ -1,7 +1,7 @@
 """Records out of JSON lines, Parquet, CSV and TSV files, plain or compressed.
 
 Files are streamed: memory does not grow with their size. Whatever is wrong with a file
-becomes a UserError that names the file and, where there is one, the line.
+becomes a UserError that names the file and, if it has lines, the line.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import json
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,24 +33,35 @@ COMPRESSIONS = (".gz", ".zst")
 
 
 class Record(NamedTuple):
-    """One record: where it stands, its values, and all columns the file has there."""
+    """One record: its place in the file, its values, and the names of all columns."""
 
     where: str
     values: dict[str, Any]
     names: Collection[str]
 
 
+def matching(pattern: str) -> list[Path]:
+    """All files that match, sorted: the file of just that name if there is one.
+
+    A name may hold brackets, which mean something else in a pattern.
+    """
+    if Path(pattern).is_file():
+        return [Path(pattern)]
+    paths = map(Path, sorted(glob.glob(pattern, recursive=True)))  # noqa: PTH207
+    return [path for path in paths if path.is_file()]
+
+
 def expand(patterns: list[str], key: str) -> list[Path]:
-    """All files that match, each once, sorted within a pattern.
+    """The files of all patterns, each once.
 
     Raises UserError, naming `key`, if a pattern matches no file.
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-        files = [Path(match) for match in matches if Path(match).is_file()]
+        files = matching(pattern)
         if not files:
-            what = "is a directory, expected files" if matches else "no such file"
+            folder = Path(pattern).is_dir()
+            what = "is a directory, expected files" if folder else "no such file"
             raise UserError(f"{key}: {pattern}: {what}")
         found.update(dict.fromkeys(files))
     return list(found)
@@ -86,7 +98,7 @@ def read(path: Path, file_format: str, wanted: Collection[str]) -> Iterator[Reco
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """A decompressed binary stream; trouble with the file becomes a UserError."""
-    import zstandard
+    import pyarrow
 
     try:
         with path.open("rb") as raw:
@@ -94,13 +106,11 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             if path.suffix.lower() == ".gz":
                 stream = gzip.GzipFile(fileobj=raw)
             elif path.suffix.lower() == ".zst":
-                # Shards are often several frames, one after another.
-                frames: Any = zstandard.ZstdDecompressor().stream_reader(
-                    raw, read_across_frames=True
-                )
+                # Reads several frames, and raises for one that is cut off.
+                frames: Any = pyarrow.CompressedInputStream(raw, "zstd")
                 stream = io.BufferedReader(frames)
             yield stream
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
 
 
@@ -148,6 +158,12 @@ def _separated(file_format: str) -> Callable[[Path, IO[bytes]], Iterator[Record]
 
 def _with_header(path: Path, rows: Any) -> Iterator[Record]:
     names: list[str] = next(rows, [])
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(
+            f"{path}:1: column {repeated[0]!r} occurs {names.count(repeated[0])} times "
+            "in the header, expected each name once"
+        )
     for row in rows:
         where = f"{path}:{rows.line_num}"
         if not row:

@@ -76,12 +76,20 @@ KINDS: dict[str, type[Strict]] = {
 def _only_the_chosen_kind(section: Any) -> Any:
     """From `{source: files, files: {...}, package: {...}}` to the chosen kind's keys.
 
-    Each kind's keys stand in a section of their own, so that an overlay which changes
-    the kind does not inherit another kind's licence or limit.
+    Each kind has a section of its own, so that an overlay which changes the kind does
+    not inherit another kind's licence or limit. The default study's data come from
+    packages: their section stays behind when an overlay chooses another kind. Raises
+    ValueError for any other section that is not the chosen kind's.
     """
     if not isinstance(section, dict) or section.get("source") not in KINDS:
         return section
     kind = section["source"]
+    for other in KINDS:
+        if other in section and other not in (kind, "package"):
+            raise ValueError(
+                f"{other} is given, but source is {kind}; set `source: {other}` or "
+                f"delete the section {other}"
+            )
     own = section.get(kind)
     others = {key: v for key, v in section.items() if key not in KINDS}
     # A rule passes the keys on without the section, which a person may do as well.

@@ -1,28 +1,25 @@
-"""Every source as a `datasets.Dataset` with our own column names.
+"""Every source as rows with our own column names.
 
 Four kinds of records exist: documents (`text, domain, title`), conversations
 (`conversation, group`; hh-rlhf's form), answers (`question, sentence, label, title`; a
 candidate sentence with label 1 if it answers the question) and pairs (`first, second,
 label, group`; two sentences, the label a number). All columns are strings, empty where
-a source has nothing to say.
+a source has no value.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shallower.corpus import downloaded, packages, readers
 from shallower.corpus.settings import FilesSource, HubSource, Kind, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 # By kind, our columns with the names they are recognised by. Dots walk into nested
 # fields. In order: our own, SlimPajama, hh-rlhf, WikiQA from the hub, WikiQA's files;
@@ -60,138 +57,67 @@ _ABSENT = object()
 
 
 @dataclass
-class Loaded:
-    """A source's rows, where they come from, and what the source itself dropped."""
+class Source:
+    """A source's rows, and what the manifest says of it.
 
-    dataset: Dataset
+    `origin` and `dropped` are complete once all rows were read, which can be done once.
+    """
+
+    rows: Iterator[dict[str, str]]
     origin: dict[str, Any]
-    dropped: Counter[str]
-
-    def rows(self) -> Iterator[dict[str, str]]:
-        """Every row, from the Dataset's own files, a batch at a time.
-
-        A Dataset maps its files into memory, so that to iterate it would count the
-        whole corpus as this process's memory.
-        """
-        import pyarrow
-
-        for file in self.dataset.cache_files:
-            with (
-                pyarrow.OSFile(file["filename"]) as stream,
-                pyarrow.ipc.open_stream(stream) as batches,
-            ):
-                for batch in batches:
-                    yield from batch.to_pylist()
-
-
-@dataclass
-class _Tally:
-    """What is known only after the last record was read."""
-
-    records: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    files: dict[str, str] = field(default_factory=dict)
 
 
 def load(
-    source: PackageSource | FilesSource | HubSource, kind: Kind, key: str, cache: Path
-) -> Loaded:
-    """Read a source into a Dataset that is memory-mapped from below `cache`.
+    source: PackageSource | FilesSource | HubSource, kind: Kind, key: str
+) -> Source:
+    """Open a source; its rows are read as they are asked for, and never held.
 
-    `key` is where the source stands in the configuration, for error messages.
-    Raises UserError for whatever is missing, unreadable or of another kind.
+    `key` is the source's in the configuration, for error messages. Raises UserError,
+    here or from the rows, for whatever is missing, unreadable or of another kind, and
+    after the last row if there was none.
     """
-    tally = _Tally()
     if isinstance(source, PackageSource):
-        rows, origin = _package(source, kind, key, tally)
-    elif isinstance(source, HubSource):
-        rows, origin = _hub(source, kind, key, tally)
+        return _package(source, kind, key)
+    if isinstance(source, FilesSource):
+        paths = readers.expand(source.paths, f"{key}.paths")
+        formats = [
+            readers.format_of(path) if source.format == "auto" else source.format
+            for path in paths
+        ]
+        origin = source.model_dump(exclude={"limit", "format"})
     else:
-        rows, origin = _files(source, kind, key, tally)
-    dataset = _dataset(rows, kind, key, cache)
-    if tally.files:
-        origin["files"] = tally.files
-    return Loaded(dataset, origin | {"records": tally.records}, tally.dropped)
+        manifest, paths = downloaded.finished(source, kind, key)
+        formats = [readers.format_of(path) for path in paths]
+        origin = source.model_dump(exclude={"limit"})
+        origin |= {name: manifest[name] for name in ("revision", "sha256")}
+    columns = Columns(source.columns, kind, key)
+    rows = _from_files(paths, formats, columns, source.limit, origin, key)
+    return Source(rows, origin)
 
 
-Rows = Callable[[], Iterator[dict[str, str]]]
-
-
-def _dataset(rows: Rows, kind: Kind, key: str, cache: Path) -> Dataset:
-    """Run the generator into a Dataset in a folder of its own.
-
-    The folder is new, so that nothing an earlier run cached is ever taken for this
-    source's rows.
-    """
-    import datasets
-    from datasets.exceptions import DatasetGenerationError
-
-    datasets.disable_progress_bars()
-    names = COLUMNS[kind]
-    features = datasets.Features({name: datasets.Value("string") for name in names})
-    iterator = rows()
-    first = next(iterator, None)
-    if first is None:
-        raise UserError(f"{key}: no records found")
-    try:
-        # `datasets` only hashes the generator to name its folder; the iterator is
-        # read once. A fixed fingerprint keeps it from pickling what it cannot.
-        return datasets.Dataset.from_generator(
-            lambda: itertools.chain([first], iterator),
-            features=features,
-            cache_dir=str(cache / key),
-            fingerprint=key,
-            writer_batch_size=100,  # rows held in memory; one may be of megabytes
-        )
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from None
-        raise
-
-
-def _package(
-    source: PackageSource, kind: Kind, key: str, tally: _Tally
-) -> tuple[Rows, dict[str, Any]]:
+def _package(source: PackageSource, kind: Kind, key: str) -> Source:
     found = _PACKAGE_KINDS[source.layout]
     if found != kind:
         raise UserError(f"{key}.layout: {source.layout} holds {found}, expected {kind}")
     located = packages.locate(source, key)
+    origin = source.model_dump(exclude={"sha256", "limit", "layout"})
+    origin |= {"sha256": located.combined, "files": located.sha256}
+    dropped = Counter[str]()
 
     def rows() -> Iterator[dict[str, str]]:
-        records = packages.read(source, located)
-        for record in itertools.islice(records, source.limit):
-            tally.records += 1
+        read = given = 0
+        for record in itertools.islice(packages.read(source, located), source.limit):
+            read += 1
             if record.row is None:
-                tally.dropped[record.dropped] += 1
+                dropped[record.dropped] += 1
             else:
+                given += 1
                 yield record.row
+        _require_any(given, key)
+        origin["records"] = read
 
-    origin = source.model_dump(exclude={"sha256", "limit", "layout"})
-    return rows, origin | {"sha256": located.combined, "files": located.sha256}
-
-
-def _files(
-    source: FilesSource, kind: Kind, key: str, tally: _Tally
-) -> tuple[Rows, dict[str, Any]]:
-    columns = Columns(source.columns, kind, key)
-    paths = readers.expand(source.paths, f"{key}.paths")
-    formats = [
-        readers.format_of(path) if source.format == "auto" else source.format
-        for path in paths
-    ]
-    rows = _from_files(paths, formats, columns, source.limit, tally)
-    return rows, source.model_dump(exclude={"limit", "format"})
-
-
-def _hub(
-    source: HubSource, kind: Kind, key: str, tally: _Tally
-) -> tuple[Rows, dict[str, Any]]:
-    """What `hub.py` downloaded: Parquet files, with our own columns already."""
-    manifest, parts = downloaded.finished(source, kind, key)
-    columns = Columns({}, kind, key)
-    rows = _from_files(parts, ["parquet"] * len(parts), columns, None, tally)
-    origin = source.model_dump(exclude={"limit"})
-    return rows, origin | {key: manifest[key] for key in ("revision", "sha256")}
+    return Source(rows(), origin, dropped)
 
 
 def _from_files(
@@ -199,21 +125,27 @@ def _from_files(
     formats: Sequence[str],
     columns: Columns,
     limit: int | None,
-    tally: _Tally,
-) -> Rows:
-    def rows() -> Iterator[dict[str, str]]:
-        for path, file_format in zip(paths, formats, strict=True):
-            if limit is not None and tally.records >= limit:
-                break
-            tally.files[str(path)] = sha256(path)
-            left = None if limit is None else limit - tally.records
-            records = readers.read(path, file_format, columns.wanted)
-            for record in itertools.islice(records, left):
-                tally.records += 1
-                yield columns.row(record)
-        columns.require_all_seen()
+    origin: dict[str, Any],
+    key: str,
+) -> Iterator[dict[str, str]]:
+    files, number = {}, 0
+    for path, file_format in zip(paths, formats, strict=True):
+        left = None if limit is None else limit - number
+        if left == 0:
+            break
+        files[str(path)] = sha256(path)
+        records = readers.read(path, file_format, columns.wanted)
+        for record in itertools.islice(records, left):
+            number += 1
+            yield columns.row(record)
+    columns.require_all_seen()
+    _require_any(number, key)
+    origin |= {"files": files, "records": number}
 
-    return rows
+
+def _require_any(rows: int, key: str) -> None:
+    if not rows:
+        raise UserError(f"{key}: no records found")
 
 
 class Columns:

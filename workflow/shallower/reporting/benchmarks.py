@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from shallower.digest import ROOT
+from shallower.code import ROOT
 from shallower.files import read_json
 from shallower.reporting.latex import escape, number
 
 FOLDER = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
-SIZES = {"paper": "paper size", "study": "study size"}
+SIZES = {"original": "paper size", "study": "study size"}
 OURS, THEIRS = "shallower, compiled", "Hugging Face"
 
 

@@ -34,7 +34,7 @@ TABLES = [
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("facts", "learning_rate", "budget", "roofline"),
-    *("thesis", "interventions", "profiles"),
+    *("thesis", "methods", "interventions", "profiles"),
 ]
 
 METRICS = {  # metric -> name as printed

@@ -12,63 +12,60 @@ from collections.abc import Iterable
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from shallower.analysis.budgets import write_budgets
-from shallower.analysis.claims import write_claims
-from shallower.analysis.comparisons import write_comparisons
-from shallower.analysis.front import write_front
-from shallower.analysis.roofline import write_roofline
-from shallower.analysis.search import write_search
-from shallower.analysis.summary import raw_rows, write_summaries
-from shallower.config import Study
-from shallower.digest import code_digest, commit
+from shallower.analysis.results import Results
+from shallower.analysis.summaries import write_summaries
+from shallower.analysis.write import write_analysis
+from shallower.code import commit, run_code
 from shallower.errors import UserError
 from shallower.files import read_json, sha256, write_json
+from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.figures import draw_all
 from shallower.reporting.numbers import write_numbers
-from shallower.reporting.results import Results
+from shallower.reporting.numbers.study import distinct
 from shallower.reporting.tables import write_tables
+from shallower.study.inputs import code_changes
+from shallower.study.study import Study
 
-MADE = (
-    *("summary.csv", "by_seed.csv", "sessions.csv", "comparisons.csv"),
-    *("claims.csv", "learning_rate.csv", "learning_rate_envelope.csv"),
-    *("budget.csv", "budget_pairs.csv"),
-    *("pareto.csv", "gains.csv", "dominance.csv", "additivity.csv"),
-    *("hypervolume.csv", "methods.csv", "profiles.csv", "arms.csv"),
-    *("roofline.csv", "roofline_pairs.csv"),
-    *("summaries/*.csv", "tables/*.tex", "numbers.tex", "figures/*.pdf"),
+SUMMARIES = ("summary.csv", "by_seed.csv", "sessions.csv", "summaries/*.csv")
+ANALYSIS = (
+    *("estimates.csv", "claims.csv", "pareto.csv"),
+    *(f"{name}.csv" for name in ANALYSIS_TABLES),
 )
+MADE = (*SUMMARIES, *ANALYSIS, "tables/*.tex", "numbers.tex", "figures/*.pdf")
 GIVEN = (  # what these are made from
-    *("parameters.csv", "latency.parquet", "step_time.parquet", "bandwidth.parquet"),
+    *("study.json", "parameters.csv", "predictions.csv", "latency.parquet"),
+    *("step_time.parquet", "bandwidth.parquet"),
     *("corpus/manifest.json", "tokens/text/*/manifest.json"),
 )
 OF_A_RUN = (
     *("spec.yaml", "losses.csv", "diagnostics.csv", "training.json"),
     "model.safetensors",
 )
+SCORED = (".parquet", ".samples.jsonl")
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
 
 
-def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
+def write_provenance(directory: Path) -> None:
     """Write provenance.json: what a study was made with, and checksums."""
-    results = Results(directory, Study.model_validate(settings))
-    now = commit()
+    results, now = Results.read(directory), commit()
     write_json(
         directory / "provenance.json",
         {
             "study": results.study.study,
             "commit": now.removesuffix("-dirty"),
             "dirty": now.endswith("-dirty"),
-            "device": results.distinct("device"),
+            "device": distinct(results, "device"),
             "versions": {name: version(name) for name in PACKAGES},
             "runs": {
                 f"{facts['model']}/seed{facts['seed']}": {
-                    key: facts[key] for key in ("commit", "code_digest", "versions")
+                    "commit": facts["commit"],
+                    "versions": facts["versions"],
+                    "code": facts["made_with"]["code"],
                 }
-                for facts in results.facts
+                for facts in results.trainings
             },
-            "configuration": settings,
+            "configuration": read_json(directory / "study.json"),
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
                 for path in _files(directory, (*MADE, *given(results.study)))
@@ -77,50 +74,38 @@ def write_provenance(directory: Path, settings: dict[str, Any]) -> None:
     )
 
 
-SCORED = (".parquet", ".samples.jsonl")  # of a run or an arm
-
-
 def given(study: Study) -> list[str]:
     """Patterns of the files that a study's results are made from."""
     patterns = list(GIVEN)
     for model, seed in study.runs:
         patterns += [f"runs/{model}/seed{seed}/{name}" for name in OF_A_RUN]
         patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
-    for model, seed in study.arm_cells:
-        patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
-    for model, seed in study.arm_runs:
-        patterns.append(f"evaluations/{model}/seed{seed}.arms.json")
+    for model, seed in study.intervened_runs:
+        patterns.append(f"evaluations/{model}/seed{seed}.interventions.json")
     return patterns
 
 
-def verify(
-    directory: Path, settings: dict[str, Any], sets: list[str], processes: int = 1
-) -> list[str]:
+def verify(directory: Path, processes: int = 1) -> list[str]:
     """What is wrong with a study's results: one line each, none if all is well."""
-    results = Results(directory, Study.model_validate(settings))
-    study = results.study
     if not (directory / "provenance.json").is_file():
         raise UserError(f"{directory}: nothing to verify here; run snakemake first")
     touched = changed_files(directory)
-    problems = code_problems(results) + list(touched.values())
+    problems = list(touched.values())
+    if "study.json" not in touched:
+        problems = code_problems(Results.read(directory)) + problems
     if not all(_is_made(name) for name in touched):
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
         fresh = Path(name)
-        rows, sessions = raw_rows(directory, study.runs, study.arm_cells)
-        write_summaries(fresh, rows, sessions, sets)
-        wanted = study.summarised
-        write_comparisons(fresh, rows, wanted["contrasts"], wanted["families"])
-        write_front(directory, study, fresh)
-        write_claims(directory, study, fresh)
-        write_search(directory, study, fresh)
-        write_budgets(directory, study, fresh)
-        write_roofline(directory, study.sizes, fresh)
+        write_summaries(directory, fresh)
         wrong = differences(fresh, directory)
-        if not wrong:  # the rest is made from the summaries
-            draw_all(directory, settings, fresh, ["pdf"], processes)
-            write_tables(directory, settings, fresh)
-            write_numbers(directory, settings, fresh)
+        if not wrong:  # each step is made from the one before
+            write_analysis(directory, fresh)
+            wrong = differences(fresh, directory)
+        if not wrong:
+            draw_all(directory, processes, fresh, ["pdf"])
+            write_tables(directory, fresh)
+            write_numbers(directory, fresh)
             wrong = differences(fresh, directory)
     return problems + wrong
 
@@ -139,13 +124,15 @@ def differences(fresh: Path, directory: Path) -> list[str]:
 
 def code_problems(results: Results) -> list[str]:
     """Runs that were trained by other code than the checkout's."""
-    digest, problems = code_digest("training.loop"), []
-    for facts in results.facts:
-        if facts["code_digest"] != digest:
-            run = results.directory / "runs" / facts["model"] / f"seed{facts['seed']}"
+    problems = []
+    for facts in results.trainings:
+        run, made = f"{facts['model']}/seed{facts['seed']}", facts["made_with"]["code"]
+        spec = results.study.spec(facts["model"], facts["seed"])
+        changes = list(code_changes(made, run_code("train", spec.model)[1]))
+        if changes:
             problems.append(
-                f"{run}: trained by code {facts['code_digest']} (commit "
-                f"{facts['commit']}), but the checkout's is {digest}"
+                f"{results.directory / 'runs' / run}: trained at commit "
+                f"{facts['commit']}; since then {', '.join(changes)}"
             )
     return problems
 

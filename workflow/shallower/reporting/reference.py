@@ -1,38 +1,38 @@
-"""The reference run as it is kept in the repository, and what the README says of it.
+"""The reference run in the repository, and what the README says of it.
 
 `publish` copies a study's paper, figures and small tables and writes a page about
-them, whose tables also stand in the README, between MARKS. No number is typed.
+them. The README has the page's tables too, between MARKERS. No number is typed.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from shallower.config import Study
+from shallower.analysis.claims.base import plain
+from shallower.analysis.estimates import COLUMNS, Comparison, Estimate
+from shallower.analysis.results import labelled
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
-from shallower.reporting.results import one
-from shallower.reporting.verdicts import DIGITS
-from shallower.words import counted
+from shallower.reporting.numbers.study import DIGITS
+from shallower.study.study import Study
 
-KEPT = (
-    *("paper.pdf", "claims.csv", "comparisons.csv", "parameters.csv", "sessions.csv"),
-    *("learning_rate.csv", "learning_rate_envelope.csv"),
-    *("budget.csv", "budget_pairs.csv", "roofline.csv", "roofline_pairs.csv"),
+PUBLISHED = (
+    *("paper.pdf", "claims.csv", "estimates.csv", "parameters.csv", "sessions.csv"),
+    *("learning_rate.csv", "budget.csv", "roofline.csv", "pareto.csv", "methods.csv"),
     *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
     *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
     *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
-    *("pareto.csv", "gains.csv", "methods.csv", "additivity.csv", "hypervolume.csv"),
     *("figures/front_per_token.svg", "figures/front_first_token.svg"),
     *("figures/skipping.svg", "figures/elimination.svg"),
 )
-MARKS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
+MARKERS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
 
 
@@ -44,7 +44,7 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
     facts = read_json(directory / "provenance.json")
     if facts["dirty"]:
         raise UserError(f"{directory}: made from a tree that differs from its commit")
-    for name in KEPT:
+    for name in PUBLISHED:
         target = output / Path(name).name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(directory / name, target)
@@ -60,12 +60,12 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
 
 
 def with_block(text: str, block: str) -> str:
-    """The text with what stands between MARKS replaced. UserError if they are not."""
-    if not all(text.count(mark) == 1 for mark in MARKS):
-        raise UserError(f"expected the lines {MARKS[0]} and {MARKS[1]}, once each")
-    before, rest = text.split(MARKS[0])
-    after = rest.split(MARKS[1])[1]
-    return f"{before}{MARKS[0]}\n{block}{MARKS[1]}{after}"
+    """The text with another block between MARKERS. UserError if they are missing."""
+    if not all(text.count(line) == 1 for line in MARKERS):
+        raise UserError(f"expected the lines {MARKERS[0]} and {MARKERS[1]}, once each")
+    before, rest = text.split(MARKERS[0])
+    after = rest.split(MARKERS[1])[1]
+    return f"{before}{MARKERS[0]}\n{block}{MARKERS[1]}{after}"
 
 
 def block(folder: Path, short: bool = False) -> str:
@@ -93,8 +93,7 @@ def block(folder: Path, short: bool = False) -> str:
     if short:
         tables.append(undecided(claims))
     tables.append(levels)
-    if (folder / "pareto.csv").is_file():  # a run of before the front has none
-        tables.append(front_table(folder))
+    tables.append(front_table(folder))
     return said + "\n".join(tables)
 
 
@@ -108,7 +107,7 @@ Written by `shallower publish`; nothing on this page is typed. [The paper](paper
 and the small tables of the study `{about["study"]}`, as they were on {about["date"]}.
 
 {block(folder)}
-Versions: {versions}. The whole configuration stands in [about.json](about.json).
+Versions: {versions}. The configuration is in [about.json](about.json).
 
 ```bash
 make paper CONFIG=config/{about["study"]}.yaml
@@ -121,59 +120,49 @@ shallower publish --results results/{about["study"]} --output docs/reference-run
 def measured_table(folder: Path, study: Study) -> str:
     """Perplexities at both ends, and the differences and ratios between models."""
     summary = pd.read_csv(folder / "text.csv")
-    comparisons = pd.read_csv(folder / "comparisons.csv")
+    summary = summary[
+        (summary["metric"] == "perplexity") & summary["intervention"].isna()
+    ]
+    means = summary[summary["form"] == "trained"].set_index("model")["mean"]
+    table = pd.read_csv(folder / "estimates.csv")[COLUMNS]
+    estimates = {row["id"]: Estimate.from_row(row) for row in table.to_dict("records")}
 
-    def perplexity(model: str) -> str:
-        mean = one(summary, model, "text", "perplexity", {})["mean"]
-        return plain(mean, 1)
+    def perplexity(label: str) -> str:
+        return printed(means[label], 1)
 
     def nats(left: str, right: str) -> str:
-        rows = comparisons[comparisons["dataset"] == "text"]
-        row = _compared(rows, left, right, "cross_entropy", "study", "trained")
-        return f"{shown(row, 3)} nats"
+        return f"{shown(asdict(estimates[Comparison(left, right).id]), 3)} nats"
 
     def ratio(left: str, right: str, form: str) -> str:
-        key = ("time_per_output_token", "paper", form)
-        return shown(_compared(comparisons, left, right, *key), 2)
+        place = ("fixed", "time_per_output_token")
+        asked = Comparison(left, right, *place, "ratio", "original", form)
+        return shown(asdict(estimates[asked.id]), 2)
 
     rows = [["", "baseline", "proposed", "difference or ratio, 95 % interval"]]
     shallow, deep = study.depths[0], study.depths[-1]
     for depth in (shallow, deep):
-        names = [f"{variant}-{depth}" for variant in ("baseline", "proposed")]
+        names = [plain(variant, depth) for variant in ("baseline", "proposed")]
         cells = [perplexity(name) for name in names]
-        label = f"test perplexity, {counted(depth, 'block')}"
-        rows.append([label, *cells, nats(names[1], names[0])])
-    low, high = f"proposed-{shallow}", f"baseline-{deep}"
+        blocks = f"{depth} block{'' if depth == 1 else 's'}"
+        rows.append([f"test perplexity, {blocks}", *cells, nats(names[1], names[0])])
+    low, high = plain("proposed", shallow), plain("baseline", deep)
     label = f"{shallow} proposed against {deep} baseline blocks"
     rows.append([label, perplexity(high), perplexity(low), nats(low, high)])
-    shallow, deep = study.paper_scale.depths[0], study.paper_scale.depths[-1]
-    low, high = f"proposed-{shallow}", f"baseline-{deep}"
+    shallow, deep = study.original.depths[0], study.original.depths[-1]
+    low, high = plain("proposed", shallow), plain("baseline", deep)
     label = f"decoding at the original's size, {deep} baseline over {shallow} proposed"
     times = f"{ratio(high, low, 'trained')}; folded {ratio(high, low, 'folded')}"
     rows.append([label, "", "", times])
     return markdown(rows)
 
 
-def _compared(
-    table: pd.DataFrame, left: str, right: str, metric: str, scale: str, form: str
-) -> dict[str, Any]:
-    """The one comparison of two models by a metric."""
-    wanted = {"left": left, "right": right, "metric": metric, "scale": scale}
-    chosen = table[table["form"] == form]
-    for column, value in wanted.items():
-        chosen = chosen[chosen[column] == value]
-    if len(chosen) != 1:
-        raise KeyError(f"{len(chosen)} comparisons of {left} and {right}: {metric}")
-    return chosen.iloc[0].to_dict()
-
-
-OWN = "S1"  # the system that the paper rebuilds
+REPRODUCED = "S1"  # the system that the paper reproduces
 DECIDED = ("supported", "not supported")
 
 
 def decided(claims: pd.DataFrame) -> pd.DataFrame:
     """All claims of the first system, and of the others those with a verdict."""
-    own = claims["source"] == OWN
+    own = claims["source"] == REPRODUCED
     return claims[own | claims["verdict"].isin(DECIDED)]
 
 
@@ -203,32 +192,35 @@ def verdict_table(claims: pd.DataFrame) -> str:
     return markdown(rows)
 
 
-AXES = {"per_token": "time a token", "first_token": "time to the first token"}
+AXES = {"per_token": "time per token", "first_token": "time to the first token"}
 
 
 def front_table(folder: Path) -> str:
     """The models that no other dominates, by time: of each axis the fastest first."""
-    points = pd.read_csv(folder / "pareto.csv")
+    points = labelled(pd.read_csv(folder / "pareto.csv"))
     rows = [["on the front", "system", "us", "nats", "probability", "by"]]
     for axis, label in AXES.items():
         chosen = points[(points["axis"] == axis) & points["on_front"]]
         for row in chosen.sort_values("latency").to_dict("records"):
-            cells = [f"`{row['model']}`", row["system"], plain(row["latency"], 0)]
-            cells += [plain(row["quality"], 3), plain(row["on_front_probability"], 2)]
+            cells = [f"`{row['label']}`", row["system"], printed(row["latency"], 0)]
+            cells += [
+                printed(row["quality"], 3),
+                printed(row["on_front_probability"], 2),
+            ]
             rows.append([*cells, label])
     return markdown(rows)
 
 
 def shown(row: dict[str, Any], digits: int) -> str:
     """An effect, with its interval if it has one."""
-    effect = plain(row["effect"], digits)
+    effect = printed(row["effect"], digits)
     if math.isnan(row["ci_low"]):
         return effect
-    low, high = plain(row["ci_low"], digits), plain(row["ci_high"], digits)
+    low, high = printed(row["ci_low"], digits), printed(row["ci_high"], digits)
     return f"{effect} [{low}, {high}]"
 
 
-def plain(value: float, digits: int) -> str:
+def printed(value: float, digits: int) -> str:
     """A number for people, with a real minus sign and none before a zero."""
     text = f"{value:,.{digits}f}"
     zero = float(text.replace(",", "")) == 0

@@ -73,7 +73,7 @@ def ancestors(name: ModelName) -> list[ModelName]:
 
 
 def check_intervention(name: ModelName) -> None:
-    """Raises UserError where a model lacks the blocks to skip, or an option is missing."""
+    """Raises UserError where a model lacks blocks to skip, or an option is missing."""
     options = name.options
     if "healed" in options and "skip" not in options:
         raise UserError(f"experiments: {name} has nothing to heal: `skip` is missing")

@@ -1,9 +1,10 @@
-"""The files in which stages are told what to do, written only when their content changes.
+"""The files that tell stages what to do, written only when their content changes.
 
-Under `results/<study>/`: `study.json`; `runs/<model>/seed<k>/spec.yaml` of every run and
-`evaluations/<model>/seed<k>.spec.json`; `settings/<stage>.json` for stages that need a part
-of the study; `code/<stage>.json`, the digests of the code that makes a stage's results. All
-are inputs of rules, so a change reruns what depends on it and nothing else.
+Under `results/<study>/`: `study.json`; `runs/<model>/seed<k>/spec.yaml` of every run
+and `evaluations/<model>/seed<k>.spec.json`; `settings/<stage>.json` for stages that
+need a part of the study; `code/<stage>.json`, the digests of the code that makes a
+stage's results. All are inputs of rules, so a change reruns what depends on it and
+nothing else.
 
 A file is compared by what it says: a new field with a default changes no file that was
 written before.

@@ -19,11 +19,11 @@ from shallower.models.config import LlamaConfig, ModelConfig
 from shallower.models.costs import count_parameters
 from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
-from shallower.study.runs import RunSpec
+from shallower.study.runs import RunSpec, Task
 from shallower.study.schema import Training
 from shallower.study.study import Study
 from shallower.tokens.shards import token_dtype
-from shallower.training.checkpoint import KEPT
+from shallower.training.checkpoint import NEWEST
 from shallower.training.peaks import peak_flops
 from shallower.training.tasks import flops_per_token, steps_of, targets
 
@@ -105,7 +105,7 @@ class ModelPlan:
         The kept ones and the one being written, each of weights and two moments: 12
         bytes a parameter.
         """
-        return (KEPT + 1) * 3 * FLOAT * self.parameters_trained
+        return (NEWEST + 1) * 3 * FLOAT * self.parameters_trained
 
     @property
     def weights(self) -> int:
@@ -186,7 +186,7 @@ def _model(
 
 
 def cost_of(study: Study, spec: RunSpec) -> tuple[int, int]:
-    """Steps of a run, and training FLOPs per token, a teacher's forward pass included."""
+    """Steps of a run, and training FLOPs per token, with a teacher's forward pass."""
     teacher = None
     if spec.distillation is not None:
         teacher = study.spec(spec.distillation.teacher, spec.seed).model
@@ -202,7 +202,7 @@ def _hidden(config: ModelConfig) -> int:
     return config.ffn_width if isinstance(config, LlamaConfig) else config.ffn_hidden
 
 
-def _memory(config: ModelConfig, training: Training, task: str) -> TrainingMemory:
+def _memory(config: ModelConfig, training: Training, task: Task) -> TrainingMemory:
     return training_memory(
         config,
         training.batch_size // training.accumulation,

@@ -124,8 +124,8 @@ class TimedModel(Strict):
     run: str  # label of the run; the same, unless it is intervened on
     intervention: str = ""
     seeds: list[int]
-    # all: fixed lengths, evaluation sets, uncached, decoding modes; fixed: fixed lengths
-    # alone; front: behind a prompt as long as quality is scored behind.
+    # all: fixed lengths, evaluation sets, uncached, decoding modes; fixed: fixed
+    # lengths alone; front: behind a prompt as long as quality is scored behind.
     workloads: list[Literal["all", "fixed", "front"]]
 
 
@@ -164,7 +164,7 @@ SpecT = TypeVar("SpecT", bound=BaseModel)
 
 
 def read_spec(kind: type[SpecT], path: str | Path) -> SpecT:
-    """A stage's specification from a JSON file. Raises UserError that names the file."""
+    """A stage's specification from a JSON file. Raises UserError with the file."""
     return _checked(kind, read_json(path), Path(path))
 
 

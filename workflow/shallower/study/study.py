@@ -1,7 +1,7 @@
 """A study's configuration: what is computed, never on which machine.
 
-`load_study` turns the YAML of `config.yaml` plus overlays into one checked `Study`, which
-knows its models and runs. Unknown keys are refused, and an error names the key.
+`load_study` turns the YAML of `config.yaml` plus overlays into one checked `Study`,
+which knows its models and runs. Unknown keys are refused, and an error names the key.
 """
 
 from __future__ import annotations

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from shallower.corpus import packages
 from shallower.corpus.parquet import read_texts
-from shallower.corpus.settings import PackageFile
 from shallower.errors import UserError
 from shallower.randomness import derive
+from shallower.study.schema import Tokenizer as Settings
 from shallower.tokens import tokenizer
 
 # SentencePiece skips what it takes for a line if that is longer than 65,536 bytes,
@@ -19,32 +18,29 @@ from shallower.tokens import tokenizer
 _LONGEST = 16_384
 
 
-def obtain(
-    settings: dict[str, Any], given: str | Path | None, text: Path, output: Path
-) -> None:
+def obtain(settings: Settings, given: Path | None, text: Path, output: Path) -> None:
     """Write the tokenizer to `output`: adopted if there is one, else trained.
 
-    `settings` are the configuration's section `tokenizer`, `given` a local file in
-    place of the one that the section names, such as what was downloaded from the hub,
-    `text` the training split's Parquet.
-    Raises UserError if the tokenizer is missing, damaged or of another size.
+    `given` is a local file in place of the one that the settings name, such as what was
+    downloaded from the hub, `text` the training split's Parquet. Raises UserError if
+    the tokenizer is missing, damaged or of another size.
     """
-    given = given or settings.get("model")
-    if settings.get("package"):
-        source, key = PackageFile(**settings["package"]), "tokenizer.package"
+    given = given or (Path(settings.model) if settings.model else None)
+    if settings.package:
+        source, key = settings.package, "tokenizer.package"
         found = list(packages.locate(source, key).paths.values())
         if len(found) > 1:
             raise UserError(
                 f"{key}.file: {source.file} matches {len(found)} files, expected one"
             )
-        given = found[0]
-    if settings.get("hub") and not given:
+        given = Path(found[0])
+    if settings.hub and not given:
         raise UserError("tokenizer.hub: expected the downloaded file with --given")
     if given:
-        tokenizer.adopt(given, settings["vocabulary"], output)
+        tokenizer.adopt(given, settings.vocabulary, output)
     else:
-        texts = sample(text, settings["training_characters"])
-        tokenizer.train(texts, settings["vocabulary"], output)
+        texts = sample(text, settings.training_characters)
+        tokenizer.train(texts, settings.vocabulary, output)
 
 
 def sample(documents: Path, characters: int) -> Iterator[str]:

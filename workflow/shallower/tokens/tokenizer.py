@@ -25,7 +25,7 @@ class Tokenizer:
         except RuntimeError as error:
             raise UserError(
                 f"{path}: not a SentencePiece model ({error}); expected a file such as "
-                "tokenizer.model, which no tokenizer.json can stand for"
+                "tokenizer.model, not tokenizer.json"
             ) from None
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
         self.unknown = self.pieces.unk_id()

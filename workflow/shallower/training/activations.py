@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from shallower.models.llama import Attention, Block, LlamaLM
-from shallower.training.processes import SINGLE, SingleProcess
+from shallower.training.processes import SINGLE, ProcessGroup
 
 DIAGNOSTIC_COLUMNS = ["iteration", "block", "quantity", "value"]
 SEQUENCES = 2  # of the batch whose attention rows are computed again
@@ -31,7 +31,7 @@ SEQUENCES = 2  # of the batch whose attention rows are computed again
 class ActivationStatistics:
     """Measures one training step; a context manager around it."""
 
-    def __init__(self, model: LlamaLM, group: SingleProcess = SINGLE) -> None:
+    def __init__(self, model: LlamaLM, group: ProcessGroup = SINGLE) -> None:
         self.group = group
         # A block whose sublayers are both skipped has nothing to measure.
         self._blocks = [(i, b) for i, b in enumerate(model.blocks) if _matrices(b)]
@@ -61,7 +61,7 @@ class ActivationStatistics:
             hook.remove()
 
     def before_update(self) -> None:
-        """Gradients are there: note their norms, and the weights as they are."""
+        """Note the norms of the gradients, and the weights before the step."""
         for index, block in self._blocks:
             gradients = [p.grad for p in block.parameters() if p.grad is not None]
             total = self.group.total_norm(gradients)
@@ -69,7 +69,7 @@ class ActivationStatistics:
             self._before.append([p.detach().clone() for p in _matrices(block)])
 
     def after_update(self) -> None:
-        """The step is taken: note how far it went."""
+        """Note the size of the step."""
         for (index, block), old in zip(self._blocks, self._before, strict=True):
             new = _matrices(block)
             change = [a.detach() - b for a, b in zip(new, old, strict=True)]
@@ -77,7 +77,7 @@ class ActivationStatistics:
             self.values.append((index, "update_ratio", ratio.item()))
 
     def rows(self, iteration: int) -> list[list[Any]]:
-        """Rows of DIAGNOSTIC_COLUMNS; with accumulation, of the last part.
+        """Rows of DIAGNOSTIC_COLUMNS; with accumulation, those of a batch's last part.
 
         Every process of the group must call this.
         """

@@ -21,7 +21,7 @@ import torch
 from shallower.errors import UserError
 from shallower.files import replacing
 
-KEPT = 2  # the newest, and one to fall back to
+NEWEST = 2  # checkpoints of a run: the last one, and one to fall back to
 
 
 def fingerprint(*parts: Any) -> str:
@@ -37,15 +37,15 @@ class Checkpoints:
         self.directory = Path(directory)
 
     def lock(self) -> None:
-        """Keep other processes out until this one ends, however it ends.
+        """Lock the folder until this process ends, however it ends.
 
         Raises UserError if the run is being trained already: after a kill of the
         workflow its jobs may live on.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        self._held = (self.directory / "lock").open("w")
+        self._lock = (self.directory / "lock").open("w")
         try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(
                 f"{self.directory}: another process is training this run; wait for it "
@@ -56,11 +56,11 @@ class Checkpoints:
         """Write the state after `step` steps, then drop all but the newest two."""
         with replacing(self._path(step)) as temporary:
             torch.save(state, temporary)
-        for old in self._all()[:-KEPT]:
+        for old in self._all()[:-NEWEST]:
             old.unlink(missing_ok=True)
 
     def newest(self) -> dict[str, Any] | None:
-        """The newest state that loads; a damaged file is passed over. None if none."""
+        """The newest state that loads, or None. A damaged file is passed over."""
         for path in reversed(self._all()):
             # weights_only: a checkpoint is data and must not run code.
             with contextlib.suppress(

@@ -15,15 +15,17 @@ from types import FrameType
 
 from shallower import machine
 
-MARGIN = 120.0  # seconds kept free before the limit, or
-MARGIN_SHARE = 0.25  # this share of the limit if that is less
+# How long before its limit a run stops: in seconds, or as a share of the limit if that
+# is less.
+MARGIN = 120.0
+MARGIN_SHARE = 0.25
 
 
 class Clock:
     """Seconds since the process began, and why training should stop, if it should.
 
-    `limit` is in seconds, None for none. It is looked at after a step, never before
-    the first: every attempt gets on by at least one step, however short its limit.
+    `limit` is in seconds, None for none. It is checked after a step, never before the
+    first: every attempt takes at least one step, however short its limit.
     """
 
     def __init__(
@@ -41,7 +43,7 @@ class Clock:
         self.longest_save = max(self.longest_save, time.perf_counter() - before)
 
     def reason(self, step_seconds: float) -> str | None:
-        """Why there is to be no further step after one of `step_seconds`, or None."""
+        """Why to stop after a step of `step_seconds`; None if there is no reason."""
         self.longest_step = max(self.longest_step, step_seconds)
         if self.terminated:
             return "at a signal to end"
@@ -55,10 +57,10 @@ class Clock:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM as a wish to stop after the step; a second one kills as usual.
+        """At SIGTERM stop after the current step; a second one kills as usual.
 
-        Only a process' main thread may say what a signal does; elsewhere nothing
-        changes.
+        Only the main thread of a process can set what a signal does; in other threads
+        nothing changes.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -1,8 +1,8 @@
 """One run on several processes, each with a GPU of its own: PyTorch's own engine.
 
-Data parallel: every process holds the whole model and takes its part of each batch;
+Data parallel: every process holds the full model and takes its part of each batch;
 `DistributedDataParallel` averages the gradients. Tensor parallel: every process holds
-some of the heads and of the FFN's hidden units, and all see the whole batch; the
+some of the heads and of the FFN's hidden units, and all see the full batch; the
 parts of a matrix are DTensors, and a block's two products that write to the residual
 stream are summed over the processes (Megatron-LM, arXiv 1909.08053). The original
 prepared its head layer for this: no head sees another.
@@ -36,23 +36,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from shallower import machine
 from shallower.errors import UserError
-from shallower.models.config import LlamaConfig, ModelConfig
+from shallower.models.config import LlamaConfig
 from shallower.models.families import LanguageModel, on_meta
 from shallower.models.llama import Attention, Block, LlamaLM
-from shallower.study.schema import Training
+from shallower.study.runs import RunSpec
 from shallower.training.loss import Loss, is_compiled
-from shallower.training.processes import SingleProcess
+from shallower.training.processes import ProcessGroup
 
 
 @contextmanager
-def joined_group(parallel: str, device: str) -> Iterator[SingleProcess]:
+def joined_group(parallel: str, device: str) -> Iterator[ProcessGroup]:
     """The group that torchrun started this process into.
 
-    `parallel` is data or tensor. An error in one process is an error of all: the first
-    to have one raises it, the others exit with the same status and print nothing.
+    `parallel` is data or tensor. An error in one process ends all of them: the first
+    one to fail raises its error, the others exit with the same status and print
+    nothing. Raises UserError for another `parallel`, or for more processes than GPUs.
     """
     chosen = machine.choose_device(device)
-    # Numbers that are agreed on lie in the CPU's memory, also where tensors do not.
+    # Numbers that all processes agree on stay on the CPU, even if tensors do not.
     dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
     try:
         if chosen.type == "cuda":
@@ -64,7 +65,7 @@ def joined_group(parallel: str, device: str) -> Iterator[SingleProcess]:
         )
         raise
     except RuntimeError as error:
-        # A process that is killed shows in the others as a connection that is lost.
+        # If a process is killed, the others lose their connection to it.
         _first_to_fail(1)
         reason = str(error).strip().splitlines()[:1]
         raise UserError(f"a process of this run failed: {''.join(reason)}") from error
@@ -76,8 +77,8 @@ def _take_gpu() -> None:
     index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if index >= count:
         raise UserError(
-            f"--processes: {os.environ['LOCAL_WORLD_SIZE']}, but there are {count} "
-            "GPUs; each process needs one of its own"
+            f"--nproc-per-node: found {os.environ['LOCAL_WORLD_SIZE']}, expected at "
+            f"most {count}: each process needs a GPU of its own"
         )
     torch.cuda.set_device(index)
 
@@ -94,8 +95,8 @@ def _first_to_fail(status: int) -> None:
         sys.exit(int(its_status))
 
 
-class Distributed(SingleProcess):
-    """What data and tensor parallel training have in common."""
+class Distributed(ProcessGroup):
+    """Several processes: what data and tensor parallel training have in common."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -123,9 +124,9 @@ class DataParallel(Distributed):
         super().__init__(device)
         self.part = (self.rank, self.size)
 
-    def check(self, config: ModelConfig, settings: Training) -> None:
+    def check(self, spec: RunSpec) -> None:
         """Raise UserError if the batch cannot be cut into equal parts."""
-        batch, parts = settings.batch_size, settings.accumulation
+        batch, parts = spec.training.batch_size, spec.training.accumulation
         if batch % (parts * self.size):
             raise UserError(
                 f"training.batch_size: {batch} windows in {parts} parts (accumulation) "
@@ -135,7 +136,7 @@ class DataParallel(Distributed):
     def loss_module(self, loss: Loss) -> nn.Module:
         """The loss with gradients averaged over the processes in the backward pass."""
         if is_compiled(loss.settings, self.device):
-            # One graph for the whole backward pass: the splitting that would overlap
+            # One graph for the full backward pass: the splitting that would overlap
             # it with communication refuses recomputed parts.
             torch._dynamo.config.optimize_ddp = False
         ids = [self.device] if self.device.type == "cuda" else None
@@ -159,7 +160,7 @@ ON_HEADS = "attention.mix."
 
 
 def cut_of(name: str) -> tuple[int, int] | None:
-    """Dimension and fused matrices of a parameter that is cut; None for one that's not.
+    """Dimension and number of fused matrices of a parameter; None if it is not cut.
 
     `name` is as in the model: blocks.<i>.<rest>.
     """
@@ -210,8 +211,11 @@ class TensorParallel(Distributed):
         super().__init__(device)
         self.mesh = init_device_mesh(device.type, (self.size,))
 
-    def check(self, config: ModelConfig, settings: Training) -> None:
-        """Raise UserError if heads or units cannot be shared out, or depend on others."""
+    def check(self, spec: RunSpec) -> None:
+        """Raise UserError if heads and hidden units cannot be shared out."""
+        config = spec.model
+        if spec.elimination is not None:
+            raise UserError("--parallel tensor: not for elimination, use data")
         if not isinstance(config, LlamaConfig):
             raise UserError("--parallel tensor: not for an encoder-decoder, use data")
         for key, number in (("heads", config.heads), ("ffn_hidden", config.ffn_width)):
@@ -225,16 +229,16 @@ class TensorParallel(Distributed):
             if isinstance(attention, Attention) and not attention.parallel:
                 raise UserError(
                     "model.head: this variant shares parameters among heads or mixes "
-                    "them; --parallel tensor is for those that keep them apart, use data"
+                    "them, which --parallel tensor cannot cut; use data"
                 )
-        if settings.compile == "always":
+        if spec.training.compile == "always":
             raise UserError(
                 "training.compile: always is not possible with --parallel tensor"
             )
 
     @torch.no_grad()
     def share(self, model: LanguageModel) -> None:
-        """Keep this process' heads and units of each block, as DTensors."""
+        """Reduce each block to this process' heads and hidden units, as DTensors."""
         assert isinstance(model, LlamaLM)  # see `check`
         for name, parameter in model.named_parameters():
             cut = cut_of(name)

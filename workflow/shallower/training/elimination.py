@@ -1,9 +1,9 @@
-"""Fine-tuning with tokens of the prompt eliminated, so that a model learns to do without.
+"""Fine-tuning with tokens of the prompt eliminated, so that a model adapts to it.
 
-The third step of specs S4.3: a calibration pass of the trained model gives the profile,
-the profile and the wanted speed-up give alpha, and the loss is that of each window's
-continuation behind a prompt whose tokens are eliminated. This does not use the attention's
-own `forward`, so activation statistics of such a run lack those of its branch.
+The third step of specs S4.3. A calibration pass of the trained model gives the profile.
+The profile and the wanted speed-up give alpha. The loss is that of each window's
+continuation behind a prompt whose tokens are eliminated. This does not call the
+attention's `forward`, so activation statistics of such a run lack those of its branch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shallower.interventions.eliminate import Elimination, acc_profile, best_eff
 from shallower.models.costs import block_costs
 from shallower.models.families import LanguageModel
 from shallower.models.llama import LlamaLM
-from shallower.study.runs import EliminationTraining, RunSpec
+from shallower.study.runs import RunSpec
 from shallower.tokens.shards import TokenStream
 
 
@@ -38,39 +38,33 @@ def begin_elimination(
 ) -> tuple[PromptElimination | None, dict[str, Any]]:
     """The elimination of a run, and facts about it; None and {} without one.
 
-    `model` is the run's at its start, on the CPU, so a run that is resumed calibrates
-    as it did before. `tokens` are the training shards. Raises UserError for a model or
-    a teacher that it does not go with.
+    `model` is the run's model at its start, on the CPU: a run that is resumed
+    calibrates as it did before. `tokens` is the folder of the training shards. Raises
+    UserError for an encoder-decoder, a run with a teacher, or a prompt as long as the
+    context.
     """
     wanted = spec.elimination
     if wanted is None:
         return None, {}
     if not isinstance(model, LlamaLM) or spec.distillation is not None:
-        raise UserError("elimination: for a decoder without a teacher alone")
+        raise UserError("elimination: expected a decoder without a teacher")
     prompt, context = wanted.prompt_tokens, model.config.context
     if not 0 < prompt < context:
         raise UserError(
             f"elimination.prompt_tokens: {prompt}, expected fewer than a context of "
             f"{context}"
         )
-    stream = TokenStream.open(tokens, verify=False)  # as the batches' stream has been
-    windows = first_windows(stream, context, wanted)
-    with torch.inference_mode():
-        acc = contribution(model, windows, window=wanted.window)
+    stream = TokenStream.open(tokens, verify=False)  # `open_data` has verified it
+    windows = calibration_windows(stream, context, wanted.calibration_windows)
+    acc = contribution(model, windows, window=wanted.window)
     plain = Elimination(acc_profile(acc), window=wanted.window)
     tuned = best_effort(block_costs(model), plain, prompt, wanted.speedup)
     facts = asdict(tuned) | {"counts": tuned.counts(prompt)}
     return PromptElimination(tuned, prompt), {"elimination": facts}
 
 
-def first_windows(
-    stream: TokenStream, context: int, wanted: EliminationTraining
-) -> torch.Tensor:
-    """(windows, context): as many windows as calibration takes, from the beginning."""
-    count = min(wanted.calibration_windows, len(stream) // context)
+def calibration_windows(stream: TokenStream, context: int, most: int) -> torch.Tensor:
+    """The first windows of the stream, at most `most`: (windows, context) int64."""
+    count = min(most, len(stream) // context)
     rows = [stream.read(index * context, context) for index in range(count)]
-    if not rows:
-        raise UserError(
-            f"training split: no window of {context} tokens to calibrate by"
-        )
     return torch.from_numpy(np.stack(rows))

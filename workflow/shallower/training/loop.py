@@ -39,7 +39,7 @@ from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
 from shallower.training.processes import (
     SINGLE,
-    SingleProcess,
+    ProcessGroup,
     load,
     moments,
     weights,
@@ -67,43 +67,34 @@ def train(
     device: str = "auto",
     report: Report | None = None,
     time_limit: float | None = None,
-    group: SingleProcess = SINGLE,
+    group: ProcessGroup = SINGLE,
     code: Mapping[str, str] | None = None,
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
-    `sources` is the training split's shards and what else the run needs, `checkpoints`
-    the folder under which this run has its own. `report` is called with step, loss and
-    tokens per second at every logged step. `time_limit` is in seconds since the process
-    began. `code` are digests of the code (see `shallower.code`): a checkpoint of other
-    code is not continued. Every process of a `group` must call this with the same
+    `sources` are the files that the run is trained on; a path is that of the shards
+    alone. `checkpoints` is a folder, in which each run has its own. `report` is called
+    with step, loss and tokens per second at every logged step. `time_limit` is in
+    seconds since the process began. `code` are digests of the code (see
+    `shallower.code`). Every process of a `group` must call this with the same
     arguments; the first one writes the files. Raises UserError for bad data or a loss
-    that is no longer a number, and Unfinished, with a checkpoint saved, near the time
+    that is not a finite number, and Unfinished, with a checkpoint saved, near the time
     limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
     if not isinstance(sources, Sources):
         sources = Sources(Path(sources))
-    chosen, output = machine.choose_device(device), Path(output)
-    settings = settings_of(spec, group)
+    chosen, settings = machine.choose_device(device), settings_of(spec, group)
     machine.set_matmul_precision(chosen, settings.precision)
+    group.check(spec)
     data = open_data(spec, sources, group.part)
-    group.check(spec.model, settings)
     teacher, teacher_facts = load_teacher(spec, sources.teacher, chosen)
     model, parent_facts = begin_run(spec, sources.parent)
     elimination, elimination_facts = begin_elimination(spec, model, sources.tokens)
-    if elimination is not None and group.kind == "tensor":
-        raise UserError("elimination: with --parallel data alone")
-    environment = {
-        "threads": threads,
-        "versions": machine.versions(),
-        **teacher_facts,
-        **parent_facts,
-    }
-    # Without defaults, so that a new field of the specification abandons no checkpoint.
-    values = spec.model_dump(mode="json", exclude_defaults=True)
-    code = dict(code or {})
-    identity = fingerprint(values, data.fingerprint, code, environment, chosen.type)
+    code, versions = dict(code or {}), machine.versions()
+    facts: dict[str, Any] = {"threads": threads, "versions": versions}
+    facts |= teacher_facts | parent_facts
+    identity = checkpoint_identity(spec, data, code, facts, chosen)
     saved = Checkpoints(Path(checkpoints) / identity)
     if group.rank == 0:
         saved.lock()
@@ -122,19 +113,19 @@ def train(
     )
     run.resume()
     run.take_steps()
-    facts = environment | elimination_facts
+    facts |= elimination_facts
     facts |= {"commit": commit(), "made_with": made_with(spec, code)}
     final = weights(model, group)
     if group.rank == 0:
-        _write_run(spec, run, facts, final, output)
+        _write_run(spec, run, facts, final, Path(output))
         saved.remove()
 
 
-def settings_of(spec: RunSpec, group: SingleProcess) -> Training:
+def settings_of(spec: RunSpec, group: ProcessGroup) -> Training:
     """The training settings of a run as they are applied.
 
-    DTensors in a graph are untried, and a run with elimination is too short to pay for
-    one.
+    DTensors in a compiled graph are untried, and a run with elimination is too short to
+    make up for the time of compilation.
     """
     changes: dict[str, Any] = {"steps": steps_of(spec)}
     if group.kind == "tensor" or spec.elimination is not None:
@@ -142,14 +133,31 @@ def settings_of(spec: RunSpec, group: SingleProcess) -> Training:
     return spec.training.model_copy(update=changes)
 
 
-def made_with(spec: RunSpec, code: Mapping[str, str]) -> dict[str, Any]:
+def made_with(spec: RunSpec, code: dict[str, str]) -> dict[str, Any]:
     """What a run's results depend on, to say later why they are stale."""
-    return {"spec": spec.model_dump(mode="json"), "code": dict(code)}
+    return {"spec": spec.model_dump(mode="json"), "code": code}
+
+
+def checkpoint_identity(
+    spec: RunSpec,
+    data: Data,
+    code: dict[str, str],
+    facts: dict[str, Any],
+    device: torch.device,
+) -> str:
+    """The folder's name of a run's checkpoints: only an equal run continues them.
+
+    `facts` are threads, versions, and checksums of the teacher and the parent. The
+    specification counts without its defaults, so that a new field, or a new variant's,
+    abandons no checkpoint.
+    """
+    values = spec.model_dump(mode="json", exclude_defaults=True)
+    return fingerprint(values, data.fingerprint, code, facts, device.type)
 
 
 @dataclass
 class Run:
-    """A run in training: its parts, and how far it is."""
+    """A run in training: its parts and its state."""
 
     model: LanguageModel
     optimizer: torch.optim.Optimizer
@@ -157,7 +165,7 @@ class Run:
     settings: Training
     checkpoints: Checkpoints
     clock: Clock
-    group: SingleProcess = SINGLE
+    group: ProcessGroup = SINGLE
     report: Report | None = None
     teacher: Teacher | None = None
     elimination: PromptElimination | None = None
@@ -189,9 +197,9 @@ class Run:
                 loss = self._step(*ahead.next())
                 if state.step % settings.log_every == 0 or state.step == steps:
                     self._log(self.group.mean([loss.item()])[0], rate, meter)
-                reason = self._reason(time.perf_counter() - began)
-                due = reason or state.step % settings.checkpoint_every == 0
-                if due and state.step < steps:
+                reason = self._stop_reason(time.perf_counter() - began)
+                save = reason or state.step % settings.checkpoint_every == 0
+                if save and state.step < steps:
                     meter.stop()
                     self.save()
                     meter.start()
@@ -216,7 +224,7 @@ class Run:
 
     def resume(self) -> None:
         """Load the newest checkpoint, if there is one."""
-        self.group.any(False)  # wait for the lock: what is read must not change
+        self.group.any(False)  # wait until the first process has the lock
         saved = self.checkpoints.newest()
         if saved is not None:
             load(saved, self.model, self.optimizer, self.group)
@@ -239,9 +247,9 @@ class Run:
         return rate
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """One step; its loss stays on the device, so that a GPU is not waited for."""
-        due = self.state.step % self.settings.diagnose_every == 0
-        with self._statistics() if due else nullcontext() as statistics:
+        """Take one step. Its loss stays on the device: no waiting for a GPU."""
+        measured = self.state.step % self.settings.diagnose_every == 0
+        with self._statistics() if measured else nullcontext() as statistics:
             loss = training_step(
                 *(self.model, self.optimizer, inputs, targets, self.settings),
                 *(statistics, self.group, self.loss),
@@ -252,7 +260,7 @@ class Run:
         return loss
 
     def _statistics(self) -> AbstractContextManager[ActivationStatistics | None]:
-        """Activation statistics of a decoder; there are none of an encoder-decoder."""
+        """Activation statistics of a decoder; an encoder-decoder has none."""
         if isinstance(self.model, LlamaLM):
             return ActivationStatistics(self.model, self.group)
         return nullcontext()
@@ -266,11 +274,11 @@ class Run:
         if self.report is not None:
             self.report(step, loss, speed)
 
-    def _reason(self, step_seconds: float) -> str | None:
-        """Why to stop, if any process has a reason: then all of them do."""
+    def _stop_reason(self, step_seconds: float) -> str | None:
+        """Why to stop. If any process has a reason, all of them stop."""
         reason = self.clock.reason(step_seconds)
         if self.group.any(reason is not None):
-            return reason or "as another process of the run must"
+            return reason or "as another process of the run stops"
         return None
 
 
@@ -281,7 +289,7 @@ def _write_run(
     final: dict[str, Tensor],
     output: Path,
 ) -> None:
-    """Write the run's folder; the final weights last, as the sign that all is there."""
+    """Write the run's folder; the final weights last, as a sign that it is complete."""
     state, settings = run.state, run.settings
     name = machine.device_name(run.device)
     peak = peak_flops(name, settings.precision)

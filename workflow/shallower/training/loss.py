@@ -1,15 +1,14 @@
-"""The loss of a training step, and what lets a large model fit and be fast.
+"""The loss of a training step: cross-entropy with the text and with a teacher.
 
-Next-token cross-entropy, and beside it, under a teacher, that with the teacher's
-distributions. bfloat16 autocast, logits in chunks and one compiled graph change nothing
-of what is computed, and at its default each of them changes not a bit.
+Settings that let a large model fit and be fast (bfloat16 autocast, logits in chunks,
+one compiled graph) change nothing but the rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache as once
+from functools import cache
 from itertools import repeat
 
 import torch
@@ -52,11 +51,11 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """What is minimised, and the mean cross-entropy of `targets`: see `LossFunction`.
 
-    With an `elimination` both are of the continuation behind the prompt alone.
+    With an `elimination` both are means over the continuation behind the prompt.
 
-    With a `chunk`, no more than so many tokens have logits at a time: they are made
-    again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and
-    their gradients would take 2 x 1 GB in fp32, more than the model's weights.
+    With a `chunk`, at most so many tokens have logits at a time, which are computed
+    again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and their
+    gradients would take 2 x 1 GB in fp32, more than the model's weights.
     """
     autocast = torch.autocast(
         inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
@@ -65,29 +64,29 @@ def losses(
         features = _features(model, inputs, targets, elimination).flatten(0, 1)
     if elimination is not None:
         targets = targets[:, elimination.prompt - 1 :]
-    hints = None
+    taught = None  # the teacher's features
     if teacher is not None:
         with torch.no_grad(), autocast:
-            hints = states(teacher.model, inputs, targets).flatten(0, 1)
+            taught = states(teacher.model, inputs, targets).flatten(0, 1)
 
     def part(
-        features: Tensor, hints: Tensor | None, labels: Tensor, reduction: str = "mean"
+        features: Tensor, taught: Tensor | None, labels: Tensor, reduction: str = "mean"
     ) -> tuple[Tensor, Tensor]:
         with autocast:
             logits = model.head(features)
         hard = F.cross_entropy(_exact(logits), labels, reduction=reduction)
-        if teacher is None or hints is None or teacher.alpha == 1:
+        if teacher is None or taught is None or teacher.alpha == 1:
             return hard, hard
         with torch.no_grad(), autocast:
-            wanted = teacher.model.head(hints)
-        soft = soft_loss(logits, wanted, teacher.temperature)
+            teacher_logits = teacher.model.head(taught)
+        soft = soft_loss(logits, teacher_logits, teacher.temperature)
         soft = soft.mean() if reduction == "mean" else soft.sum()
         return teacher.alpha * hard + (1 - teacher.alpha) * soft, hard
 
     targets = targets.flatten()
     if not 0 < chunk < len(targets):
-        return part(features, hints, targets)
-    return _in_chunks(part, features, hints, targets, chunk)
+        return part(features, taught, targets)
+    return _in_chunks(part, features, taught, targets, chunk)
 
 
 def _features(
@@ -107,18 +106,18 @@ def _features(
 def _in_chunks(
     part: Callable[..., tuple[Tensor, Tensor]],
     features: Tensor,
-    hints: Tensor | None,
+    taught: Tensor | None,
     targets: Tensor,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
-    """Means of both losses, each chunk's logits made again in the backward pass."""
+    """Means of both losses; each chunk's logits are computed again for gradients."""
     total = plain = torch.zeros((), device=features.device)
-    chunks = hints.split(chunk) if hints is not None else repeat(None)
-    for rows, hint, labels in zip(
+    chunks = taught.split(chunk) if taught is not None else repeat(None)
+    for rows, teacher_rows, labels in zip(
         features.split(chunk), chunks, targets.split(chunk), strict=False
     ):
         loss, cross_entropy = checkpoint(
-            *(part, rows, hint, labels, "sum"),
+            *(part, rows, teacher_rows, labels, "sum"),
             use_reentrant=False,
             preserve_rng_state=False,
         )
@@ -126,14 +125,14 @@ def _in_chunks(
     return total / len(targets), plain / len(targets)
 
 
-def soft_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def soft_loss(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """-T^2 sum_k p_k log q_k of each token, in nats; logits (tokens, vocabulary).
 
-    p and q are the softmax of the teacher's and the student's logits over T: the
-    cross-entropy form, whose gradient is that of the Kullback-Leibler divergence. T^2
-    keeps the gradient's size (Hinton et al. 2015, section 2).
+    p and q are the softmax of the teacher's and the student's logits over T. The
+    gradient is that of the Kullback-Leibler divergence. The factor T^2 makes its size
+    nearly independent of T (Hinton et al. 2015, section 2).
     """
-    shares = (_exact(wanted) / temperature).softmax(-1)
+    shares = (_exact(teacher_logits) / temperature).softmax(-1)
     logs = (_exact(logits) / temperature).log_softmax(-1)
     return -(temperature**2) * (shares * logs).sum(-1)
 
@@ -142,7 +141,7 @@ def _exact(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-@once
+@cache
 def compiled_loss() -> LossFunction:
     """`losses` as one graph with fixed shapes; compiles at the first call."""
     # One graph for each model of a process; the step times compare many.

@@ -13,42 +13,47 @@ START_UP = 2  # first steps of a process, which may compile: not in the steady s
 
 @dataclass
 class State:
-    """All that a resumed run needs beside the weights and the optimizer."""
+    """What a resumed run needs beside the weights and the optimizer; times in seconds.
 
-    step: int = 0  # steps done
-    seconds: float = 0.0  # spent in steps, over all restarts,
-    waited: float = 0.0  # and the part of it spent waiting for data
-    steady_steps: int = 0  # those behind the start-up of their process,
-    steady_seconds: float = 0.0  # their time,
-    steady_waited: float = 0.0  # and the part of it spent waiting for data
-    saving_seconds: float = 0.0  # spent on checkpoints, in addition
+    `steady_` counts only intervals after the start-up of a process.
+    """
+
+    step: int = 0  # steps taken
+    seconds: float = 0.0  # in steps, over all restarts
+    waited: float = 0.0  # of it, waiting for data
+    steady_steps: int = 0
+    steady_seconds: float = 0.0
+    steady_waited: float = 0.0
+    saving_seconds: float = 0.0  # for checkpoints, not in `seconds`
     restarts: int = 0
     losses: list[list[float]] = field(default_factory=list)  # rows of losses.csv
     diagnostics: list[list[Any]] = field(default_factory=list)  # see `activations.py`
 
 
 class Meter:
-    """Adds the time of steps to a state, without that of the checkpoints between.
+    """Adds the time of steps to a state, without the time of checkpoints.
 
-    Read at logged steps, when the loss has been waited for: on a GPU, the time
-    between other moments is not the time of the steps between them.
+    Read at logged steps, after waiting for the loss: at any other moment a GPU may
+    still be computing the steps before.
     """
 
     def __init__(self, state: State, ahead: Prefetch) -> None:
         self.state, self.ahead = state, ahead
-        self.first = self.step = state.step  # of the process, of the interval
-        self.seconds = self.waited = 0.0  # of the interval; before it
+        self.first = state.step  # of this process
+        # At the start of the interval since the last reading: step, seconds waited.
+        self.step, self.waited = state.step, 0.0
+        self.seconds = 0.0  # in steps of the interval
         self.start()
 
     def start(self) -> None:
         """Go on after `stop`."""
-        self.mark = time.perf_counter()
+        self.started = time.perf_counter()
 
     def stop(self) -> None:
         """Leave out what comes until `start`."""
         now = time.perf_counter()
-        self.state.seconds += now - self.mark
-        self.seconds += now - self.mark
+        self.state.seconds += now - self.started
+        self.seconds += now - self.started
 
     def read(self) -> float:
         """Steps per second since the last reading."""
@@ -73,8 +78,8 @@ def speeds(
 
     Over the intervals between logged rows that began after the first START_UP steps of
     their process; over everything, with start-up, where a run is too short for that.
-    Model FLOPs utilisation: the model's FLOPs, forward and backward and none for what
-    is computed twice, over the device's peak (FLOP/s); None if that is unknown.
+    MFU is model FLOPs utilisation: FLOPs of the forward and backward passes, without
+    those that are computed twice, over the device's `peak` (FLOP/s); None without one.
     """
     steps, seconds, waited = (
         (state.steady_steps, state.steady_seconds, state.steady_waited)

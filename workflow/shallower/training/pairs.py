@@ -1,7 +1,7 @@
 """Batches of labelled pairs of sentences, as text to text: a label is a token.
 
-What the encoder reads is the first sentence, BOS, the second one, EOS; BOS stands
-nowhere else in it. What the decoder is to write is the label's own id and EOS.
+The encoder reads the first sentence, BOS, the second sentence, EOS; BOS occurs only
+there. The decoder writes the id of the label and EOS.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class PairBatches:
     """Pairs of a table (`first, second, label`), each once an epoch, ordered by seed.
 
-    A pure function of the step, like `Batches`. Sentences are encoded when they are
-    due: that takes milliseconds a batch, and no memory for those of a million pairs.
+    A pure function of the step, like `Batches`. Sentences are encoded when their batch
+    is read: this takes milliseconds, and no memory for a million pairs.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PairBatches:
 
 
 def check_padding(tokenizer: Tokenizer) -> None:
-    """Raise UserError if id 0, which is padding, stands for some text."""
+    """Raise UserError if id 0, which is padding, is also a piece of text."""
     pieces = tokenizer.pieces
     if not (pieces.is_unknown(PADDING) or pieces.is_control(PADDING)):
         raise UserError(
@@ -75,8 +75,8 @@ def encode_pairs(
 ) -> Tensor:
     """Encoder inputs (pairs, context), int64, padded at the right.
 
-    Of two sentences that do not fit, the longer one loses its end; if both have more
-    than half of the room, both do.
+    If two sentences do not fit, the longer one loses its end. If both need more than
+    half of the context, both do. Raises UserError for a context below 4.
     """
     if context < 4:
         raise UserError(f"context {context} is too short for two sentences")
@@ -88,7 +88,8 @@ def encode_pairs(
         tokenizer.encode_all(list(second)),
         strict=True,
     ):
-        kept = min(len(other), max(room // 2, room - len(one)))
-        ids = [*one[: room - kept], tokenizer.bos, *other[:kept], tokenizer.eos]
+        second_room = min(len(other), max(room // 2, room - len(one)))
+        one, other = one[: room - second_room], other[:second_room]
+        ids = [*one, tokenizer.bos, *other, tokenizer.eos]
         row[: len(ids)] = ids
     return torch.from_numpy(inputs)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-# Whole names without the maker's, and the rates: bfloat16, tf32, float32.
+# Full names without the maker's, and the rates: bfloat16, tf32, float32.
 PEAKS: dict[str, tuple[float | None, float | None, float]] = {
     r"V100-SXM2-(16|32)GB": (None, None, 15.7),
     r"V100-PCIE-(16|32)GB": (None, None, 14.0),

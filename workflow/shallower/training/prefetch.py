@@ -24,7 +24,7 @@ class Prefetch:
         self, read: Callable[[int], Batch], first: int, last: int, device: torch.device
     ) -> None:
         self.read, self.step, self.last, self.device = read, first, last, device
-        self.waited = 0.0  # seconds that training stood still for its data
+        self.waited = 0.0  # seconds that training waited for data
         self._thread = ThreadPoolExecutor(1, "prefetch")
         self._coming: Future[Batch] | None = None
         self._order()

@@ -1,11 +1,10 @@
-"""The processes that train one run together: one alone unless asked for more.
+"""The processes that train one run together: a single one unless torchrun starts more.
 
-`SingleProcess` is also the interface of `distributed.DataParallel` and `TensorParallel`:
-what the loop, the step and the statistics leave to it is all that differs between them.
-Weights and moments are saved in full and under their names, so that a run that was
-started by one process can be continued by two, and the other way round. The bits are
-those of an uninterrupted run only for the same number of processes: sums in another order
-round differently.
+`ProcessGroup` is a single process, and the interface of `distributed.DataParallel` and
+`TensorParallel`: everything that differs between them is a method of it. Weights and
+moments are saved in full and under their names. So one process can continue what two
+have started, and the other way round; to the bit only with the same number of
+processes, as sums in another order round differently.
 """
 
 from __future__ import annotations
@@ -18,31 +17,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shallower.models.config import ModelConfig
 from shallower.models.families import LanguageModel
-from shallower.study.schema import Training
+from shallower.study.runs import RunSpec
 from shallower.training.loss import Loss
 
 
-class SingleProcess:
-    """One process."""
+class ProcessGroup:
+    """A single process."""
 
     kind = "none"
     rank, size = 0, 1
     part = (0, 1)  # which part of each batch this process reads, of how many
 
-    def check(self, config: ModelConfig, settings: Training) -> None:
-        """Raise UserError if such a model or batch cannot be shared out."""
+    def check(self, spec: RunSpec) -> None:
+        """Raise UserError if these processes cannot share such a run."""
 
     def share(self, model: LanguageModel) -> None:
-        """Keep this process' share of a model's parameters, in place."""
+        """Reduce a model to this process' share of its parameters, in place."""
 
     def loss_module(self, loss: Loss) -> nn.Module:
         """What is called for the loss of this process' part of a batch."""
         return loss
 
     def kinds(self, tensors: Iterable[Any]) -> list[list[Any]]:
-        """Tensors in lists that torch's functions on lists take: of one kind each."""
+        """Tensors in lists of one kind each, which torch's functions need."""
         return [list(tensors)]
 
     # --- numbers that all processes must agree on ---
@@ -76,10 +74,10 @@ class SingleProcess:
         return tensor
 
 
-SINGLE = SingleProcess()
+SINGLE = ProcessGroup()
 
 
-def weights(model: LanguageModel, group: SingleProcess) -> dict[str, Tensor]:
+def weights(model: LanguageModel, group: ProcessGroup) -> dict[str, Tensor]:
     """A copy of all weights, in full, on the CPU. Every process must call this."""
     return {
         name: group.full(name, parameter.detach()).cpu().clone()
@@ -88,7 +86,7 @@ def weights(model: LanguageModel, group: SingleProcess) -> dict[str, Tensor]:
 
 
 def moments(
-    model: LanguageModel, optimizer: torch.optim.Optimizer, group: SingleProcess
+    model: LanguageModel, optimizer: torch.optim.Optimizer, group: ProcessGroup
 ) -> dict[str, dict[str, Tensor]]:
     """The optimizer's state by the parameters' names; every process must call this."""
     return {
@@ -105,7 +103,7 @@ def load(
     saved: dict[str, Any],
     model: LanguageModel,
     optimizer: torch.optim.Optimizer,
-    group: SingleProcess,
+    group: ProcessGroup,
 ) -> None:
     """Take over weights and moments as `weights` and `moments` gave them."""
     for name, parameter in model.named_parameters():
@@ -122,11 +120,11 @@ def load(
 # --- under torchrun -------------------------------------------------------------------
 
 
-def process_group(parallel: str, device: str) -> AbstractContextManager[SingleProcess]:
+def process_group(parallel: str, device: str) -> AbstractContextManager[ProcessGroup]:
     """The group that torchrun started this process into; a single process without it.
 
-    `parallel` is data or tensor; see `distributed.joined_group`. torch's engine is
-    imported for several processes alone: it takes time to load.
+    `parallel` is data or tensor; see `distributed.joined_group`, which is imported only
+    if needed, as it takes time to load.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return nullcontext(SINGLE)

@@ -40,7 +40,7 @@ def load_model(folder: str | Path) -> LanguageModel:
 
 
 def load_decoder(folder: str | Path) -> LlamaLM:
-    """As `load_model`, for decoders alone. Raises UserError for others."""
+    """As `load_model`. Raises UserError for an encoder-decoder."""
     model = load_model(folder)
     if not isinstance(model, LlamaLM):
         raise UserError(f"{folder}: not a decoder's run")
@@ -52,20 +52,16 @@ def begin_run(
 ) -> tuple[LanguageModel, dict[str, str]]:
     """A run's model at its start, and facts about the run that it continues.
 
-    It takes over its parent's weights, all of them (as fine-tuning those of pretraining)
-    or without the sublayers that `spec` skips. Raises UserError if the parent is missing,
-    or is another one than `spec` names.
+    A run with a parent starts with its weights: all of them (fine-tuning), or those
+    that are left without the sublayers that `spec` skips. Raises UserError if `parent`
+    is missing, or is not the run that `spec` names.
     """
     start = spec.initialisation
     given = {} if start is None else start.model_dump()
     model = begin(spec.model, spec.seed, **given)
-    if (spec.parent is None) != (parent is None):
-        raise UserError(
-            f"--parent: found {parent}, the specification has {spec.parent}"
-        )
+    _check_run("--parent", parent, spec.parent)
     if spec.parent is None or parent is None:
         return model, {}
-    _check_name("--parent", parent, spec.parent)
     trained = load_model(parent)
     if isinstance(trained, LlamaLM) and isinstance(model, LlamaLM):
         try:
@@ -73,7 +69,7 @@ def begin_run(
         except ValueError as error:
             raise UserError(f"--parent: {parent}: {error}") from error
     if trained.config != model.config:
-        raise UserError(f"--parent: {parent} is of another kind than the specification")
+        raise UserError(f"--parent: {parent} has another model than the specification")
     model.load_state_dict(trained.state_dict())
     return model, {"parent": spec.parent, "parent_sha256": sha256(parent / WEIGHTS)}
 
@@ -83,30 +79,29 @@ def load_teacher(
 ) -> tuple[Teacher | None, dict[str, str]]:
     """The teacher of a run, and facts about it; None and {} without one.
 
-    Its logits are made during training, in the student's precision: stored, those of a
-    token would take 8 kB at 2,048 pieces. Raises UserError if the teacher is missing, or
-    is another one than `spec` names.
+    Its logits are computed during training, in the student's precision; stored, those
+    of a token would take 8 kB at 2,048 pieces. Raises UserError if the teacher is
+    missing, is not the run that `spec` names, or has another vocabulary.
     """
     wanted = spec.distillation
-    if (wanted is None) != (folder is None):
-        name = None if wanted is None else wanted.teacher
-        raise UserError(f"--teacher: found {folder}, the specification has {name}")
+    _check_run("--teacher", folder, wanted.teacher if wanted else None)
     if wanted is None or folder is None:
         return None, {}
-    _check_name("--teacher", folder, wanted.teacher)
     model = load_model(folder).to(device)
     pieces = spec.model.vocabulary
     if model.config.vocabulary != pieces:
         raise UserError(
-            f"{folder}: a teacher of {model.config.vocabulary} pieces, "
-            f"but the student has {pieces}"
+            f"--teacher: {folder} has a vocabulary of {model.config.vocabulary}, "
+            f"expected the student's {pieces}"
         )
     teacher = Teacher(model.requires_grad_(False), wanted.alpha, wanted.temperature)
     facts = {"teacher": wanted.teacher, "teacher_sha256": sha256(folder / WEIGHTS)}
     return teacher, facts
 
 
-def _check_name(option: str, folder: Path, expected: str) -> None:
-    name = read_spec(folder).name
+def _check_run(option: str, folder: Path | None, expected: str | None) -> None:
+    name = None if folder is None else read_spec(folder).name
     if name != expected:
-        raise UserError(f"{option}: {folder} is a run of {name}, expected {expected}")
+        found = "nothing" if folder is None else f"{folder}, a run of {name}"
+        wanted = "nothing" if expected is None else f"a run of {expected}"
+        raise UserError(f"{option}: found {found}, expected {wanted}")

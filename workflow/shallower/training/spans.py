@@ -5,7 +5,7 @@ google-research/text-to-text-transfer-transformer: 15 % of a window's tokens are
 in spans of 3 on average. How many of each follows from the window's length alone, so
 all windows of a batch have equal lengths and none is padded. Spans alternate, beginning
 without noise and thus ending with it; of such masks all are equally likely. (Up to 30
-tokens hold one span, which stands at the end then, in the reference as here.)
+tokens hold one span, which is then at the end, in the reference as here.)
 
 Ids: 0 to `pieces` - 1 are the tokenizer's, `pieces` + k is the k-th sentinel from the
 left, and a task's labels come behind the `SENTINELS`. Padding is id 0, as in T5. With
@@ -63,7 +63,7 @@ class SpanBatches:
 class CorruptedWindows:
     """A stream's consecutive windows, corrupted to `context` ids with sentinels, EOS.
 
-    What the last whole window leaves of the stream is not read.
+    Tokens of the stream behind the last full window are not read.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class CorruptedWindows:
             )
 
     def __len__(self) -> int:
-        """Whole windows of raw tokens in the stream."""
+        """Full windows of raw tokens in the stream."""
         return len(self.stream) // self.raw
 
     def __call__(self, chosen: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
@@ -113,7 +113,7 @@ def span_lengths(context: int) -> tuple[int, int, int]:
     fill it. The reference's `random_spans_helper`. Raises UserError below 3.
     """
     if context < 3:
-        raise UserError(f"context {context} is too short to be corrupted: 3 at least")
+        raise UserError(f"context {context} is too short: corruption needs 3")
     raw = context - 1
     while _corrupted(raw + 1)[0] <= context:
         raw += 1
@@ -121,7 +121,7 @@ def span_lengths(context: int) -> tuple[int, int, int]:
 
 
 def label_id(pieces: int, label: _Number) -> _Number:
-    """The id that stands for a task's label (0, 1, ...) in a model's vocabulary.
+    """The id of a task's label (0, 1, ...) in a model's vocabulary.
 
     A model that learns a task thus has label_id(pieces, number of labels) ids in all.
     """
@@ -165,8 +165,8 @@ def corrupt(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and targets of windows and their masks, both (rows, raw).
 
-    In the inputs the k-th sentinel stands for the k-th span of noise, in the targets
-    for the text before it. All rows must have equally much noise in equally many spans.
+    In the inputs the k-th sentinel replaces the k-th span of noise, in the targets the
+    text before it. All rows must have equally much noise in equally many spans.
     """
     inputs = _replaced(tokens, noise, pieces, eos)
     return inputs, _replaced(tokens, ~noise, pieces, eos)
@@ -180,5 +180,5 @@ def _replaced(
     before[:, 1:] = gone[:, :-1]
     first = gone & ~before
     marked = np.where(first, pieces - 1 + np.cumsum(first, axis=1), tokens)
-    kept = marked[~gone | first].reshape(len(tokens), -1)
-    return np.pad(kept, ((0, 0), (0, 1)), constant_values=eos)
+    left = marked[~gone | first].reshape(len(tokens), -1)
+    return np.pad(left, ((0, 0), (0, 1)), constant_values=eos)

@@ -11,11 +11,11 @@ from shallower.models.families import LanguageModel
 from shallower.study.schema import Training
 from shallower.training.activations import ActivationStatistics
 from shallower.training.loss import Loss
-from shallower.training.processes import SINGLE, SingleProcess
+from shallower.training.processes import SINGLE, ProcessGroup
 
 
 def make_optimizer(
-    model: LanguageModel, settings: Training, group: SingleProcess = SINGLE
+    model: LanguageModel, settings: Training, group: ProcessGroup = SINGLE
 ) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only, not on gains and biases."""
     decay: list[nn.Parameter] = []
@@ -43,7 +43,7 @@ def training_step(
     targets: Tensor,
     settings: Training,
     statistics: ActivationStatistics | None = None,
-    group: SingleProcess = SINGLE,
+    group: ProcessGroup = SINGLE,
     loss_module: nn.Module | None = None,
 ) -> Tensor:
     """One optimizer step on a batch (batch, context); its mean cross-entropy in nats.

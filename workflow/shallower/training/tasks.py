@@ -24,18 +24,18 @@ ANSWER = 2  # a label and EOS
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a run finds what it is trained on and what it begins with."""
+    """Where a run finds its data, its parent and its teacher."""
 
-    tokens: Path  # shards of the training text
+    tokens: Path  # folder of the training text's shards
     pairs: Path | None = None  # training pairs, Parquet
     tokenizer: Path | None = None  # for the pairs
-    parent: Path | None = None  # the run whose weights it begins with
-    teacher: Path | None = None  # the run whose logits it learns
+    parent: Path | None = None  # folder of the run that it continues
+    teacher: Path | None = None  # folder of the run whose logits it learns
 
 
 @dataclass(frozen=True)
 class Data:
-    """Batches by step, with what is counted of them."""
+    """Batches by step, and what describes them."""
 
     read: Callable[[int], tuple[Tensor, Tensor]]
     items: int  # windows or pairs in an epoch
@@ -44,15 +44,16 @@ class Data:
 
 
 def open_data(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> Data:
-    """The batches of a run, after those that its parent has seen (`first_step`).
+    """The batches of a run, from `first_step` on: behind those its parent has seen.
 
-    Raises UserError for data that do not fit the model.
+    `part` (i, n) is the i-th of n equal parts of each batch. Raises UserError for
+    data that do not fit the model.
     """
-    data, before = _from_the_first(spec, sources, part), spec.first_step
-    return replace(data, read=lambda step: data.read(before + step))
+    data = _all_batches(spec, sources, part)
+    return replace(data, read=lambda step: data.read(spec.first_step + step))
 
 
-def _from_the_first(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> Data:
+def _all_batches(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> Data:
     context = spec.model.context
     how = (context, spec.training.batch_size, spec.seed)
     if spec.task == "pairs":
@@ -81,7 +82,7 @@ def _from_the_first(spec: RunSpec, sources: Sources, part: tuple[int, int]) -> D
 
 
 def targets(config: ModelConfig, task: Task) -> int:
-    """Tokens of a row that the loss is of: an answer, the noise spans, or the text."""
+    """Tokens of a row that have a loss: an answer, the noise spans, or the text."""
     if task == "pairs":
         return ANSWER
     return span_lengths(config.context)[2] if task == "spans" else config.context
@@ -90,16 +91,17 @@ def targets(config: ModelConfig, task: Task) -> int:
 def flops_per_token(spec: RunSpec, teacher: ModelConfig | None = None) -> int:
     """FLOPs of training per token of the inputs, with a teacher's forward pass.
 
-    For a run with elimination an upper bound, as if nothing were eliminated and all
-    tokens had logits. Its calibration, a few forward passes, is not counted.
+    For a run with elimination this is an upper bound, as if nothing were eliminated and
+    all tokens had logits. Its calibration, a few forward passes, is not counted.
     """
     return training_flops(spec.model, targets(spec.model, spec.task), teacher)
 
 
 def steps_of(spec: RunSpec) -> int:
-    """Steps of a run; an equal-FLOPs control has more than its settings say.
+    """Steps of a run: those of its settings, or more for an equal-FLOPs control.
 
-    As many more as the forward passes of the teacher that it does without would cost.
+    A control takes as many FLOPs as training with the teacher's forward pass, which it
+    does not have, rounded to a full step.
     """
     if spec.equal_flops is None:
         return spec.training.steps

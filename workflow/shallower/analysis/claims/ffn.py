@@ -152,9 +152,9 @@ def smaller_teacher_is_steadier(context: Context) -> Finding:
 
 
 def spread_ratio(context: Context, left: str, right: str) -> Estimate:
-    """Standard deviation of left's seeds over right's, with the F distribution's interval.
+    """Standard deviation of left's seeds over right's, taken as normal.
 
-    The seeds' means are taken as normal.
+    The interval is that of the F distribution.
     """
     comparison = Comparison(left, right, kind="spread")
     a, b = (
@@ -174,6 +174,7 @@ def spread_ratio(context: Context, left: str, right: str) -> Estimate:
 
 
 def spread_interval(a: Values, b: Values) -> tuple[float, float, float]:
+    """The ratio of the standard deviations of two samples, and its interval's ends."""
     if min(len(a), len(b)) < 2:
         return NAN, NAN, NAN
     ratio = float(np.std(a, ddof=1) / np.std(b, ddof=1))
@@ -216,8 +217,8 @@ def comparisons(study: Study) -> Iterator[Comparison]:
 
 def decoding_time(label: str, scale: str) -> Comparison:
     """The mean time per token of a model in the last form that was measured."""
-    where = {"scale": scale, "form": "deployed", "kind": "level"}
-    return Comparison(label, "", "fixed", "time_per_output_token", **where)
+    place = ("fixed", "time_per_output_token")
+    return Comparison(label, "", *place, "level", scale, "deployed")
 
 
 def facts(context: Context) -> Iterator[Fact]:

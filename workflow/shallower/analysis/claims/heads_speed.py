@@ -35,7 +35,9 @@ def faster_than_deeper(context: Context) -> Finding:
         for form in ("trained", "folded")
     )
     judged = within(trained, PLAUSIBLE)
-    note = f"folded {folded.effect:.2f} [{folded.ci_low:.2f}, {folded.ci_high:.2f}]"
+    note = f"folded {folded.effect:.2f}"
+    if folded.n > 1:
+        note += f" [{folded.ci_low:.2f}, {folded.ci_high:.2f}]"
     return replace(judged, note=joined(judged.note, note))
 
 

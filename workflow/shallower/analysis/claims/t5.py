@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -24,7 +25,7 @@ from shallower.analysis.verdicts import (
 from shallower.study.names import PAIR_BASELINES, ModelName
 from shallower.study.study import Study
 
-ACCURACY = {"dataset": "pairs", "metric": "accuracy"}
+ACCURACY: dict[str, Any] = {"dataset": "pairs", "metric": "accuracy"}
 BAG_OF_WORDS = "bag_of_words"
 
 
@@ -53,7 +54,7 @@ def three_over_one(context: Context) -> Finding:
 
 
 def _compare(context: Context, pairs: list[tuple[str, str]], higher: bool) -> Finding:
-    """Left above (or below) right in accuracy, if the plain model has learnt the task."""
+    """Left above (or below) right in accuracy, if the plain model learnt the task."""
     if not pairs:
         return replace(absent(""), note="no such T5 in this study")
     parts = []
@@ -117,11 +118,11 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         if name.t5_size:
             pairs = name.options.get("task") == "pairs"
             where = ACCURACY if pairs else {"dataset": "spans"}
-            yield Comparison(model, kind="level", **where)  # type: ignore[arg-type]
+            yield Comparison(model, kind="level", **where)
 
 
 def facts(context: Context) -> Iterator[Fact]:
-    """Numbers of the thesis' arithmetic, and accuracies of the rules and the best T5."""
+    """Numbers of the thesis' arithmetic; accuracies of the rules and the best T5."""
     yield from thesis.facts()
     study = context.study
     tuned = [m for m, n in study.models.items() if n.t5_size and "task" in n.options]

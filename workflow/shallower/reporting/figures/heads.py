@@ -70,8 +70,8 @@ def _scatter(
 ) -> None:
     """Means with 95 % intervals: over seeds (y), over sessions (x).
 
-    `x` is a level to be asked for each model, `y` a data set and metric. Every seed is a
-    small dot; depths of a variant are joined by a line.
+    `x` is a level to be asked for each model, `y` a data set and metric. Every seed is
+    a small dot; depths of a variant are joined by a line.
     """
     study = results.study
     for variant in variants(study):
@@ -211,9 +211,7 @@ def _depth_line(
     axes.errorbar(
         [depth + shift for depth in depths],
         [time.effect for time in times.values()],
-        yerr=np.hstack(
-            [bars(t.effect, t.ci_low, t.ci_high) for t in times.values()]
-        ),
+        yerr=np.hstack([bars(t.effect, t.ci_low, t.ci_high) for t in times.values()]),
         color=style.colour(variant, variants(results.study)),
         linestyle="--" if form == "folded" else "-",
         marker="o",

@@ -111,9 +111,7 @@ def _legend(figure: Figure, table: pd.DataFrame, variants: list[str]) -> None:
     """Colours, markers, fills, opacities and the floor, above the panels."""
     depths = sorted(table["depth"].unique())
     dot: dict[str, Any] = {"color": "0.35", "lw": 0, "marker": "o", "ms": 4}
-    handles = [
-        style.key(v, color=style.colour(v, variants), lw=3) for v in variants
-    ]
+    handles = [style.key(v, color=style.colour(v, variants), lw=3) for v in variants]
     handles += [
         style.key(style.blocks(d), **dot | {"marker": style.marker(d, depths)})
         for d in depths

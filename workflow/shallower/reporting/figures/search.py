@@ -29,12 +29,12 @@ CROSS: dict[str, Any] = {"marker": "x", "ms": 3.6, "mew": 0.8, "lw": 0}
 
 
 def all_variants(study: Study) -> list[str]:
-    """All variants of a study: a variant has one look in every figure."""
+    """All variants of a study: a variant looks the same in every figure."""
     return list(dict.fromkeys(name.variant for name in study.models.values()))
 
 
-def look(variant: str, variants: list[str]) -> tuple[str, Any]:
-    """Colour and dashes of a variant's line; there are 18 such looks."""
+def colour_and_dashes(variant: str, variants: list[str]) -> tuple[str, Any]:
+    """Colour and dashes of a variant's line; there are 18 such pairs."""
     place = variants.index(variant)
     dash = style.DASHES[(place + place // 4) % len(style.DASHES)]
     return style.colour(variant, variants), dash
@@ -83,7 +83,7 @@ def _rate_line(
     axes: Axes, results: Results, rows: pd.DataFrame, variants: list[str]
 ) -> None:
     """One model without its rate: means over the rates, its best rate and seeds."""
-    colour, dash = look(str(rows["variant"].iloc[0]), variants)
+    colour, dash = colour_and_dashes(str(rows["variant"].iloc[0]), variants)
     rates, losses = rows["learning_rate"], rows["cross_entropy"]
     axes.plot(rates, losses, color=colour, linestyle=dash)
     best = rows[rows["best"].astype(bool)]
@@ -108,7 +108,7 @@ def _end_labels(axes: Axes, table: pd.DataFrame, variants: list[str]) -> None:
             (row["learning_rate"], place),
             xytext=(7, 0),
             textcoords="offset points",
-            color=look(row["variant"], variants)[0],
+            color=colour_and_dashes(row["variant"], variants)[0],
             fontsize=7,
             va="center",
             annotation_clip=False,
@@ -137,7 +137,10 @@ def budget(results: Results) -> Figure:
     for names_, part in table.groupby(["variant", "depth", "width"], sort=False):
         variant, depth, width = str(names_[0]), int(names_[1]), int(names_[2])
         part = part.sort_values("tokens")
-        middle, colour = part["cross_entropy"], look(variant, all_variants(study))[0]
+        middle, colour = (
+            part["cross_entropy"],
+            colour_and_dashes(variant, all_variants(study))[0],
+        )
         spread = np.array([middle - part["ci_low"], part["ci_high"] - middle])
         axes.errorbar(
             part["tokens_per_parameter"],
@@ -153,7 +156,7 @@ def budget(results: Results) -> Figure:
             capsize=1.5,
         )
     axes.set_xscale("log")
-    _original_mark(axes, results.fact("heads.original.tokens_per_parameter"))
+    _original_budget(axes, results.fact("heads.original.tokens_per_parameter"))
     axes.set(xlabel="training tokens per parameter", ylabel="test cross-entropy (nats)")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -161,7 +164,7 @@ def budget(results: Results) -> Figure:
     return figure
 
 
-def _original_mark(axes: Axes, ratio: float) -> None:
+def _original_budget(axes: Axes, ratio: float) -> None:
     """A vertical line at the original's largest possible budget."""
     axes.axvline(ratio, color="0.6", lw=0.6, zorder=0)
     axes.annotate(
@@ -181,7 +184,9 @@ def _original_mark(axes: Axes, ratio: float) -> None:
 def _budget_keys(table: pd.DataFrame, study: Study) -> list[Any]:
     """Variants, depths and, if there are several, widths."""
     keys = [
-        style.key(variant, color=look(variant, all_variants(study))[0], lw=1.4)
+        style.key(
+            variant, color=colour_and_dashes(variant, all_variants(study))[0], lw=1.4
+        )
         for variant in dict.fromkeys(table["variant"])
     ]
     depths, widths = sorted(set(table["depth"])), sorted(set(table["width"]))
@@ -217,7 +222,7 @@ def diagnostics(results: Results) -> Figure:
     if rows.empty:
         return style.absent("diagnostics of the head experiment")
     rows = rows.assign(variant=rows["model"].map(labels))
-    colours = {v: look(v, all_variants(study))[0] for v in variants}
+    colours = {v: colour_and_dashes(v, all_variants(study))[0] for v in variants}
     figure = Figure(figsize=(style.PAGE, 1.9))
     grid = figure.subplots(1, 4)
     for axes, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):

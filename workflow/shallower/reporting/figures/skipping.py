@@ -62,6 +62,8 @@ def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
                 if (skip.part, skip.rule) == (part, rule)
                 and not _healed(results, label)
             )
+            if not points:
+                continue
             at = [0.0, *(k + shifts[rule] for k, _ in points)]
             heights = [0.0, *(nats for _, nats in points)]
             axes.plot(at, heights, color=colour, linestyle=dash, zorder=2)

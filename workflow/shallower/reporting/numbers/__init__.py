@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from shallower.analysis.results import Results
+from shallower.files import write_text
 
 
 def all_numbers(results: Results) -> dict[str, str]:
@@ -21,3 +24,14 @@ def all_numbers(results: Results) -> dict[str, str]:
     topics = (study, heads, ffn, t5, skipping, elimination, front)
     found = {key: text for topic in topics for key, text in topic.numbers(results)}
     return found | dict(benchmarks.numbers())
+
+
+def write_numbers(directory: Path, output: Path | None = None) -> None:
+    r"""Write numbers.tex: every number of the paper's text, by key.
+
+    Each line is `\setresult{key}{text}`; the text asks for it by `\result{key}`, and an
+    unknown key stops the build.
+    """
+    numbers = all_numbers(Results.read(directory))
+    lines = [rf"\setresult{{{key}}}{{{text}}}" for key, text in numbers.items()]
+    write_text((output or directory) / "numbers.tex", "\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ TIMED = ("none", "three_matrices")  # at the original's size, beside the baselin
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
-    """`ffn.<variant>`: effect at the largest depth; sizes and times; collapse errors."""
+    """`ffn.<variant>`: effect at the largest depth; sizes, times, collapse errors."""
     depth, fact = results.study.depths[-1], results.fact
     yield "has.ffn", "yes" if fact("ffn.models") > 0 else ""
     yield "has.students", "yes" if fact("ffn.students") > 0 else ""

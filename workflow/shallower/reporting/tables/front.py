@@ -141,4 +141,4 @@ def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[
     ]
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"methods": methods}
+TABLES: dict[str, Callable[[Results], str]] = {"front": methods}

@@ -1,8 +1,8 @@
 """A SentencePiece model as Hugging Face's tokenizer, with the same ids.
 
 `transformers` 5 has converters of its own; they drop a first space and read `<s>` in a
-text as BOS, and one of them gives an empty tokenizer without a word. So the rules are
-written out here, and checked on text before anything is exported.
+text as BOS, and one of them silently gives an empty tokenizer. So the rules are written
+out here, and checked on text before anything is exported.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 
 from shallower.errors import UserError
-from shallower.models.variants import SENTINELS
+from shallower.models.config import SENTINELS
 from shallower.tokens.tokenizer import Tokenizer
 
 SPACE = "▁"  # what SentencePiece writes for one
-# Real text has these, and conversions stumble over them.
-TRAPS = (
+# Real text has these, and converters get them wrong.
+DIFFICULT = (
     *("", " ", "  two  spaces ", "a\nb\n\n c\t", "<s>no BOS</s><unk><0x41>"),
     *(f"{SPACE}x", "aaaaaaaaaaa=====-----", "3.14159 2,048"),
     *("naïve café — Ærø", "日本語のテキスト", "🙂👍🏽é"),
@@ -130,12 +130,12 @@ def _is_text(sp: Any, i: int) -> bool:
 def check(ours: Tokenizer, backend: Backend, path: Path) -> None:
     """Raise UserError unless both give the same ids and the same text back.
 
-    On the traps, and on lines drawn from the pieces themselves.
+    On difficult texts, and on lines drawn from the pieces themselves.
     """
     draw, sp = random.Random(0), ours.pieces
     pieces = [sp.id_to_piece(i) for i in range(len(ours)) if _is_text(sp, i)]
     lines = ["".join(draw.choices(pieces, k=40)) for _ in range(200)]
-    for text in (*TRAPS, *(line.replace(SPACE, " ") for line in lines)):
+    for text in (*DIFFICULT, *(line.replace(SPACE, " ") for line in lines)):
         due, found = ours.encode(text), backend.encode(text).ids
         if due != found or ours.decode(due) != backend.decode(found):
             raise UserError(

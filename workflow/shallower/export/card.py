@@ -49,7 +49,7 @@ and so on are sentinels; `<label_0>` and so on, where there are any, answers."""
 
 @dataclass(frozen=True)
 class Card:
-    """What a folder holds, for who finds it without the study."""
+    """What a folder holds, for readers who do not have the study."""
 
     model: str  # its name in the study
     seed: int

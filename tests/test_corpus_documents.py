@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shallower.corpus.cleaning import Document, clean, digest, documents
-from shallower.corpus.splits import SPLITS, split_of
+from shallower.corpus.documents import (
+    SPLITS,
+    Document,
+    clean,
+    digest,
+    documents,
+    split_of,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,26 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors import SafetensorError
 
 from shallower.errors import UserError
-from shallower.exporting.card import Card
+from shallower.export.card import Card
+from shallower.models.config import FFNVariant
 from shallower.models.families import LanguageModel, deployed
-from shallower.models.hugging_face import difference, to_hugging_face
-from shallower.models.hugging_face_t5 import to_hugging_face_t5
+from shallower.models.hugging_face import (
+    difference,
+    to_hugging_face,
+    to_hugging_face_t5,
+)
 from shallower.models.llama import LlamaLM
-from shallower.models.t5 import OWN_FFN, PAD, T5LM
-from shallower.models.transforms import fold
+from shallower.models.t5 import PAD, T5LM
+from shallower.models.transforms import deployed_form, fold
+from shallower.study.runs import RunSpec
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.runs import load_model, read_spec
+from shallower.training.runs import WEIGHTS, load_model, read_spec
 
 
 @dataclass(frozen=True)
 class Export:
     """What is exported, and where to."""
 
-    folder: Path  # of a run
+    run: Path  # folder of a finished run
     tokenizer: Path
     form: str  # trained, folded, collapsed, or deployed: the last of these it has
     output: Path
@@ -40,83 +44,79 @@ class Export:
 def export(job: Export) -> None:
     """Write `job.output`, which must not exist.
 
-    Raises UserError if it does, if the run, form or tokenizer is not what it should be,
-    and for models that neither `transformers` nor `models/exported.py` can load.
+    Raises UserError if it does, if the run, form or tokenizer is not as expected, and
+    for models that neither `transformers` nor `models/exported.py` can load.
     """
     if job.output.exists():
         raise UserError(f"{job.output}: exists already, expected a new folder's name")
-    spec, model = read_run(job.folder)
-    pieces = spec["model"].get("pieces", spec["model"]["vocabulary"])
+    spec, model = read_run(job.run)
     tokenizer = Tokenizer(job.tokenizer)
-    if len(tokenizer) != pieces:
+    if len(tokenizer) != spec.pieces:
         raise UserError(
-            f"{job.tokenizer}: {len(tokenizer)} pieces, but {job.folder} was trained "
-            f"with {pieces}"
+            f"{job.tokenizer}: {len(tokenizer)} pieces, but {job.run} was trained "
+            f"with {spec.pieces}"
         )
-    model, form = in_form(model, job.form, job.folder)
-    theirs = for_transformers(model, job.folder)
+    model, form = in_form(model, job.form, job.run)
+    theirs = for_transformers(model, job.run)
     padding = PAD if isinstance(model, T5LM) else tokenizer.unknown
-    for holder in (theirs.config, theirs.generation_config):
-        holder.bos_token_id, holder.eos_token_id = tokenizer.bos, tokenizer.eos
-        holder.pad_token_id = padding
-    kind, ours = type(theirs).__name__, theirs.is_custom_code()
-    card = Card(str(spec["name"]), spec["seed"], form, kind, ours, job.licence)
-    # transformers is there by now, and these come with it.
+    for config in (theirs.config, theirs.generation_config):
+        config.bos_token_id, config.eos_token_id = tokenizer.bos, tokenizer.eos
+        config.pad_token_id = padding
+    kind, registered = type(theirs).__name__, theirs.is_custom_code()
+    card = Card(spec.name, spec.seed, form, kind, registered, job.licence)
+    # Only here: transformers, which these need, is slow to import.
     from transformers.utils.logging import disable_progress_bar
 
-    from shallower.exporting.tokenizer import write_tokenizer
+    from shallower.export.tokenizer import write_tokenizer
 
     disable_progress_bar()
     with new_folder(job.output) as folder:
         theirs.save_pretrained(folder)
-        extra = model.config.vocabulary - pieces if isinstance(model, T5LM) else None
+        is_t5 = isinstance(model, T5LM)
+        extra = model.config.vocabulary - spec.pieces if is_t5 else None
         write_tokenizer(job.tokenizer, folder, extra, model.config.context)
         (folder / "README.md").write_text(card.text(job.output.name), encoding="utf-8")
 
 
-def read_run(folder: Path) -> tuple[dict[str, Any], LanguageModel]:
-    """Specification and model of a run. Raises UserError where that is none."""
-    for name in ("spec.yaml", "model.safetensors"):
+def read_run(folder: Path) -> tuple[RunSpec, LanguageModel]:
+    """Specification and model of a run. Raises UserError if it cannot be loaded."""
+    for name in ("spec.yaml", WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: no {name}, expected a finished run's folder")
     try:
-        spec, model = read_spec(folder), load_model(folder)
-        return {key: spec[key] for key in ("name", "seed", "model")}, model
-    except (
-        *(KeyError, TypeError, ValueError, RuntimeError),
-        *(SafetensorError, yaml.YAMLError),
-    ) as error:
+        return read_spec(folder), load_model(folder)
+    except (SafetensorError, RuntimeError) as error:
         # torch names every tensor that does not fit, a line each.
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: not a run that can be loaded: {reason}") from None
+        raise UserError(f"{folder}: weights cannot be loaded: {reason}") from None
 
 
-def in_form(model: LanguageModel, form: str, folder: Path) -> tuple[LanguageModel, str]:
+def in_form(model: LanguageModel, form: str, run: Path) -> tuple[LanguageModel, str]:
     """The model in a form, and that form's name.
 
-    Raises UserError if the model has no such form; `deployed` is there always.
+    Raises UserError if the model has no such form; every model has `deployed`.
     """
-    there = {
+    folds = isinstance(model, LlamaLM) and model.config.head.folds
+    available = {
         "trained": True,
-        "folded": isinstance(model, LlamaLM) and model.config.head.folds,
+        "folded": folds,
         "collapsed": model.config.ffn.collapses,
     }
-    forms = [name for name, is_there in there.items() if is_there]
+    forms = [name for name, has in available.items() if has]
     if form == "deployed":
-        form = forms[-1]
+        form = deployed_form(model.config)
     if form not in forms:
         expected = ", ".join([*forms, "deployed"])
-        raise UserError(f"--form: {folder} cannot be {form}, expected {expected}")
+        raise UserError(f"--form: {run} cannot be {form}, expected {expected}")
     if form == "trained":
         return model, form
-    if form == "folded":
-        assert isinstance(model, LlamaLM)
+    if form == "folded" and isinstance(model, LlamaLM):
         return fold(model), form
     return deployed(model), form
 
 
-def for_transformers(model: LanguageModel, folder: Path) -> Any:
-    """The model behind Hugging Face's interface, of their own class where one is."""
+def for_transformers(model: LanguageModel, run: Path) -> Any:
+    """The model behind Hugging Face's interface, of their own class if possible."""
     try:
         import transformers  # noqa: F401  a dependency of this command alone
     except ModuleNotFoundError:
@@ -124,9 +124,9 @@ def for_transformers(model: LanguageModel, folder: Path) -> Any:
             "transformers is not installed: pip install 'transformers>=5'"
         ) from None
     if isinstance(model, T5LM):
-        if model.config.ffn != OWN_FFN:
+        if model.config.ffn != FFNVariant():
             raise UserError(
-                f"{folder}: {model.config.ffn} in an encoder-decoder cannot be "
+                f"{run}: {model.config.ffn} in an encoder-decoder cannot be "
                 "exported, expected one with T5's own FFN"
             )
         return to_hugging_face_t5(model)
@@ -141,7 +141,7 @@ def for_transformers(model: LanguageModel, folder: Path) -> Any:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path` if all went well.
 
-    Raises UserError if `path` is there by then.
+    Raises UserError if `path` exists by then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))

@@ -1,0 +1,249 @@
+"""Numbers of the text about heads (S1): sizes, quality, speed, rates and budgets.
+
+A role such as `proposed.shallow` stands for the model of that variant at the study's
+smallest depth, so that the text fits any study.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from shallower.analysis.budgets import QUESTIONS, comparisons
+from shallower.analysis.claims.base import plain
+from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.heads_facts import roles
+from shallower.analysis.learning_rates import VALIDATION
+from shallower.analysis.results import Results
+from shallower.analysis.roofline import WEIGHTS
+from shallower.reporting.latex import MISSING, number, scientific, significant
+from shallower.reporting.numbers.sentences import spread
+from shallower.study.names import twin
+
+Pairs = Iterator[tuple[str, str]]
+ENDS = ("proposed.shallow", "proposed.deep", "baseline.shallow", "baseline.deep")
+SCALES = ("study", "original")
+DIGITS = {  # of the facts `heads.*`
+    **{f"loss.{role}": 3 for role in ENDS},
+    **{f"cross_entropy.{role}": 3 for role in ENDS},
+    **{f"perplexity.{role}": 1 for role in ENDS},
+    **{f"parameters.study.{role}": 0 for role in ("min", "max", *ENDS)},
+    **{f"step.{role}": 0 for role in ENDS},
+    **{f"latency.{s}.{role}.first": 0 for s in SCALES for role in ENDS},
+    **{f"latency.{s}.{role}.token": 0 for s in SCALES for role in ENDS},
+    **{f"latency.{s}.{r}": 0 for s in ("completion", "chat", "qa") for r in ENDS},
+    **{f"empty.{name}": 1 for name in ("completion", "chat", "qa")},
+    **{f"ratio.{scale}.bound": 3 for scale in SCALES},
+    **{f"overhead.{scale}": 1 for scale in SCALES},
+    **{f"overhead.{scale}.folded": 1 for scale in SCALES},
+    "parameters.original.block.added": 0,
+    "parameters.original.overhead.min": 2,
+    "parameters.original.overhead.max": 2,
+    "count.lower": 0,
+    "uncached.ratio": 1,
+    "step.overhead": 1,
+    "margin": 3,
+    "search.bad_mode": 0,
+    "bad_mode.uniform": 2,
+    "bad_mode.limit": 2,
+    "budget.count": 0,
+}
+PARTS = ("proposed", "silu", "linear", "silu_even")  # of the layer, in the text
+
+
+def numbers(results: Results) -> Pairs:
+    """Every number of the sections on heads, by key."""
+    for key, digits in DIGITS.items():
+        yield key, number(results.fact(f"heads.{key}"), digits)
+    yield "fold.quality", scientific(results.fact("heads.fold.quality"))
+    yield from _differences(results)
+    for scale in SCALES:
+        yield from _speed(results, scale)
+        yield from _roofline(results, scale)
+    largest = results.roofline["bytes_per_token"].idxmax()
+    yield "bandwidth", number(results.roofline.loc[largest, "bandwidth_gb_s"], 1)
+    study = results.study
+    ends = plain("baseline", study.depths[-1]), plain("baseline", study.depths[0])
+    steps = results.estimate(Comparison(*ends, "step", "step_time", "ratio"))
+    yield "step.ratio", number(steps.effect, 2)
+    yield from _parts(results)
+    yield from _search(results)
+    yield from _budgets(results)
+
+
+def _differences(results: Results) -> Pairs:
+    """Test cross-entropy: the layer at both ends, and what is advertised."""
+    models = roles(results)
+    pairs = {
+        "shallow": ("proposed.shallow", "baseline.shallow"),
+        "deep": ("proposed.deep", "baseline.deep"),
+        "cross": ("proposed.shallow", "baseline.deep"),
+    }
+    for key, (left, right) in pairs.items():
+        found = results.estimate(Comparison(models[left], models[right]))
+        yield from spread(f"difference.{key}", found, 3)
+        yield f"word.{key}", direction(found)
+
+
+def direction(found: Estimate) -> str:
+    """What an interval of a difference says, in words."""
+    if math.isnan(found.ci_low) or math.isnan(found.ci_high):
+        return "(for want of seeds) not comparable to"
+    if found.ci_high < 0:
+        return "lower than"
+    return "higher than" if found.ci_low > 0 else "not distinguishable from"
+
+
+def _ends(results: Results, scale: str) -> tuple[str, str]:
+    """The deepest baseline, and the shallowest proposed model."""
+    study = results.study
+    depths = study.depths if scale == "study" else study.original.depths
+    return plain("baseline", depths[-1]), plain("proposed", depths[0])
+
+
+def _speed(results: Results, scale: str) -> Pairs:
+    """The deepest baseline's time per token over the shallowest proposed model's."""
+    deep, shallow = _ends(results, scale)
+    asked: dict[str, Any] = {"dataset": "fixed", "metric": "time_per_output_token"}
+    asked |= {"kind": "ratio", "scale": scale}
+    ratio = results.estimate(Comparison(deep, shallow, **asked))
+    yield from spread(f"ratio.{scale}", ratio, 2)
+    folded = results.estimate(Comparison(deep, shallow, **asked, form="folded"))
+    yield from spread(f"ratio.{scale}.folded", folded, 2)
+    same = results.estimate(Comparison(twin(deep), deep, **asked))
+    yield from spread(f"aa.{scale}", same, 3)
+    word = resolved(ratio.effect, same)
+    yield f"aa.{scale}.word", word
+    yield f"aa.{scale}.within", "yes" if word == "no larger" else ""
+    asked |= {"dataset": "decode", "mode": "compiled"}
+    compiled = results.estimate(Comparison(deep, shallow, **asked))
+    yield from spread(f"compiled.ratio.{scale}", compiled, 2)
+
+
+def resolved(ratio: float, same: Estimate) -> str:
+    """Whether a ratio is further from one than an A/A pair's interval reaches."""
+    if math.isnan(same.ci_low) or math.isnan(same.ci_high):
+        return "(for want of sessions) not known to be larger"
+    reach = max(abs(same.ci_low - 1), abs(same.ci_high - 1))
+    return "larger" if abs(ratio - 1) > reach else "no larger"
+
+
+def _roofline(results: Results, scale: str) -> Pairs:
+    """Percent of a token's time, and of depth's extra time, that the weights take.
+
+    Of the workload that is measured in both modes, if there is one.
+    """
+    study, deep = results.study, _ends(results, scale)[0]
+    depths = study.depths if scale == "study" else study.original.depths
+    sides, table = (deep, plain("baseline", depths[0])), results.roofline
+    table = table[(table["scale"] == scale) & (table["label"] == deep)]
+    for mode, suffix in (("eager", ""), ("compiled", ".compiled")):
+        rows = table[(table["mode"] == mode) & (table["form"] == "trained")]
+        workload = "decode" if "decode" in set(rows["workload"]) else "fixed"
+        rows = rows[rows["workload"] == workload]
+        share = 100 * rows["share_of_floor"].iloc[0] if len(rows) else math.nan
+        yield f"floor.share.{scale}{suffix}", number(share, 0)
+        asked = Comparison(*sides, workload, WEIGHTS, "ratio", scale=scale, mode=mode)
+        share = 100 * results.estimate(asked).effect
+        yield f"weights.share.{scale}{suffix}", number(share, 0)
+
+
+def _parts(results: Results) -> Pairs:
+    """Each part against the baseline and against the SiLU alone, at the least depth."""
+    depth = results.study.depths[0]
+    for part in PARTS:
+        label = plain(part, depth)
+        found = results.estimate(Comparison(label, plain("baseline", depth)))
+        yield f"has.head.{part}", "yes" if found.exists else ""
+        yield from spread(f"head.{part}", found, 3)
+        if part != "silu":
+            found = results.estimate(Comparison(label, plain("silu", depth)))
+            yield from spread(f"head.{part}.silu", found, 3)
+
+
+# --- learning rates -------------------------------------------------------------------
+
+
+def _search(results: Results) -> Pairs:
+    """Best rates, differences between them, and where runs end in the bad mode.
+
+    Of the usual start; another one is a control, and has its panel in the figure.
+    """
+    table, study = results.learning_rates, results.study
+    depth = study.depths[0]
+    usual = table[table["init_std"] == study.initialisation.std]
+    groups = {v: plain(v, depth) for v in ("baseline", "proposed", "silu")}
+    for variant, group in groups.items():
+        best = usual[(usual["group"] == group) & usual["best"].astype(bool)]
+        rate, place = MISSING, "not searched"
+        if len(best):
+            inside = bool(best["interior"].iloc[0])
+            rate = f"{best['learning_rate'].iloc[0]:g}"
+            place = "interior" if inside else "at an end of the grid"
+        yield f"search.{variant}.rate", rate
+        yield f"search.{variant}.place", place
+    found = _at_best(results, table, groups["proposed"], groups["baseline"])
+    yield from spread("envelope.proposed", found, 3)
+    yield "envelope.proposed.there", "" if math.isnan(found.ci_low) else "yes"
+    yield from _by_rate(results, usual, groups["proposed"], groups["baseline"])
+
+
+def _at_best(results: Results, table: pd.DataFrame, left: str, right: str) -> Estimate:
+    """left - right in validation loss, each at its best rate and start."""
+    best = table[table["best_of_all"].astype(bool)].set_index("group")["model"]
+    best = best[~best.index.duplicated(keep="last")]
+    sides = [str(best.get(group, "")) for group in (left, right)]
+    return results.estimate(Comparison(sides[0], sides[1], *VALIDATION))
+
+
+def _by_rate(results: Results, table: pd.DataFrame, left: str, right: str) -> Pairs:
+    """left - right at the lowest and the highest rate that both have."""
+    sides = [
+        table[table["group"] == group].set_index("learning_rate")
+        for group in (left, right)
+    ]
+    rates = sorted(set(sides[0].index) & set(sides[1].index))
+    for end, place in (("low", 0), ("high", -1)):
+        value, rate = math.nan, MISSING
+        if rates:
+            pair = [str(side.loc[rates[place], "model"]) for side in sides]
+            value = results.estimate(Comparison(pair[0], pair[1], *VALIDATION)).effect
+            rate = f"{rates[place]:g}"
+        yield f"gain.{end}", number(value, 3)
+        yield f"gain.{end}.rate", rate
+    for variant, side in zip(("proposed", "baseline"), sides, strict=True):
+        bad = side.index[side["bad_mode_share"] > 0]
+        shown = ", ".join(f"{rate:g}" for rate in sorted(bad)) or "none"
+        yield f"bad_mode.{variant}.rates", shown if len(side) else MISSING
+
+
+# --- budgets --------------------------------------------------------------------------
+
+
+def _budgets(results: Results) -> Pairs:
+    """Where depth pays, and each question's answer at the largest budget."""
+    fact = results.fact
+    ratios = results.table("budget").set_index("model")["tokens_per_parameter"]
+    answers: dict[str, list[Estimate]] = {question: [] for question in QUESTIONS}
+    for asked in comparisons(results.study):
+        answers[asked.family.removeprefix("budget ")].append(results.estimate(asked))
+    for found in answers.values():
+        found.sort(key=lambda one: float(ratios[[one.left, one.right]].min()))
+    places = [
+        significant(float(ratios[[one.left, one.right]].min()), 2)
+        for one in answers["depth"]
+        if one.ci_high < 0
+    ]
+    where = f"at {', '.join(places)} tokens per parameter" if places else ""
+    yield "budget.pays", where or "at none of the budgets tried"
+    for end in ("smallest", "largest"):
+        yield f"budget.{end}", significant(fact(f"heads.budget.{end}"), 2)
+    for question, found in answers.items():
+        last = found[-1] if found else Estimate.missing(Comparison("", ""))
+        yield from spread(f"budget.{question}", last, 3)
+        sides = [one for one in (last.left, last.right) if one]
+        at = float(ratios[sides].min()) if sides else math.nan
+        yield f"budget.{question}.at", significant(at, 2)

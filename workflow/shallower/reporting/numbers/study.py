@@ -1,0 +1,165 @@
+"""Numbers of the text about the study: what was run, on which data, with what result.
+
+Counts come from `facts.csv`, verdicts from `claims.csv`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from shallower.analysis.results import Results
+from shallower.corpus import EVALUATION_SETS
+from shallower.reporting.latex import (
+    MISSING,
+    breakable,
+    escape,
+    number,
+    scientific,
+    significant,
+)
+from shallower.reporting.numbers.sentences import VERDICTS, tally
+
+Pairs = Iterator[tuple[str, str]]
+COUNTS = [  # facts `heads.*` without decimals
+    *("seeds", "depth.shallow", "depth.deep", "depth.count", "threads"),
+    *(f"model.{key}" for key in ("width", "heads", "ffn_hidden", "context")),
+    *(f"original.{key}" for key in ("width", "heads", "ffn_hidden", "context")),
+    *("original.vocabulary", "latency.prompts", "samples.new_tokens"),
+    *("scored.documents", "scored.windows"),
+    *(f"fixed.{s}.{k}" for s in ("study", "original") for k in ("prompt", "new")),
+    *("fixed.study.repeats", "fixed.original.repeats"),
+    *(f"corpus.{split}.documents" for split in ("train", "validation", "test")),
+    *("corpus.questions.documents", "corpus.duplicates", "corpus.contaminated"),
+    *(f"corpus.{name}.items" for name in EVALUATION_SETS),
+    *("tokens.train", "tokens.test", "tokens.vocabulary", "tokens.per_document"),
+    *("tokens.checked", "tokens.changed"),
+    *("training.steps", "training.batch_size", "training.tokens", "training.window"),
+    *("sessions", "sessions.measured", "sessions.disturbed"),
+]
+FOLD = "fold"  # the claim of S1 that is not the original's
+DIGITS = {  # by unit, of a claim; others are counts
+    "nats": 3,
+    "ratio": 2,
+    "percent": 2,
+    "correlation": 2,
+}
+
+
+def numbers(results: Results) -> Pairs:
+    """Every number of the abstract and of the sections on the set-up, by key."""
+    yield from _made_with(results)
+    fact = results.fact
+    for key in COUNTS:
+        yield key, number(fact(f"heads.{key}"), 0)
+    settings = results.study.training
+    yield "training.learning_rate", f"{settings.learning_rate:g}"
+    yield "training.precision", settings.precision
+    yield "training.epochs", significant(fact("heads.training.epochs"), 2)
+    yield "time.training.total", number(fact("heads.time.training.total"), 1)
+    yield "tokens.characters", number(fact("heads.tokens.characters"), 2)
+    yield "tokens.unknown", significant(fact("heads.tokens.unknown"), 2)
+    load = number(fact("heads.sessions.background_load"), 2)
+    yield "sessions.background_load", load
+    yield "sessions.fate", _fate(results)
+    yield from _sources(results)
+    yield from _claims(results)
+
+
+def _made_with(results: Results) -> Pairs:
+    """The machine and the programs; more than one value would be a mixture."""
+    from shallower.evaluation.metrics import signature
+
+    first = results.trainings[0]
+    yield "study", escape(results.study.study)
+    for key in ("commit", "device"):
+        yield key, escape(", ".join(distinct(results, key)))
+    for key in ("torch", "python"):
+        yield key, escape(first["versions"][key])
+    yield "metrics.signature", breakable(signature())
+
+
+def distinct(results: Results, key: str) -> list[str]:
+    """The different values of a fact over all runs, sorted."""
+    return sorted({str(facts[key]) for facts in results.trainings})
+
+
+def _fate(results: Results) -> str:
+    """What became of disturbed latency sessions."""
+    used, measured, disturbed = (
+        results.fact(f"heads.sessions{key}") for key in ("", ".measured", ".disturbed")
+    )
+    if not disturbed:
+        return "none had to be left out"
+    if used < measured:
+        return "were left out"
+    return "were kept, since too few would have remained"
+
+
+# --- data -----------------------------------------------------------------------------
+
+
+def source_name(origin: dict[str, Any]) -> str:
+    """What a source is called: a package, a repository of the hub, else its kind."""
+    return str(origin.get("name") or origin.get("repository") or origin["source"])
+
+
+def _sources(results: Results) -> Pairs:
+    """Where the text and the questions come from."""
+    sets = results.corpus["datasets"]
+    text, qa = sets["text"], sets["qa"]
+    version = text.get("version") or str(text.get("revision") or "")[:12]
+    yield "corpus.text.source", breakable(source_name(text))
+    yield "corpus.text.version", escape(version or "not stated")
+    yield "corpus.text.licence", escape(str(text.get("licence") or "not stated"))
+    origin = rf"So are the questions, from \texttt{{{breakable(source_name(qa))}}}."
+    answers = "the candidate sentences that are marked as answers"
+    if qa["source"] == "text":
+        origin = (
+            "The questions lie between the two: they concern held-out articles, but of "
+            "the training source."
+        )
+        answers = "the first sentences of articles that training never saw"
+    yield "corpus.qa.origin", origin
+    yield "corpus.qa.answers", answers
+
+
+# --- claims ---------------------------------------------------------------------------
+
+
+def _claims(results: Results) -> Pairs:
+    """`verdict.C5`, `claim.C5` with `.low`, `.high`, `.threshold`; counts of S1.
+
+    `verdicts.*` counts the claims that the original makes: not the study's contrasts,
+    nor that the layer folds, which is ours.
+    """
+    table = results.claims
+    for _, row in table.iterrows():
+        key = f"claim.{row['id']}"
+        yield f"verdict.{row['id']}", row["verdict"]
+        yield key, shown(row, "effect")
+        for part, column in (("low", "ci_low"), ("high", "ci_high")):
+            yield f"{key}.{part}", shown(row, column)
+        yield f"{key}.threshold", shown(row, "threshold")
+    registered = table["registered"].notna()
+    own = table[(table["source"] == "S1") & ~registered & (table["id"] != FOLD)]
+    yield "verdicts.claims", str(len(own))
+    for verdict in VERDICTS:
+        ids = list(own.loc[own["verdict"] == verdict, "id"].astype(str))
+        key = f"verdicts.{verdict.replace(' ', '_')}"
+        yield key, str(len(ids))
+        yield f"{key}.ids", ", ".join(ids) or "none"
+    yield "S1.verdicts", tally(results, "S1")
+
+
+def shown(row: pd.Series, column: str) -> str:
+    """A value in the digits of its unit; tiny ones as powers of ten."""
+    value = row[column]
+    if value is None or math.isnan(value):
+        return MISSING
+    if row["unit"] == "logits":
+        return scientific(value)
+    return number(value, DIGITS.get(row["unit"], 0))
