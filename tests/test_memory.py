@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shallower.corpus.settings import FilesSource
-from shallower.corpus.sources import load
 from shallower.files import read_json
 
 MEGABYTES = (4, 16)
@@ -25,7 +23,7 @@ MEGABYTES = (4, 16)
 MARGIN = 6
 # As a study's configuration, but for the sources; few documents are held in memory.
 CAPS = {"held_out_documents": 50}
-VOCABULARY = {"vocabulary": 1000, "training_characters": 1_000_000}
+VOCABULARY: dict[str, object] = {"vocabulary": 1000, "training_characters": 1_000_000}
 
 # A process's own high-water mark, unlike getrusage, is not inherited from its parent.
 # Arrow's own allocator keeps what was freed, now more, now less.
@@ -83,6 +81,12 @@ def evaluation_sets(folder: Path) -> dict[str, object]:
     return {"completion": completion, "chat": files("chat"), "qa": files("qa")}
 
 
+def written(path: Path, settings: dict[str, object]) -> Path:
+    """A stage's settings as a file."""
+    path.write_text(json.dumps(settings))
+    return path
+
+
 @pytest.fixture(scope="module")
 def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     """The peak of every stage, for the smaller and the larger corpus."""
@@ -91,12 +95,15 @@ def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
         folder = tmp_path_factory.mktemp(f"corpus{megabytes}")
         write_corpus(folder / "text.jsonl", megabytes)
         source = {"source": "files", "paths": [str(folder / "text.jsonl")]}
-        settings = json.dumps({"text": source} | evaluation_sets(folder) | CAPS)
+        settings = written(
+            folder / "corpus.json", {"text": source} | evaluation_sets(folder) | CAPS
+        )
         text, model = folder / "text/train.parquet", folder / "tokenizer.model"
         shard = folder / "train" / "shard-0.bin"
         options = ["--settings", settings, "--output", folder]
         stages = {"corpus": peak("corpus", *options)}
-        options = ["--settings", json.dumps(VOCABULARY), "--output", model]
+        vocabulary = written(folder / "tokenizer.json", VOCABULARY)
+        options = ["--settings", vocabulary, "--output", model]
         stages["tokenizer"] = peak("tokenizer", "--text", text, *options)
         options = ["--part", "0", "--parts", "1", "--output", shard]
         stages["shard"] = peak("shard", "--text", text, "--tokenizer", model, *options)
@@ -115,28 +122,3 @@ def test_memory_does_not_grow(peaks: dict[str, list[float]], stage: str) -> None
     small, large = peaks[stage]
     assert large < small + MARGIN
     assert large < 600, "far below the 2 GiB that a job is given"
-
-
-def test_a_source_is_not_mapped_into_memory(tmp_path: Path) -> None:
-    """Its pages would count as the process's memory, though they can be taken away."""
-    write_corpus(tmp_path / "text.jsonl", 3)
-    source = FilesSource(source="files", paths=[str(tmp_path / "text.jsonl")])
-    loaded = load(source, "documents", "key", tmp_path / "cache")
-    [file] = loaded.dataset.cache_files
-    assert Path(file["filename"]).stat().st_size > 3_000_000
-    before = resident(file["filename"])
-    count = sum(1 for _ in loaded.rows())
-    assert resident(file["filename"]) == before < 2_000_000
-    assert sum(1 for _ in loaded.dataset) == count
-    assert resident(file["filename"]) > 3_000_000, "or this measures nothing"
-
-
-def resident(file: str) -> int:
-    """Bytes of a file that are mapped into this process and in memory."""
-    kib, here = 0, False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        if "-" in line.split()[0]:  # an address range, and what is mapped there
-            here = line.endswith(file)
-        elif here and line.startswith("Rss:"):
-            kib += int(line.split()[1])
-    return kib * 1024
