@@ -23,6 +23,7 @@ from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM
 from shallower.training import loss
 from shallower.training.peaks import peak_flops
 from shallower.training.prefetch import Prefetch
+from shallower.training.step import set_matmul_precision
 from training_runs import changed, run
 
 pytestmark = [
@@ -88,7 +89,7 @@ def test_batches_come_from_pinned_memory() -> None:
 
 def test_matrix_products_lose_nothing_unless_asked() -> None:
     for precision, expected in (("bfloat16", "high"), ("float32", "highest")):
-        machine.set_matmul_precision(GPU, precision)
+        set_matmul_precision(GPU, precision)
         assert torch.get_float32_matmul_precision() == expected
 
 
@@ -109,7 +110,7 @@ def test_chunked_loss_needs_less_memory() -> None:
 
 @torch.no_grad()
 def test_a_cuda_graph_decodes_as_eager_does() -> None:
-    machine.set_matmul_precision(GPU, "float32")  # whatever ran before
+    set_matmul_precision(GPU, "float32")  # whatever ran before
     model = initialise(LlamaLM(tiny("proposed")), 0).to(GPU).eval()
     tokens = torch.randint(300, (1, 12), device=GPU)
     logits = {}

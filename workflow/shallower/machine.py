@@ -21,18 +21,6 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def set_matmul_precision(device: torch.device, precision: str) -> None:
-    """What fp32 matrix products on a GPU may lose: nothing, unless bfloat16 is asked.
-
-    float32 means fp32. Under bfloat16 autocast the few products that stay in fp32 may
-    run as TF32, which has more digits than the others. A CPU's products are as ever.
-    """
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision(
-            "high" if precision == "bfloat16" else "highest"
-        )
-
-
 def device_name(device: torch.device) -> str:
     """The processor's own name, e.g. 'AMD EPYC' or 'NVIDIA A100-SXM4-80GB'."""
     if device.type == "cuda":

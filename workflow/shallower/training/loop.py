@@ -51,7 +51,11 @@ from shallower.training.runs import (
     save_weights,
 )
 from shallower.training.schedule import learning_rate
-from shallower.training.step import make_optimizer, training_step
+from shallower.training.step import (
+    make_optimizer,
+    set_matmul_precision,
+    training_step,
+)
 from shallower.training.tasks import Data, Sources, flops_per_token, open_data, steps_of
 
 Report = Callable[[int, float, float], None]
@@ -85,7 +89,7 @@ def train(
     if not isinstance(sources, Sources):
         sources = Sources(Path(sources))
     chosen, settings = machine.choose_device(device), settings_of(spec, group)
-    machine.set_matmul_precision(chosen, settings.precision)
+    set_matmul_precision(chosen, settings.precision)
     group.check(spec)
     data = open_data(spec, sources, group.part)
     teacher, teacher_facts = load_teacher(spec, sources.teacher, chosen)

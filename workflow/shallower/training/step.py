@@ -14,6 +14,18 @@ from shallower.training.loss import Loss
 from shallower.training.processes import SINGLE, ProcessGroup
 
 
+def set_matmul_precision(device: torch.device, precision: str) -> None:
+    """What fp32 matrix products on a GPU may lose: nothing, unless bfloat16 is asked.
+
+    float32 means fp32. Under bfloat16 autocast the few products that stay in fp32 may
+    run as TF32, which has more digits than the others. A CPU's products are as ever.
+    """
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision(
+            "high" if precision == "bfloat16" else "highest"
+        )
+
+
 def make_optimizer(
     model: LanguageModel, settings: Training, group: ProcessGroup = SINGLE
 ) -> torch.optim.AdamW:
