@@ -13,7 +13,7 @@ from importlib.metadata import version
 
 from benchmarks import harness
 
-WORKS = ("tokenization", "metrics", "training", "jobs", "decode", "generation")
+WORKS = ("tokenization", "training", "jobs", "decode", "generation")
 WORKS += ("pipeline", "growth")
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "sacrebleu", "snakemake")
 
@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> None:
 def note() -> None:
     """Write `results/about.json`: where and with what this was measured."""
     import torch
-    from shallower.digest import commit
 
     from shallower import machine
+    from shallower.code import commit
 
     about = {
         "device": machine.device_name(torch.device("cpu")),

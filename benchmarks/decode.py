@@ -50,7 +50,7 @@ def one_case(
     new: int,
     repeats: int,
 ) -> list[Row]:
-    """Every arm's time for a token, and what share of it the floor is."""
+    """Every implementation's time for a token, and what share of it the floor is."""
     torch.compiler.reset()
     dtype = getattr(torch, precision)
     model = models.ours(depth, **sizes).eval().to(dtype)
@@ -58,16 +58,18 @@ def one_case(
     prompt = torch.randint(3, 2048, (1, PROMPT), generator=draw)
     if precision == "float32":
         check_same_tokens(model, prompt, new)
-    arms = {
+    implementations = {
         "shallower, compiled": lambda: own(model, decoding.compiled, prompt, new),
         "shallower, eager": lambda: own(model, decoding.eager, prompt, new),
         "Hugging Face": hugging_face(model, prompt, new),
         "floor": floor(model, PROMPT + new, dtype),
     }
     if llama_cpp.installed() and precision == "float32":
-        arms["llama.cpp"] = llama_cpp.decoder(model, prompt, new)
-    rows = alternate("decode", case, arms, repeats, "us", warmups=2)
-    floors = {row["repeat"]: row["value"] for row in rows if row["arm"] == "floor"}
+        implementations["llama.cpp"] = llama_cpp.decoder(model, prompt, new)
+    rows = alternate("decode", case, implementations, repeats, "us", warmups=2)
+    floors = {
+        row["repeat"]: row["value"] for row in rows if row["implementation"] == "floor"
+    }
     shares = [
         row
         | {
@@ -76,7 +78,7 @@ def one_case(
             "unit": "percent",
         }
         for row in rows
-        if row["arm"] != "floor"
+        if row["implementation"] != "floor"
     ]
     return rows + shares
 
@@ -92,11 +94,11 @@ def hugging_face(model: LlamaLM, prompt: Tensor, new: int) -> Callable[[], float
     """`generate` of all tokens less `generate` of one, by token."""
     theirs = models.hugging_face(model)
 
-    def arm() -> float:
+    def call() -> float:
         all_, one = (seconds(lambda n=n: generate(theirs, prompt, n)) for n in (new, 1))
         return 1e6 * (all_ - one) / (new - 1)
 
-    return arm
+    return call
 
 
 def generate(theirs: Any, prompt: Tensor, new: int) -> Tensor:
@@ -133,11 +135,11 @@ def floor(model: LlamaLM, capacity: int, dtype: torch.dtype) -> Callable[[], flo
     size += KeyValueCache(model, 1, capacity).store.nbytes
     megabytes = max(1, round(size / bandwidth.MEGABYTE))
 
-    def arm() -> float:
+    def call() -> float:
         reads = bandwidth.time_reads(
             [megabytes], range(3), random.Random(0), CPU, True, dtype
         )
         fastest = min(row["nanoseconds"] for row in reads)
         return fastest * size / (megabytes * bandwidth.MEGABYTE) / 1000
 
-    return arm
+    return call

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Arm, Row, alternate, seconds
+from benchmarks.harness import Implementation, Row, alternate, seconds
 from shallower.evaluation.generation import generate
+from shallower.models.config import LlamaConfig
 from shallower.models.hugging_face import to_hugging_face
 from shallower.models.initial import initialise
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import LlamaLM
 
 NEW_TOKENS = 24
 EOS = 2
@@ -66,7 +67,7 @@ def let_answers_end(model: LlamaLM, prompts: Prompts) -> None:
             model.head.weight[EOS] *= 1.1
 
 
-def arms(model: LlamaLM, prompts: Prompts) -> dict[str, Arm]:
+def implementations(model: LlamaLM, prompts: Prompts) -> dict[str, Implementation]:
     """Both ways on the same weights; tokens a second, of answers up to their end."""
     theirs = to_hugging_face(model)
     ways: dict[str, Generate] = {
@@ -93,6 +94,6 @@ def run() -> list[Row]:
         model = initialise(LlamaLM(config), 0).eval()
         if ends:
             let_answers_end(model, prompts)
-        pair = arms(model, prompts)
+        pair = implementations(model, prompts)
         rows += alternate("generation", case, pair, repeats=7, unit="tokens/s")
     return rows

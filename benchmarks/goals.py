@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """One row: an arm against another of the same repeat, or a figure by itself."""
+    """One row: two implementations compared by repeat, or a figure by itself."""
 
     work: str
     case: str
@@ -23,8 +23,8 @@ def _against(
     return [Goal(work, case, ours, theirs, least, up) for case in cases]
 
 
-def _figure(work: str, case: str, arm: str, bound: float, up: bool = False) -> Goal:
-    return Goal(work, case, arm, None, bound, up)
+def _figure(work: str, case: str, name: str, bound: float, up: bool = False) -> Goal:
+    return Goal(work, case, name, None, bound, up)
 
 
 BOTH = ("float32", "bfloat16")
@@ -67,9 +67,6 @@ ROWS: list[Goal] = [
     *_against("generation", BATCHED, "shallower", "Hugging Face", 2.0, True),
     *_against(
         *("tokenization", ["50 MB", "500 MB"], "shallower", "datasets.map", 2.0, True)
-    ),
-    *_against(
-        *("metrics", ["10,000 pairs"], "shallower", "plain loop", 2.0, False),
     ),
     _figure("pipeline", "overhead of a study", "default study", 10),
     _figure("pipeline", "nothing changed", "make paper", 3),

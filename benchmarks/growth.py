@@ -72,7 +72,7 @@ def training(kind: str, point: int) -> Callable[[], object]:
         sizes |= {"width": point, "ffn_hidden": round(2.6875 * point)}
     depth = point if kind == "depth" else 4
     model = models.ours(depth, context, **sizes).train()
-    settings = models.SETTINGS | {"precision": "float32"}
+    settings = models.settings()
     optimizer = make_optimizer(model, settings)
     ids = torch.randint(sizes["vocabulary"], (1024 // context, context))
 
@@ -112,7 +112,8 @@ def summaries(runs: int) -> Callable[[], object]:
     from pathlib import Path
 
     import yaml
-    from shallower.config import load_study
+
+    from shallower.study.study import load_study
 
     path = Path(__file__).resolve().parents[1] / "config.yaml"
     config: dict[str, Any] = yaml.safe_load(path.read_text())
@@ -130,7 +131,7 @@ def summaries(runs: int) -> Callable[[], object]:
     def expand() -> None:
         study = load_study(config)
         for model, seed in study.runs:
-            study.run(model, seed)
+            study.spec(model, seed)
             study.scored_on(model, seed)
 
     return expand
@@ -145,8 +146,8 @@ def figure(rows: list[Row]) -> None:
     import pandas as pd
 
     plt.rcParams |= {"svg.hashsalt": "growth", "font.size": 8}
-    table = pd.DataFrame(rows).astype({"arm": int})
-    middle = table.groupby(["case", "unit", "arm"])["value"].median()
+    table = pd.DataFrame(rows).astype({"implementation": int})
+    middle = table.groupby(["case", "unit", "implementation"])["value"].median()
     drawing, panels = plt.subplots(2, 3, figsize=(9, 5), constrained_layout=True)
     for panel, case in zip(panels.flat, AXES, strict=True):
         for unit, colour in (("s", "#0072B2"), ("MB", "#D55E00")):

@@ -1,8 +1,8 @@
-"""Arms measured side by side: alternating, in one process, every repeat kept.
+"""Implementations measured in turn, in one process, with every repeat recorded.
 
 These machines are shared and noisy. A figure by itself says little; the ratio of two
-arms that ran right behind each other says something, and the median of several such
-ratios is what the table shows, with the lowest and the highest beside it.
+implementations measured right after each other says something. The table shows the
+median of several such ratios, with the lowest and the highest beside it.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-COLUMNS = ["work", "case", "arm", "repeat", "value", "unit"]
+COLUMNS = ["work", "case", "implementation", "repeat", "value", "unit"]
 Row = dict[str, Any]
-Arm = Callable[[], float]  # does its work once and returns the figure, in `unit`
+# Does its work once and returns the figure, in `unit`.
+Implementation = Callable[[], float]
 
 
 def alternate(
     work: str,
     case: str,
-    arms: Mapping[str, Arm],
+    implementations: Mapping[str, Implementation],
     repeats: int,
     unit: str,
     warmups: int = 1,
 ) -> list[Row]:
-    """Rows of every arm and repeat; in each repeat the arms take turns.
+    """Rows of every implementation and repeat; in each repeat they take turns.
 
     Their order is shuffled anew, so that a drift of the machine meets all alike. What
     a warm-up returns is thrown away.
     """
     order, rows = random.Random(f"{work} {case}"), []
-    for arm in arms.values():
+    for call in implementations.values():
         for _ in range(warmups):
-            arm()
+            call()
     for repeat in range(repeats):
-        for name in order.sample(list(arms), len(arms)):
-            values = (work, case, name, repeat, arms[name](), unit)
+        for name in order.sample(list(implementations), len(implementations)):
+            values = (work, case, name, repeat, implementations[name](), unit)
             rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
 

@@ -18,11 +18,11 @@ def run() -> list[Row]:
     """Tokens a second of both processes together, and of the one."""
     rows: list[Row] = []
     for case, what in CASES.items():
-        arms = {
+        implementations = {
             "two jobs of one thread": lambda what=what: together(what, 2, 1),
             "one job of two threads": lambda what=what: together(what, 1, 2),
         }
-        rows += alternate("jobs", case, arms, 4, "tokens/s", warmups=0)
+        rows += alternate("jobs", case, implementations, 4, "tokens/s", warmups=0)
     return rows
 
 
@@ -52,7 +52,7 @@ def work(what: tuple[str, int], threads: int, barrier: Barrier, results: Any) ->
     torch.set_num_threads(threads)
     sizes, context = getattr(models, what[0]), what[1]
     model = models.ours(5, context, **sizes).train()
-    settings = models.SETTINGS | {"precision": "float32"}
+    settings = models.settings()
     optimizer = make_optimizer(model, settings)
     ids = torch.randint(sizes["vocabulary"], (8, context))
     for _ in range(3):

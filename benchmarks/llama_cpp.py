@@ -17,18 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.config import LlamaConfig
+from shallower.models.llama import LlamaLM
 
 TOLERANCE = 1e-3  # of a logit in fp32, against ours on the same prompt
 
 
 def installed() -> bool:
-    """Whether the arm can be measured."""
+    """Whether it can be measured."""
     return all(find_spec(name) for name in ("llama_cpp", "gguf"))
 
 
 def decoder(model: LlamaLM, prompt: Tensor, new: int) -> Callable[[], float]:
-    """An arm: microseconds a token behind the prompt's, greedy, one thread.
+    """An implementation: microseconds a token behind the prompt's, greedy, one thread.
 
     Raises if the logits behind the prompt are not the model's.
     """
@@ -50,7 +51,7 @@ def decoder(model: LlamaLM, prompt: Tensor, new: int) -> Callable[[], float]:
         pointer = llama_cpp.llama_get_logits_ith(theirs._ctx.ctx, -1)
         return np.ctypeslib.as_array(pointer, shape=(model.config.vocabulary,))
 
-    def arm() -> float:
+    def call() -> float:
         theirs.reset()
         theirs.eval(prompt[0].tolist())
         token = int(logits().argmax())
@@ -65,7 +66,7 @@ def decoder(model: LlamaLM, prompt: Tensor, new: int) -> Callable[[], float]:
         due = model(prompt, last_only=True)[0, -1].float().numpy()
     if np.abs(logits() - due).max() > TOLERANCE:
         raise AssertionError("llama.cpp gives other logits")
-    return arm
+    return call
 
 
 def write(model: LlamaLM, path: Path) -> None:

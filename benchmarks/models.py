@@ -8,21 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from shallower.models.config import LlamaConfig
 from shallower.models.hugging_face import to_hugging_face
 from shallower.models.initial import initialise
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.llama import LlamaLM
+from shallower.study.schema import Training
 
 STUDY = {"vocabulary": 2048, "width": 128, "heads": 8, "ffn_hidden": 344}
 WIDER = {"vocabulary": 2048, "width": 256, "heads": 8, "ffn_hidden": 688}
 PAPER = {"vocabulary": 32_000, "width": 1024, "heads": 8, "ffn_hidden": 2752}
-SETTINGS: dict[str, Any] = {
-    "learning_rate": 1e-3,
-    "weight_decay": 0.1,
-    "betas": (0.9, 0.95),
-    "clip": 1.0,
-    "accumulation": 1,
-    "compile": "never",
-}
+
+
+def settings(precision: str = "float32", compiled: str = "never") -> Training:
+    """How every implementation trains; the steps are counted by the benchmarks."""
+    values = {"precision": precision, "compile": compiled}
+    return Training(steps=2, batch_size=1, learning_rate=1e-3, **values)
 
 
 def ours(depth: int, context: int, **sizes: int) -> LlamaLM:

@@ -146,13 +146,13 @@ def dry_runs(copy: Copy) -> Iterator[Row]:
             return seconds(lambda: copy.run(*dry, cwd=empty))
 
         repeats, warmups = (1, 0) if runs == LARGE else (REPEATS, 1)
-        arms = {"study": study, "snakemake's floor": floor}
+        both = {"study": study, "snakemake's floor": floor}
         case = f"dry run, {runs:,} runs"
-        yield from alternate("pipeline", case, arms, repeats, "s", warmups)
+        yield from alternate("pipeline", case, both, repeats, "s", warmups)
 
 
-def overhead_row(arm: str, found: overhead.Overhead) -> Row:
-    values = ("pipeline", "overhead of a study", arm, 0, 100 * found.share, "percent")
+def overhead_row(name: str, found: overhead.Overhead) -> Row:
+    values = ("pipeline", "overhead of a study", name, 0, 100 * found.share, "percent")
     return dict(zip(COLUMNS, values, strict=True))
 
 
@@ -176,8 +176,8 @@ def made_again(copy: Copy) -> Iterator[Row]:
         style.write_text(text.replace(old, new))
         return seconds(copy.paper)
 
-    for case, arm in (
+    for case, call in (
         ("nothing changed", lambda: seconds(copy.paper)),
         ("a figure's style changed", restyled),
     ):
-        yield from alternate("pipeline", case, {"make paper": arm}, REPEATS, "s", 0)
+        yield from alternate("pipeline", case, {"make paper": call}, REPEATS, "s", 0)

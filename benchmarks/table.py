@@ -34,15 +34,15 @@ def table() -> str:
 def rows(work: str) -> pd.DataFrame:
     """What a work measured; nothing if it was not run."""
     path = RESULTS / f"{work}.csv"
-    columns = ["case", "arm", "repeat", "value", "unit"]
+    columns = ["case", "implementation", "repeat", "value", "unit"]
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
 
 
 def ratios(goal: Goal, measured: pd.DataFrame) -> pd.Series:
     """Of each repeat how many times as good ours is, or its own figure."""
     case = measured[measured["case"] == goal.case]
-    values = case.pivot(index="repeat", columns="arm", values="value")
-    needed = [arm for arm in (goal.ours, goal.theirs) if arm]
+    values = case.pivot(index="repeat", columns="implementation", values="value")
+    needed = [name for name in (goal.ours, goal.theirs) if name]
     if not set(needed) <= set(values):
         return pd.Series(dtype=float)
     if goal.theirs is None:
@@ -59,10 +59,10 @@ def line(goal: Goal, measured: pd.DataFrame) -> str:
     if found.empty:
         return _join([*names, goal.ours, goal.theirs or "", "not run", "", ""])
     shown = []
-    for arm in (goal.ours, goal.theirs):
-        part = case[case["arm"] == arm]
-        value = f"{part['value'].median():,.4g} {part['unit'].iloc[0]}" if arm else ""
-        shown.append(f"{arm}: {value}" if arm else "")
+    for name in (goal.ours, goal.theirs):
+        part = case[case["implementation"] == name]
+        value = f"{part['value'].median():,.4g} {part['unit'].iloc[0]}" if name else ""
+        shown.append(f"{name}: {value}" if name else "")
     middle, low, high = found.median(), found.min(), found.max()
     spread = f"{middle:.3g} ({low:.3g} to {high:.3g})"
     up = goal.theirs is not None or goal.higher_is_better

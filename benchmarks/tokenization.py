@@ -1,8 +1,9 @@
 """Text to token shards: the shard stage against `datasets.map` and a fast tokenizer.
 
-Every arm is processes of its own, their start included, on two cores: two jobs of the
-shard stage, each a part, as Snakemake starts them, or one program that maps with two
-processes. All read the same Parquet file and write the same bytes, which is looked at.
+Each implementation runs in processes of its own, their start included, on two cores:
+two jobs of the shard stage, each a part, as Snakemake starts them, or one program that
+maps with two processes. All read the same Parquet file and write the same bytes, which
+is checked.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.harness import Row, alternate, seconds
 
 WORK = "tokenization"
 CORES = 2
-SMALL = 50  # megabytes; more for two arms only
+SMALL = 50  # megabytes; the larger text is for two of them only
 MEGABYTE = 10**6
 
 
@@ -30,36 +31,34 @@ def run() -> list[Row]:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="tokenization-") as name:
         folder = Path(name)
-        _python("benchmarks.tokenization_arms", "prepare", folder)
+        _python("benchmarks.tokenization_commands", "prepare", folder)
         for size, repeats in ((SMALL, 3), (10 * SMALL, 1)):
             rows += _case(folder, size, repeats)
     return rows
 
 
 def _case(folder: Path, size: int, repeats: int) -> list[Row]:
-    """All arms in turn on `size` megabytes; the slower ones on the small text only."""
+    """All in turn on `size` megabytes; the slower ones on the small text only."""
     case, text, model = (
         f"{size} MB",
         folder / "text.parquet",
         folder / "tokenizer.model",
     )
     ours, theirs = folder / "ours", folder / "theirs"
-    _python("benchmarks.tokenization_arms", "text", folder, size * MEGABYTE)
+    _python("benchmarks.tokenization_commands", "text", folder, size * MEGABYTE)
     peaks: list[float] = []
-    arms: dict[str, Callable[[], object]] = {
-        "shallower": lambda: peaks.append(_shards(["shallower"], text, model, ours)),
+    ways: dict[str, Callable[[], object]] = {
+        "shallower": lambda: peaks.append(_shards(text, model, ours)),
         "datasets.map": lambda: _map("processes", text, model, theirs),
     }
     if size <= SMALL:
-        plain = ["benchmarks.tokenization_arms", "plain"]
-        arms["plain"] = lambda: _shards(plain, text, model, folder / "plain")
-        arms["datasets.map, threads"] = lambda: _map("threads", text, model, theirs)
+        ways["datasets.map, threads"] = lambda: _map("threads", text, model, theirs)
 
-    def rate(arm: Callable[[], object]) -> float:
+    def rate(way: Callable[[], object]) -> float:
         shutil.rmtree(theirs / "caches", ignore_errors=True)  # nothing is reused
-        return size / seconds(arm)
+        return size / seconds(way)
 
-    rates = {name: partial(rate, arm) for name, arm in arms.items()}
+    rates = {name: partial(rate, way) for name, way in ways.items()}
     rows = alternate(WORK, case, rates, repeats, "MB/s", warmups=0)
     _same(ours, theirs)
     memory = {"shallower": partial(peaks.pop, 0)}
@@ -67,14 +66,16 @@ def _case(folder: Path, size: int, repeats: int) -> list[Row]:
 
 
 def _map(kind: str, text: Path, model: Path, output: Path) -> None:
-    _python("benchmarks.tokenization_arms", kind, text, model, output)
+    _python("benchmarks.tokenization_commands", kind, text, model, output)
 
 
-def _shards(command: list[str], text: Path, model: Path, output: Path) -> float:
+def _shards(text: Path, model: Path, output: Path) -> float:
     """Run the shard stage's jobs side by side; return the larger one's peak in MB."""
     options = ["shard", "--text", text, "--tokenizer", model, "--parts", CORES]
     jobs = [
-        _start(*command, *options, "--part", part, "--output", output / f"{part}.bin")
+        _start(
+            "shallower", *options, "--part", part, "--output", output / f"{part}.bin"
+        )
         for part in range(CORES)
     ]
     peaks = []

@@ -12,13 +12,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from shallower.models.counting import count_flops_per_token, on_meta
 from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import models
 from benchmarks.harness import Row, alternate, seconds
-from shallower.models.llama import LlamaConfig, LlamaLM
+from shallower.models.config import LlamaConfig
+from shallower.models.costs import training_flops
+from shallower.models.llama import LlamaLM
 from shallower.training.step import make_optimizer, training_step
 
 # Name, sizes, depth, batch, repeats; T = 256 and 2,048 tokens a step but the paper's.
@@ -31,19 +32,21 @@ CONTEXT = 256
 
 
 def run() -> list[Row]:
-    """Tokens a second of every arm, and shares of the peak."""
+    """Tokens a second of every implementation, and shares of the peak."""
     torch.set_num_threads(1)
     rows: list[Row] = []
     for name, sizes, depth, batch, repeats in CASES:
         for precision in ("float32", "bfloat16"):
             torch.compiler.reset()
-            arms, flops = make_arms(sizes, depth, batch, precision)
+            steps, flops = implementations(sizes, depth, batch, precision)
             case = f"{name}, {precision}"
-            found = alternate("training", case, arms, repeats, "tokens/s", warmups=2)
+            found = alternate("training", case, steps, repeats, "tokens/s", warmups=2)
             peaks = {
-                r["repeat"]: r["value"] for r in found if r["arm"] == "matrix product"
+                r["repeat"]: r["value"]
+                for r in found
+                if r["implementation"] == "matrix product"
             }
-            rows += [row for row in found if row["arm"] != "matrix product"]
+            rows += [row for row in found if row["implementation"] != "matrix product"]
             rows += [
                 row
                 | {
@@ -52,15 +55,15 @@ def run() -> list[Row]:
                     "unit": "percent",
                 }
                 for row in found
-                if row["arm"] != "matrix product"
+                if row["implementation"] != "matrix product"
             ]
     return rows
 
 
-def make_arms(
+def implementations(
     sizes: dict[str, int], depth: int, batch: int, precision: str
 ) -> tuple[dict[str, Callable[[], float]], int]:
-    """Arms that take a step and give tokens a second, and FLOPs of a token."""
+    """Each takes a step and gives tokens a second, and FLOPs of a token."""
     draw = torch.Generator().manual_seed(0)
     ids = torch.randint(sizes["vocabulary"], (batch, CONTEXT + 1), generator=draw)
     batch_of = ids[:, :-1], ids[:, 1:]
@@ -74,10 +77,10 @@ def make_arms(
             model = build(models.ours(depth, CONTEXT, **sizes))
             label = name + ", compiled" * compiled
             steps[label] = plain_step(model, precision, compiled, *batch_of)
-    arms = {k: (lambda step=step: tokens / seconds(step)) for k, step in steps.items()}
+    rates = {k: (lambda step=step: tokens / seconds(step)) for k, step in steps.items()}
     config = LlamaConfig(**sizes, depth=depth, context=CONTEXT)
-    flops = 3 * count_flops_per_token(on_meta(config))
-    return arms | {"matrix product": lambda: peak(precision)}, flops
+    flops = training_flops(config)
+    return rates | {"matrix product": lambda: peak(precision)}, flops
 
 
 def own_step(
@@ -89,7 +92,7 @@ def own_step(
     targets: Tensor,
 ) -> Callable[[], object]:
     """The project's own step."""
-    settings = models.SETTINGS | {"precision": precision, "compile": compiled}
+    settings = models.settings(precision, compiled)
     model: LlamaLM = models.ours(depth, CONTEXT, **sizes).train()
     optimizer = make_optimizer(model, settings)
     return lambda: training_step(model, optimizer, inputs, targets, settings)
@@ -99,12 +102,12 @@ def plain_step(
     model: Any, precision: str, compiled: bool, inputs: Tensor, targets: Tensor
 ) -> Callable[[], object]:
     """What a user writes."""
-    s = models.SETTINGS
+    s = models.settings(precision)
     optimizer = torch.optim.AdamW(
         model.train().parameters(),
-        lr=s["learning_rate"],
-        betas=s["betas"],
-        weight_decay=s["weight_decay"],
+        lr=s.learning_rate,
+        betas=s.betas,
+        weight_decay=s.weight_decay,
     )
 
     def loss() -> Tensor:
@@ -118,7 +121,7 @@ def plain_step(
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         function().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), s["clip"])
+        torch.nn.utils.clip_grad_norm_(model.parameters(), s.clip)
         optimizer.step()
 
     return step

@@ -12,28 +12,29 @@ from benchmarks import __main__, goals, harness, models, table
 from shallower.reporting import benchmarks
 
 
-def test_arms_take_turns_and_every_repeat_is_kept() -> None:
+def test_implementations_take_turns_and_every_repeat_is_kept() -> None:
     calls: list[str] = []
 
-    def arm(name: str, value: float) -> harness.Arm:
+    def call(name: str, value: float) -> harness.Implementation:
         return lambda: calls.append(name) or value
 
-    rows = harness.alternate("w", "c", {"a": arm("a", 1), "b": arm("b", 2)}, 8, "s", 1)
+    both = {"a": call("a", 1), "b": call("b", 2)}
+    rows = harness.alternate("w", "c", both, 8, "s", 1)
     assert sorted(calls[:2]) == ["a", "b"]  # the warm-up
     turns = [tuple(calls[i : i + 2]) for i in range(2, 18, 2)]
     assert set(turns) == {("a", "b"), ("b", "a")}
     assert len(rows) == 16
-    assert {(r["arm"], r["value"]) for r in rows} == {("a", 1), ("b", 2)}
+    assert {(r["implementation"], r["value"]) for r in rows} == {("a", 1), ("b", 2)}
 
 
 @pytest.mark.parametrize(
     ("up", "expected"), [(True, "2 (1.5 to 3)"), (False, "0.5 (0.333 to 0.667)")]
 )
-def test_a_ratio_is_of_neighbours(up: bool, expected: str) -> None:
+def test_a_ratio_is_of_one_repeat(up: bool, expected: str) -> None:
     """Of 2/1, 3/2 and 6/2 the median is 2; of the medians it would be 1.5."""
     rows = [
-        {"case": "c", "arm": arm, "repeat": i, "value": value, "unit": "s"}
-        for arm, values in (("ours", (2, 3, 6)), ("theirs", (1, 2, 2)))
+        {"case": "c", "implementation": name, "repeat": i, "value": value, "unit": "s"}
+        for name, values in (("ours", (2, 3, 6)), ("theirs", (1, 2, 2)))
         for i, value in enumerate(values)
     ]
     goal = goals.Goal("w", "c", "ours", "theirs", 1.9, up)
@@ -43,7 +44,7 @@ def test_a_ratio_is_of_neighbours(up: bool, expected: str) -> None:
 
 
 def test_a_figure_is_held_against_its_bound() -> None:
-    row = {"case": "c", "arm": "a", "repeat": 0, "value": 4.0, "unit": "s"}
+    row = {"case": "c", "implementation": "a", "repeat": 0, "value": 4.0, "unit": "s"}
     for bound, reached in ((3, "**no**"), (5, "yes")):
         goal = goals.Goal("w", "c", "a", None, bound, False)
         assert table.line(goal, pd.DataFrame([row])).endswith(f"| {reached} |")
@@ -70,12 +71,17 @@ def test_all_three_models_are_the_same_model() -> None:
         assert (found - model(ids)).abs().max() < 1e-5
 
 
-def test_the_paper_quotes_ratios_of_neighbours(tmp_path: Path) -> None:
+def test_the_paper_quotes_ratios_of_one_repeat(tmp_path: Path) -> None:
     frame = [
-        {"case": f"{s} size, {b} blocks, float32", "arm": arm, "repeat": i, "value": v}
+        {
+            "case": f"{s} size, {b} blocks, float32",
+            "implementation": name,
+            "repeat": i,
+            "value": v,
+        }
         for s in ("study", "paper")
         for b in (5, 8)
-        for arm, values in (
+        for name, values in (
             (benchmarks.OURS, (1, 2, 2)),
             (benchmarks.THEIRS, (2, 3, 6)),
         )
@@ -87,5 +93,5 @@ def test_the_paper_quotes_ratios_of_neighbours(tmp_path: Path) -> None:
     )
     found = dict(benchmarks.numbers(tmp_path))
     assert found["benchmark.device"] == r"A \& B"
-    keys = ("benchmark.paper.8", "benchmark.paper.8.low", "benchmark.paper.8.high")
+    keys = [f"benchmark.original.8{end}" for end in ("", ".low", ".high")]
     assert [found[key] for key in keys] == ["2.0", "1.5", "3.0"]

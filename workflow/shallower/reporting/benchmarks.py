@@ -19,14 +19,15 @@ OURS, THEIRS = "shallower, compiled", "Hugging Face"
 def numbers(folder: Path = FOLDER) -> Iterator[tuple[str, str]]:
     """`benchmark.device`, `.commit`, and `.<scale>.<blocks>`: median, low, high.
 
-    Hugging Face's time for a token over ours, in fp32, of neighbours in time.
+    Hugging Face's time for a token over ours in the same repeat, in fp32.
     """
     about = read_json(folder / "about.json")
     yield "benchmark.device", escape(about["device"])
     yield "benchmark.commit", escape(about["commit"])
     yield "benchmark.transformers", escape(about["versions"]["transformers"])
     table = pd.read_csv(folder / "decode.csv")
-    times = table.pivot(index=["case", "repeat"], columns="arm", values="value")
+    index = ["case", "repeat"]
+    times = table.pivot(index=index, columns="implementation", values="value")
     ratios = times[THEIRS] / times[OURS]
     for scale, size in SIZES.items():
         for blocks in (5, 8):

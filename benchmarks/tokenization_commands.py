@@ -1,9 +1,8 @@
 """What the tokenization benchmark runs in processes of its own.
 
-`python -m benchmarks.tokenization_arms`, then
+`python -m benchmarks.tokenization_commands`, then
     prepare FOLDER              the default corpus and its tokenizer
     text FOLDER BYTES           FOLDER/text.parquet, with the corpus' statistics
-    plain shard ...             the shard stage, each document encoded as a whole
     processes TEXT MODEL OUTPUT datasets.map, two processes
     threads TEXT MODEL OUTPUT   datasets.map, one process and the tokenizer's threads
 """
@@ -20,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def prepare(folder: Path) -> None:
     import yaml
-    from shallower.config import load_study
 
     from shallower.corpus.build import build
+    from shallower.study.study import load_study
     from shallower.tokens.source import obtain
 
     study = load_study(yaml.safe_load((ROOT / "config.yaml").read_text()))
     build(study.corpus, folder / "corpus")
     text = folder / "corpus" / "text" / "train.parquet"
-    obtain(study.tokenizer.model_dump(), None, text, folder / "tokenizer.model")
+    obtain(study.tokenizer, None, text, folder / "tokenizer.model")
 
 
 def text(folder: Path, size: int) -> None:
@@ -36,14 +35,6 @@ def text(folder: Path, size: int) -> None:
 
     corpus = folder / "corpus" / "text" / "train.parquet"
     write_text(corpus, size, folder / "text.parquet")
-
-
-def plain(arguments: list[str]) -> None:
-    from shallower.cli import main
-    from shallower.tokens import words
-
-    words.words_stand_alone = lambda _: False
-    main(arguments)
 
 
 def fast_tokenizer(model: Path) -> tuple[Any, int, int]:
@@ -119,8 +110,6 @@ def mapped(text: Path, model: Path, output: Path, processes: int | None) -> None
 
 def main(arguments: list[str]) -> None:
     command, *rest = arguments
-    if command == "plain":
-        return plain(rest)
     if command == "text":
         return text(Path(rest[0]), int(rest[1]))
     if command == "prepare":
