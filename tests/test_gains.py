@@ -129,7 +129,7 @@ def test_interval_by_hand() -> None:
     )
     found = gain_at_equal_latency(data, METHOD, ["baseline-5", "baseline-8"])
     gains = np.array([2.5 - 2.5, 2.4 - 2.65, 2.6 - 2.65])
-    # Halfway down a slope of -.01 nats a us; the arm departs by -5 and 5 us from it.
+    # Halfway down a slope of -.01 nats a us; the model departs by -5 and 5 us from it.
     seeds, sessions = gains.var(ddof=1) / 3, 0.01**2 * 50 / 2
     total = seeds + sessions
     freedom = total**2 / (seeds**2 / 2 + sessions**2 / 1)
@@ -139,7 +139,7 @@ def test_interval_by_hand() -> None:
 
 
 def test_speedup_turns_the_gain_round() -> None:
-    """Slowed by it the arm gains nothing; by an end, just no longer surely."""
+    """Slowed by it the model gains nothing; by an end, just no longer surely."""
     random = np.random.default_rng(1)
     truth = 3.5 - 0.004 * np.array([0, 15, 30, 45, 30.0]), [100, 115, 130, 145, 115.0]
     data = study(random, [*DEPTHS, METHOD], truth[0], np.array(truth[1]), 8)
@@ -157,7 +157,7 @@ def test_speedup_turns_the_gain_round() -> None:
 
 
 def test_speedup_has_open_ends() -> None:
-    """Two seeds that differ wildly tell the arm from no depth."""
+    """Two seeds that differ wildly tell the model from no depth."""
     found = speedup_at_equal_quality(depths([2.4, 3.4], [100.0, 100.0]), METHOD, DEPTHS)
     assert found.effect == pytest.approx((150 + 50 / 4) / 100)
     assert (found.low, found.high) == (0, np.inf)

@@ -39,7 +39,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _suggest_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
-    """', did you mean ...?' for a misspelt key, from the section it stands in."""
+    """', did you mean ...?' for a misspelt key, from its section."""
     section: Any = model
     for part in location[:-1]:
         if part in KINDS:
