@@ -22,6 +22,8 @@ import typer
 from project import ROOT
 from shallower import cli
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = ROOT / "workflow" / "shallower"
 BLOCK = re.compile(
     r"^```python\n# (\S+\.py)(?:, (above|in) (\w+))?\n(.*?)^```", re.M | re.S

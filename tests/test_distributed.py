@@ -37,6 +37,8 @@ from training_runs import (
     write_spec,
 )
 
+pytestmark = pytest.mark.slow
+
 KINDS = ["data", "tensor"]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 # Stated tolerance: the losses of ten steps at a rate of 3e-3, and the weights, each of

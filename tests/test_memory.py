@@ -17,6 +17,8 @@ import pytest
 
 from shallower.files import read_json
 
+pytestmark = pytest.mark.slow
+
 MEGABYTES = (4, 16)
 # Of the larger corpus over the smaller, in MiB; it has 12 MB more of text, which are 24
 # as Python's strings, since some characters are not in Latin-1.
