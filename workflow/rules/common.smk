@@ -1,6 +1,7 @@
 import gc
 import re
 import sys
+from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
@@ -30,9 +31,6 @@ if not workflow.remote_exec:
     INPUTS.write()
     for reason in INPUTS.reasons():
         print(f"rerun: {reason}", file=sys.stderr)
-
-# 1 in a job of a cluster, which ends at its runtime: training is told. 0 elsewhere.
-ENDS_AT_RUNTIME = int(workflow.remote_exec)
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
@@ -147,6 +145,16 @@ def training_files(wildcards):
         files["pairs"] = "<results>/corpus/pairs/train.parquet"
         files["tokenizer"] = "<results>/tokens/tokenizer.model"
     return files
+
+
+def ended_at_runtime(wildcards, output):
+    """1 within a cluster's job, which ends at its runtime; on one's own machine 0.
+
+    Made with the help of `output`, so that it is not compared: to Snakemake within a job
+    the runs that the job's own depends on would seem to have been trained otherwise,
+    and it would train them again.
+    """
+    return int(workflow.remote_exec)
 
 
 def training_options(wildcards, input):

@@ -61,7 +61,7 @@ rule latency:
     params:
         runs=f"results/{study.study}/runs",
         evaluations=f"results/{study.study}/evaluations",
-        corpus=CORPUS,
+        corpus=lambda wildcards, input: str(Path(input.sets[0]).parents[1]),
     shell:
         "python -m shallower latency --settings {input.settings}"
         " --runs {params.runs} --evaluations {params.evaluations}"

@@ -27,6 +27,7 @@ rule train:
         folder=subpath(input.spec, parent=True),
         checkpoints=f"results/{study.study}/checkpoints/{{model}}/seed{{seed}}",
         more=training_options,
+        limited=ended_at_runtime,
     shell:
         "launch='python -m shallower';"
         " if [ {resources.processes} -gt 1 ]; then launch='torchrun --standalone"
@@ -34,5 +35,5 @@ rule train:
         " $launch train --run {params.folder} --tokens {params.tokens}"
         " --checkpoints {params.checkpoints} --code {input.code}{params.more}"
         " --threads {resources.cpus_per_task} --parallel {resources.parallel}"
-        " --time-limit $(({resources.runtime} * {ENDS_AT_RUNTIME}))"
+        " --time-limit $(({resources.runtime} * {params.limited}))"
         " 2>&1 | tee {log} >&2"
