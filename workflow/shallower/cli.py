@@ -74,7 +74,7 @@ def _options(
 
 
 # --- for people -----------------------------------------------------------------------
-# Imports stand inside: torch takes seconds to load, and most commands do without.
+# Imports are inside the functions: torch takes seconds to load, and most commands do without.
 
 
 @app.command(rich_help_panel=PEOPLE)

@@ -1,7 +1,7 @@
 """Descriptions, intervals and tests; SciPy for what SciPy has.
 
 The unit is a training seed (a process for times). A t interval over the seeds' paired
-differences is conditional on the test set and stands behind a verdict; the crossed
+differences is conditional on the test set and is used for verdicts; the crossed
 interval beside it asks about other documents too. What verdicts are made of them is
 in `verdicts`. Percentile bootstraps are not used: over 3 to 5 seeds they undercover.
 

@@ -2,7 +2,7 @@
 
 Latency-adjustable transformers (Kachuee and Sharifkhani, arXiv 2201.03327) eliminate
 tokens between a block's attention and its FFN. Only abstracts of the paper were
-available: the formulas are ours, made to fit its words (specs S4.2). A rule is an entry
+available: the formulas are ours, made to fit its words. A rule is an entry
 of `RULES`. Free of torch, so that the configuration can use it.
 
 T tokens come in; block l = 1..L passes on K_l = ceil(T a_l^alpha) of them, so its

@@ -118,7 +118,7 @@ class Inputs:
         """Why finished runs are trained again, in words: a line for each reason.
 
         For example "proposed-5: learning_rate 0.003 -> 0.001" or
-        "train: code of models/llama.py changed".
+        "proposed-5: code: models/llama.py changed".
         """
         told: dict[str, list[str]] = {}
         for run in self.study.runs:
