@@ -74,7 +74,7 @@ def _options(
 
 
 # --- for people -----------------------------------------------------------------------
-# Imports are inside the functions: torch takes seconds to load, and most commands do without.
+# Imports are inside functions: torch takes seconds to load; most commands need none.
 
 
 @app.command(rich_help_panel=PEOPLE)
