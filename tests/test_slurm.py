@@ -90,13 +90,15 @@ def test_the_recipe_without_gpus_covers_every_rule(
     project = Project(folder)
     (project.results / RUN / "model.safetensors").unlink()
     jobs = len(sacct("JobID"))
-    target = "results/smoke/latency.parquet"
-    command = (*THROUGH_SLURM, *recipe.split(), "--forcerun", "latency", "--", target)
+    scores = f"results/smoke/{RUN.replace('runs', 'evaluations')}.parquet"
+    targets = (scores, "results/smoke/latency.parquet")
+    command = (*THROUGH_SLURM, *recipe.split(), "--forcerun", "latency", "--", *targets)
     run = project.run(*command)
     assert run.returncode == 0, run.stderr[-3000:]
-    given = [tres for (tres,) in sacct("AllocTRES")[jobs:]]
-    assert len(given) >= 3  # training, evaluation, latency
-    assert not [tres for tres in given if "gres/gpu=" in tres]
+    # What was asked for: a job with the node to itself is given its GPUs all the same.
+    asked = [tres for (tres,) in sacct("ReqTRES")[jobs:]]
+    assert len(asked) == 3  # training, evaluation, latency
+    assert not [tres for tres in asked if "gres/gpu" in tres]
 
 
 # --- what goes wrong ------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_provenance_names_what_was_used(project: Project) -> None:
 def test_verify_is_content_with_what_was_made(project: Project) -> None:
     run = project.snakemake("--", "verify")
     assert run.returncode == 0, run.stderr[-3000:]
-    assert "results/smoke: verified" in run.stdout
+    assert "results/smoke: verified" in run.stderr
 
 
 @pytest.mark.parametrize(
