@@ -186,6 +186,7 @@ class BlockCosts:
     """Multiply-accumulates of a model's blocks (see `models.costs.block_costs`)."""
 
     attention: tuple[int, ...]  # per token, by block, of the weights; 0 without one
+    key_value: tuple[int, ...]  # of it, for keys and values
     ffn: tuple[int, ...]  # per token, by block; 0 without one
     inner: int  # width of all heads together: a score and its product, per pair
 
@@ -199,15 +200,19 @@ def prefill_macs(costs: BlockCosts, counts: Sequence[int], tokens: int) -> int:
     """Multiply-accumulates of the blocks for a prompt: sum of c(K_{l-1}, K_l).
 
     c(k, k') = 4 d^2 k + d k^2 + 3 d H k' for the plain block, of the scores the causal
-    half. Choosing the tokens, the embedding and the output head are not counted.
+    half. The last block computes keys and values of all its tokens, and all else for
+    the prompt's last token alone. Choosing the tokens, the embedding and the output
+    head are not counted.
     """
-    total = 0
+    reaching, total = entering(counts, tokens), 0
     for attention, ffn, before, after in zip(
-        costs.attention, costs.ffn, entering(counts, tokens), counts, strict=True
+        costs.attention[:-1], costs.ffn[:-1], reaching[:-1], counts[:-1], strict=True
     ):
         total += attention * before + ffn * after
         total += costs.inner * before * before if attention else 0
-    return total
+    shared, before = costs.key_value[-1], reaching[-1]
+    total += shared * before + (costs.attention[-1] - shared) + costs.ffn[-1]
+    return total + (2 * costs.inner * before if costs.attention[-1] else 0)
 
 
 def prefill_speedup(costs: BlockCosts, counts: Sequence[int], tokens: int) -> float:

@@ -35,7 +35,13 @@ class RaggedCache(KeyValueCache):
         config, weight = model.config, model.embedding.weight
         self.stores = {
             block: weight.new_zeros(
-                *(2, batch, config.heads, entering[block] + new_tokens, config.head_dim)
+                *(
+                    2,
+                    batch,
+                    config.groups,
+                    entering[block] + new_tokens,
+                    config.head_dim,
+                )
             )
             for block in config.attending
         }
@@ -43,7 +49,7 @@ class RaggedCache(KeyValueCache):
         self.length = 0
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (batch, heads, tokens, head_dim) and return all keys and values.
+        """Store (batch, kv_heads, tokens, head_dim); return all keys and values.
 
         First the tokens of the prompt that reached the block, then single tokens.
         Raises ValueError for several at once, which would need a mask for each block.
@@ -81,9 +87,9 @@ def prefill(
     batch, length = tokens.shape
     reaching = entering(elimination.counts(length), length)
     cache = RaggedCache(model, batch, reaching, new_tokens)
-    x, _ = _through_blocks(model, tokens, length, elimination, cache)
+    x, _ = _through_blocks(model, tokens, length, elimination, cache, last_only=True)
     cache.length = length
-    return model.head(model.norm(x[:, -1:])), cache
+    return model.head(model.norm(x)), cache
 
 
 def continuation_features(
@@ -112,10 +118,12 @@ def _through_blocks(
     prompt: int,
     elimination: Elimination,
     cache: RaggedCache | None = None,
+    last_only: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """The residual stream behind all blocks, and the prompt's positions left by each.
 
-    Rows of the stream are the tokens left of the prompt, then those behind it.
+    Rows of the stream are the tokens left of the prompt, then those behind it; with
+    `last_only` the last token alone, as in `LlamaLM.forward`.
     """
     counts = elimination.counts(prompt)
     batch, length = tokens.shape
@@ -124,6 +132,8 @@ def _through_blocks(
     left = []
     for index, (block, count) in enumerate(zip(model.blocks, counts, strict=True)):
         assert isinstance(block, Block)
+        if last_only and index == len(counts) - 1:
+            return block.last_token(x, rotary, None, cache, index), left
         before = prompt - (length - positions.shape[1])  # of the prompt's tokens
         x, queries, keys = after_attention(block, x, rotary, cache, index)
         if count < before:
@@ -147,8 +157,8 @@ def after_attention(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """`Block.after_attention` of a causal sequence, and its queries and keys.
 
-    `x` is (batch, tokens, width), queries and keys (batch, heads, tokens, head_dim), or
-    None in a block without attention.
+    `x` is (batch, tokens, width), queries and keys (batch, heads, tokens, head_dim),
+    the keys once for each query head, or None in a block without attention.
     """
     if block.attention is None or block.attention_norm is None:
         return x, None, None
@@ -157,6 +167,7 @@ def after_attention(
     if cache is not None:
         cache.append(index, k, v)
     outputs = block.attention.attend(q, k, v, None)
+    k = block.attention.for_each_head(k)
     return x + block.attention.join(outputs, normed), q, k
 
 

@@ -143,7 +143,39 @@ class LlamaConfig(_Strict):
     ffn: FFNVariant = FFNVariant()
     head_size: int | None = None  # of a head, where it is not d/n
     skip: SkippedParts = SkippedParts()
+    # What the models of the study do not have, but others of the family do.
+    kv_heads: int | None = None  # of keys and values, where fewer than of queries
+    tied: bool = False  # the output head is the embedding
+    qkv_bias: bool = False  # biases of queries, keys and values, as in Qwen2
+    # What each of a head's rotary frequencies is divided by; none: by 1.
+    rope_divisors: tuple[float, ...] = ()
     family: Literal["llama"] = "llama"
+
+    def __post_init__(self) -> None:
+        if self.heads % self.groups:
+            raise ValueError(
+                f"{self.heads} heads: expected a multiple of {self.groups} kv_heads"
+            )
+        if self.groups != self.heads and self.head.folds:
+            raise ValueError(
+                f"{self.groups} kv_heads for {self.heads} heads: a layer on each head "
+                "cannot be folded into values that heads share"
+            )
+        if len(self.rope_divisors) not in (0, self.head_dim // 2):
+            raise ValueError(
+                f"{len(self.rope_divisors)} rope_divisors: expected "
+                f"{self.head_dim // 2}, one for each pair of a head"
+            )
+
+    @property
+    def groups(self) -> int:
+        """Heads of keys and values: n, unless several queries share one."""
+        return self.kv_heads or self.heads
+
+    @property
+    def kv_inner(self) -> int:
+        """Width of all keys, or all values, of a token."""
+        return self.groups * self.head_dim
 
     @property
     def head_dim(self) -> int:

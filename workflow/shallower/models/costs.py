@@ -34,9 +34,12 @@ def count_parameters(model: nn.Module) -> int:
 def weights_read(model: LlamaLM) -> int:
     """Weights that the deployed model reads to generate a token at batch 1.
 
-    All but the input embedding, of which one row is read.
+    All but the input embedding, of which one row is read, unless it is the output
+    head as well.
     """
     unread = model.embedding.weight.numel() - model.config.width
+    if model.config.tied:
+        unread = 0
     return count_parameters(deploy(model)) - unread
 
 
@@ -78,12 +81,16 @@ def count_flops(model: nn.Module, *inputs: Tensor) -> int:
 
 def block_costs(model: LlamaLM) -> BlockCosts:
     """Multiply-accumulates of each block, from its layers' own `macs`."""
-    attention, ffn = [], []
+    attention, key_value, ffn = [], [], []
+    shared = 2 * model.config.width * model.config.kv_inner
     for block in model.blocks:
         assert isinstance(block, Block)
         attention.append(block.attention.macs if block.attention else 0)
+        key_value.append(shared if block.attention else 0)
         ffn.append(block.ffn.macs if block.ffn else 0)
-    return BlockCosts(tuple(attention), tuple(ffn), model.config.inner)
+    return BlockCosts(
+        tuple(attention), tuple(key_value), tuple(ffn), model.config.inner
+    )
 
 
 # --- memory of decoding ---------------------------------------------------------------
@@ -99,4 +106,4 @@ def cache_bytes(
     """
     by_block = [tokens] * config.depth if isinstance(tokens, int) else tokens
     total = sum(by_block[block] for block in config.attending)
-    return 2 * total * config.inner * item
+    return 2 * total * config.kv_inner * item

@@ -29,7 +29,7 @@ BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 class StaticCache:
     """Keys and values of up to `capacity` tokens at fixed places."""
 
-    store: Tensor  # (blocks with attention, 2, batch, heads, capacity, head_dim)
+    store: Tensor  # (blocks with attention, 2, batch, kv_heads, capacity, head_dim)
     layers: tuple[Tensor, ...]  # views of it, one for each of these blocks
     index: Tensor  # 0, 1, ... capacity - 1
 
@@ -45,11 +45,11 @@ class Layer(KeyValueCache):
     """One block's view of a static cache, and the place to write to."""
 
     def __init__(self, store: Tensor, position: Tensor) -> None:
-        self.store = store  # (2, batch, heads, capacity, head_dim)
+        self.store = store  # (2, batch, kv_heads, capacity, head_dim)
         self.position = position  # (1,)
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (batch, heads, 1, head_dim); return all its capacity."""
+        """Store (batch, kv_heads, 1, head_dim); return all its capacity."""
         all_keys, all_values = self.store.unbind()
         all_keys.index_copy_(2, self.position, keys)
         all_values.index_copy_(2, self.position, values)
@@ -64,12 +64,12 @@ class ReadLayer(KeyValueCache):
     """
 
     def __init__(self, store: Tensor, here: Tensor) -> None:
-        self.store = store  # (2, batch, heads, capacity, head_dim)
+        self.store = store  # (2, batch, kv_heads, capacity, head_dim)
         self.here = here[:, None]  # (capacity, 1), true at the new token's place
         self.new = store[:, :, :, :1]  # until `append` is called
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values; the new ones (batch, heads, 1, head_dim) in `new`."""
+        """All keys and values; the new (batch, kv_heads, 1, head_dim) in `new`."""
         self.new = torch.stack((keys, values))
         all_keys, all_values = self.store.unbind()
         seen = torch.where(self.here, keys, all_keys)
@@ -79,7 +79,7 @@ class ReadLayer(KeyValueCache):
 def call_reading_block(
     block: Block, x: Tensor, rotary: Tensor, mask: Tensor, store: Tensor, here: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One block on one token, and its new keys and values (2, batch, heads, 1, ..)."""
+    """One block on one token, and its new keys and values (2, batch, kv_heads, ..)."""
     layer = ReadLayer(store, here)
     return block(x, rotary, mask, layer, 0), layer.new
 
@@ -285,6 +285,11 @@ class _Attention(Attention):
         """Softmax attention of one query, (1, heads, 1, head_dim)."""
         assert mask is not None
         query = _materialised(_exact(q) * self.head_dim**-0.5)
-        scores = (query * _exact(k)).sum(-1)  # (1, heads, capacity)
+        if self.groups != self.heads:
+            # (kv_heads, queries of each, 1, head_dim), and keys with a 1 in between.
+            query = query.view(self.groups, -1, 1, self.head_dim)
+            k, v = k.transpose(0, 1), v.transpose(0, 1)
+        scores = (query * _exact(k)).sum(-1)  # (.., queries or heads, capacity)
         shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
-        return (shares[..., None] * _exact(v)).sum(2, keepdim=True).to(q.dtype)
+        out = (shares[..., None] * _exact(v)).sum(2, keepdim=True).to(q.dtype)
+        return out.view(q.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from shallower.errors import UserError
@@ -41,14 +40,29 @@ BLOCK_NAMES = {
 }
 
 
-def name_map(depth: int) -> dict[str, list[str]]:
-    """Our parameter name -> Hugging Face's, for a model of `depth` blocks."""
+# Of the family's other members.
+OPTIONAL_NAMES = {
+    "attention.qkv.bias": [f"self_attn.{letter}_proj.bias" for letter in "qkv"],
+    "attention.query_norm.weight": ["self_attn.q_norm.weight"],
+    "attention.key_norm.weight": ["self_attn.k_norm.weight"],
+}
+NORMED = HeadVariant(query_key_norm=True)
+
+
+def name_map(config: LlamaConfig) -> dict[str, list[str]]:
+    """Our parameter name -> Hugging Face's, of a model that they have."""
+    names = dict(BLOCK_NAMES)
+    for ours, theirs in OPTIONAL_NAMES.items():
+        there = config.qkv_bias if "bias" in ours else config.head == NORMED
+        if there:
+            names[ours] = theirs
     blocks = {
         f"blocks.{i}.{ours}": [f"model.layers.{i}.{name}" for name in theirs]
-        for i in range(depth)
-        for ours, theirs in BLOCK_NAMES.items()
+        for i in range(config.depth)
+        for ours, theirs in names.items()
     }
-    return NAMES | blocks
+    outer = {k: v for k, v in NAMES.items() if k != "head.weight" or not config.tied}
+    return outer | blocks
 
 
 def difference(config: LlamaConfig) -> str | None:
@@ -65,6 +79,10 @@ def difference(config: LlamaConfig) -> str | None:
         return f"has no such FFN: {config.ffn}"
     if config.width % config.heads:
         return f"has a width that {config.heads} heads divide: not {config.width}"
+    if config.qkv_bias:
+        return "has no biases of queries, keys and values alone"
+    if config.rope_divisors:
+        return "has no such divisors of rotary frequencies"
     return None
 
 
@@ -87,6 +105,7 @@ def to_hugging_face(model: LlamaLM) -> Any:
             intermediate_size=config.ffn_width,
             num_hidden_layers=config.depth,
             num_attention_heads=config.heads,
+            num_key_value_heads=config.groups,
             head_dim=config.head_dim,
             max_position_embeddings=config.context,
             rms_norm_eps=config.norm_eps,
@@ -94,43 +113,24 @@ def to_hugging_face(model: LlamaLM) -> Any:
                 "rope_type": "default",
                 "rope_theta": config.rope_theta,
             },
-            tie_word_embeddings=False,
+            tie_word_embeddings=config.tied,
         )
     )
     theirs = theirs.to(model.embedding.weight.dtype)
     state = model.state_dict()
+    sizes = [config.inner, config.kv_inner, config.kv_inner]
     converted: dict[str, Tensor] = {}
-    for ours, names in name_map(config.depth).items():
-        parts = state[ours].chunk(len(names))
+    for ours, names in name_map(config).items():
+        parts = (
+            state[ours].split(sizes)
+            if ".qkv." in ours
+            else state[ours].chunk(len(names))
+        )
         converted |= dict(zip(names, parts, strict=True))
+    if config.tied:
+        converted["lm_head.weight"] = converted["model.embed_tokens.weight"]
     theirs.load_state_dict(converted)
     return theirs.eval()
-
-
-def from_hugging_face(theirs: Any) -> LlamaLM:
-    """The inverse: our model with a transformers LlamaForCausalLM's weights."""
-    c = theirs.config
-    if c.tie_word_embeddings or c.num_key_value_heads != c.num_attention_heads:
-        raise UserError("tied embeddings and grouped-query attention are not supported")
-    inner = c.head_dim * c.num_attention_heads
-    config = LlamaConfig(
-        vocabulary=c.vocab_size,
-        width=c.hidden_size,
-        depth=c.num_hidden_layers,
-        heads=c.num_attention_heads,
-        ffn_hidden=c.intermediate_size,
-        context=c.max_position_embeddings,
-        head_size=None if inner == c.hidden_size else c.head_dim,
-        norm_eps=c.rms_norm_eps,
-        rope_theta=c.rope_parameters["rope_theta"],
-    )
-    state: dict[str, Tensor] = theirs.state_dict()
-    model = LlamaLM(config).to(next(theirs.parameters()).dtype)
-    names = name_map(config.depth)
-    model.load_state_dict(
-        {ours: torch.cat([state[n] for n in parts]) for ours, parts in names.items()}
-    )
-    return model.eval()
 
 
 # --- T5 -------------------------------------------------------------------------------

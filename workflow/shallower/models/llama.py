@@ -3,7 +3,9 @@
 Pre-norm blocks of causal self-attention (rotary positions) and SwiGLU, RMSNorm, no
 dropout, untied output head, as in Llama 2 (arXiv 2307.09288) scaled down as in
 "Shallower LLMs for Faster Inference", section 3.4. The configuration's `head` says what
-is added between attention and concatenation, `ffn` what replaces SwiGLU (`config.py`).
+is added between attention and concatenation, `ffn` what replaces SwiGLU (`config.py`);
+the rest of the Llama family (grouped queries, tied embeddings, biases, scaled rotary
+frequencies) is there for pretrained checkpoints.
 Rotary embeddings use the half-split convention, so weights move to and from Hugging
 Face's Llama unchanged.
 
@@ -44,12 +46,12 @@ class KeyValueCache:
         config, weight = model.config, model.embedding.weight
         self.slots = {block: n for n, block in enumerate(config.attending)}
         blocks = len(self.slots)
-        shape = (blocks, 2, batch, config.heads, capacity, config.head_dim)
+        shape = (blocks, 2, batch, config.groups, capacity, config.head_dim)
         self.store = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
         self.length = 0  # tokens stored
 
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (batch, heads, tokens, head_dim) and return all keys and values."""
+        """Store (batch, kv_heads, tokens, head_dim); return all keys and values."""
         store, end = self.store[self.slots[block]], self.length + keys.shape[2]
         store[0, :, :, self.length : end] = keys
         store[1, :, :, self.length : end] = values
@@ -70,6 +72,9 @@ def rotary_table(config: LlamaConfig, device: torch.device | None = None) -> Ten
     # In fp64 and cast once: at large positions fp32 angles would lose digits.
     pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device=device)
     frequencies = config.rope_theta ** (-pairs / config.head_dim)
+    if config.rope_divisors:
+        divisors = torch.tensor(config.rope_divisors, dtype=torch.float64)
+        frequencies = frequencies / divisors.to(frequencies.device)
     positions = torch.arange(config.context, dtype=torch.float64, device=device)
     angles = torch.outer(positions, frequencies)
     # The pair (i, i + head_dim / 2) turns by one angle; see `rotate` for the sign.
@@ -93,11 +98,12 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = config.heads, config.head_dim
+        self.groups = config.groups
         variant, d = config.head, config.width
         # Queries, keys and values in one product: small models are bound by calls.
-        self.qkv = nn.Linear(d, 3 * config.inner, bias=False)
+        self.qkv = nn.Linear(d, config.inner + 2 * config.kv_inner, config.qkv_bias)
         self.value_bias = (
-            nn.Parameter(torch.empty(config.inner)) if variant.value_bias else None
+            nn.Parameter(torch.empty(config.kv_inner)) if variant.value_bias else None
         )
         self.value_activation = ACTIVATIONS.get(variant.value_activation)
         sizes = (config.head_dim, config.norm_eps)
@@ -123,12 +129,28 @@ class Attention(nn.Module):
         return self.join(self.attend(q, k, v, mask), x)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Softmax attention: all (batch, heads, tokens, head_dim)."""
+        """Softmax attention of queries (batch, heads, tokens, head_dim).
+
+        Keys and values (batch, kv_heads, tokens, head_dim) serve heads / kv_heads
+        queries each; a `mask` is (batch or 1, 1, tokens, keys) or (tokens, keys).
+        """
+        if self.groups != self.heads:
+            if q.shape[2] == 1:
+                # The queries of a group are rows that see the same keys.
+                rows = q.view(q.shape[0], self.groups, -1, self.head_dim)
+                out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
+                return out.view(q.shape)
+            k, v = self.for_each_head(k), self.for_each_head(v)
         if mask is not None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         # The queries are either all tokens so far, which is causal attention, or the
         # last token alone, which sees everything: the same function.
         return causal_attention(q, k, v)
+
+    def for_each_head(self, x: Tensor) -> Tensor:
+        """Keys or values (batch, kv_heads, tokens, head_dim) for each query head."""
+        repeats = self.heads // self.groups
+        return x if repeats == 1 else x.repeat_interleave(repeats, dim=1)
 
     def join(self, outputs: Tensor, x: Tensor) -> Tensor:
         """The heads' outputs (batch, heads, tokens, head_dim) to x's shape."""
@@ -138,19 +160,42 @@ class Attention(nn.Module):
     def project(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their positions, and values.
 
-        Each (batch, heads, tokens, head_dim) for x (batch, tokens, width).
+        (batch, heads, tokens, head_dim) and twice (batch, kv_heads, tokens, head_dim)
+        for x (batch, tokens, width).
         """
-        qkv = self.qkv(x).unflatten(2, (3 * self.heads, self.head_dim))
-        qk, v = qkv.transpose(1, 2).split((2 * self.heads, self.heads), dim=1)
+        heads = self.heads + 2 * self.groups
+        qkv = self.qkv(x).unflatten(2, (heads, self.head_dim)).transpose(1, 2)
+        qk, v = qkv.split((heads - self.groups, self.groups), dim=1)
+        return *self._turned(qk, rotary, self.heads), self._values(v)
+
+    def project_last(self, x: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `project`, with the query of the last token alone."""
+        inner = self.heads * self.head_dim
+        weight, bias = self.qkv.weight, self.qkv.bias
+        parts = (None, None) if bias is None else (bias[:inner], bias[inner:])
+        q = F.linear(x[:, -1:], weight[:inner], parts[0])
+        kv = F.linear(x, weight[inner:], parts[1])
+        q = q.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
+        kv = kv.unflatten(2, (2 * self.groups, self.head_dim)).transpose(1, 2)
+        k, v = kv.chunk(2, dim=1)
+        q, _ = self._turned(q, rotary[..., -1:, :], self.heads)
+        _, k = self._turned(k, rotary, 0)
+        return q, k, self._values(v)
+
+    def _turned(
+        self, qk: Tensor, rotary: Tensor, queries: int
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys, the first `queries` heads of `qk` and the others."""
         if self.query_norm is not None and self.key_norm is not None:
-            q, k = qk.chunk(2, dim=1)
+            q, k = qk[:, :queries], qk[:, queries:]
             qk = torch.cat((self.query_norm(q), self.key_norm(k)), dim=1)
-        q, k = rotate(qk, rotary).chunk(2, dim=1)
+        qk = rotate(qk, rotary)
+        return qk[:, :queries], qk[:, queries:]
+
+    def _values(self, v: Tensor) -> Tensor:
         if self.value_bias is not None:
-            v = v + self.value_bias.view(self.heads, 1, self.head_dim)
-        if self.value_activation is not None:
-            v = self.value_activation(v)
-        return q, k, v
+            v = v + self.value_bias.view(self.groups, 1, self.head_dim)
+        return v if self.value_activation is None else self.value_activation(v)
 
     @property
     def macs(self) -> int:
@@ -163,6 +208,8 @@ class Attention(nn.Module):
         """Whether heads share no parameters, so that they can be cut apart."""
         if self.value_bias is not None or self.query_norm is not None:
             return False
+        if self.groups != self.heads or self.qkv.bias is not None:
+            return False
         return all(layer.parallel == "heads" for layer in self.mix.layers.values())
 
     def start(self, fill: Fill) -> None:
@@ -172,6 +219,8 @@ class Attention(nn.Module):
         """
         fill.normal(self.qkv.weight, fill.std)
         fill.normal(self.output.weight, fill.std * fill.residual * fill.output_scale)
+        if self.qkv.bias is not None:
+            fill.constant(self.qkv.bias, 0.0)
         if self.value_bias is not None:
             fill.constant(self.value_bias, 0.0)
             if self.folded_start:
@@ -230,6 +279,30 @@ class Block(nn.Module):
             return x
         return x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
 
+    def last_token(
+        self,
+        x: Tensor,
+        rotary: Tensor,
+        mask: Tensor | None,
+        cache: KeyValueCache | None,
+        block: int,
+    ) -> Tensor:
+        """As `forward`, the last token alone: (batch, tokens, width) to (batch, 1, ..).
+
+        Only its query and its FFN are computed. What the last block of a prefill costs
+        beyond the keys and values is then that of one token.
+        """
+        last = x[:, -1:]
+        if self.attention is not None and self.attention_norm is not None:
+            attention, normed = self.attention, self.attention_norm(x)
+            q, k, v = attention.project_last(normed, rotary)
+            if cache is not None:
+                k, v = cache.append(block, k, v)
+            rows = None if mask is None else mask[..., -1:, :]
+            outputs = attention.attend(q, k, v, rows)
+            last = last + attention.join(outputs, normed[:, -1:])
+        return self.after_ffn(last)
+
     def after_ffn(self, x: Tensor) -> Tensor:
         """The second half of the block, (batch, tokens, width) to the same shape."""
         if self.ffn is None or self.ffn_norm is None:
@@ -249,6 +322,7 @@ class LlamaLM(nn.Module):
         self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        self.tie()
         self.register_buffer("rotary", rotary_table(config), persistent=False)
         # Keep each block's input only, and compute the block anew for its gradients.
         self.recompute = False
@@ -261,7 +335,13 @@ class LlamaLM(nn.Module):
         """
         fill.residual = 1 / math.sqrt(2 * self.config.depth)
         fill.normal(self.embedding.weight, STD)
-        fill.normal(self.head.weight, STD)
+        if not self.config.tied:
+            fill.normal(self.head.weight, STD)
+
+    def tie(self) -> None:
+        """Let the output head be the embedding, where the configuration says so."""
+        if self.config.tied:
+            self.head.weight = self.embedding.weight
 
     def forward(
         self,
@@ -274,7 +354,8 @@ class LlamaLM(nn.Module):
 
         With a cache, `tokens` continue what it holds. `padding` (batch,) counts
         meaningless tokens at the left of each sequence, which no other token sees.
-        `last_only` computes the output head for the last token alone.
+        `last_only` gives the last token's logits alone, (batch, 1, vocabulary): the
+        last block computes nothing else, and the output head neither.
         """
         return self.head(self.features(tokens, cache, padding, last_only))
 
@@ -291,7 +372,9 @@ class LlamaLM(nn.Module):
         rotary, mask = self._positions(start, end, padding)
         x = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
-            if self.recompute:
+            if last_only and tokens.shape[1] > 1 and index == len(self.blocks) - 1:
+                x = block.last_token(x, rotary, mask, cache, index)  # type: ignore[operator]
+            elif self.recompute:
                 x = checkpoint(
                     *(block, x, rotary, mask, cache, index),
                     use_reentrant=False,

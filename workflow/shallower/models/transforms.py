@@ -125,5 +125,6 @@ def adopt(empty: Model, state: dict[str, Tensor], source: Model) -> Model:
     """Give a model without storage its tensors, without copying them."""
     empty.load_state_dict(state, strict=True, assign=True)
     if isinstance(empty, LlamaLM) and isinstance(source, LlamaLM):
+        empty.tie()
         empty.rotary = source.rotary  # a buffer, which no state has
     return empty.train(source.training)

@@ -1,0 +1,172 @@
+"""From what a checkpoint says about itself to a `LlamaConfig`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from shallower.errors import UserError
+from shallower.models.config import HeadVariant, LlamaConfig
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+PLAIN = HeadVariant()
+NORMED = HeadVariant(query_key_norm=True)  # Qwen3
+
+
+def from_config_json(values: Mapping[str, Any], where: str) -> LlamaConfig:
+    """The sizes that a Hugging Face config.json states; `where` names it in errors.
+
+    Raises UserError for an architecture outside the family, or a part that `LlamaLM`
+    does not have.
+    """
+    kind = values.get("model_type")
+    if kind not in FAMILY:
+        raise UserError(
+            f"{where}: model_type {kind!r} is outside the Llama family "
+            f"({', '.join(FAMILY)})"
+        )
+    if kind in ("llama", "qwen3") and values.get("attention_bias"):
+        raise UserError(f"{where}: attention_bias is not supported")
+    if values.get("mlp_bias"):
+        raise UserError(f"{where}: mlp_bias is not supported")
+    activation = values.get("hidden_act", "silu")
+    if activation != "silu":
+        raise UserError(f"{where}: hidden_act {activation!r}, expected 'silu'")
+    heads = _number(values, "num_attention_heads", where)
+    width = _number(values, "hidden_size", where)
+    head_size = values.get("head_dim") or (128 if kind == "qwen3" else width // heads)
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    theta = float(rope.get("rope_theta") or values.get("rope_theta") or 1e4)
+    context = _number(values, "max_position_embeddings", where)
+    if values.get("sliding_window") and values.get("use_sliding_window", True):
+        # Within the window every token sees all before it.
+        context = min(context, int(values["sliding_window"]))
+    return _checked(
+        where,
+        vocabulary=_number(values, "vocab_size", where),
+        width=width,
+        depth=_number(values, "num_hidden_layers", where),
+        heads=heads,
+        kv_heads=values.get("num_key_value_heads"),
+        head_size=head_size,
+        ffn_hidden=_number(values, "intermediate_size", where),
+        context=context,
+        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+        rope_divisors=_divisors(rope, head_size, theta, where),
+        tied=bool(values.get("tie_word_embeddings", False)),
+        qkv_bias=kind == "qwen2",
+        head=NORMED if kind == "qwen3" else PLAIN,
+    )
+
+
+def from_gguf(
+    values: Mapping[str, Any],
+    vocabulary: int,
+    tied: bool,
+    factors: tuple[float, ...],
+    where: str,
+) -> LlamaConfig:
+    """The sizes that a GGUF file's metadata state; `where` names it in errors.
+
+    `vocabulary` are the embedding's rows, `factors` the tensor `rope_freqs`, if it is
+    there. Raises UserError for an architecture outside the family.
+    """
+    kind = values.get("general.architecture")
+    if kind not in ("llama", "qwen2", "qwen3"):
+        raise UserError(
+            f"{where}: architecture {kind!r} is outside the Llama family "
+            "(llama, qwen2, qwen3)"
+        )
+    if values.get(f"{kind}.expert_count"):
+        raise UserError(f"{where}: a mixture of experts is not supported")
+    own = {
+        key.removeprefix(f"{kind}."): value
+        for key, value in values.items()
+        if key.startswith(f"{kind}.")
+    }
+    heads = _number(own, "attention.head_count", where)
+    width = _number(own, "embedding_length", where)
+    head_size = int(own.get("attention.key_length") or width // heads)
+    theta = float(own.get("rope.freq_base", 1e4))
+    rope = {
+        "rope_type": own.get("rope.scaling.type", "default"),
+        "factor": own.get("rope.scaling.factor", 1.0),
+    }
+    if rope["rope_type"] == "none":
+        rope["rope_type"] = "default"
+    return _checked(
+        where,
+        vocabulary=vocabulary,
+        width=width,
+        depth=_number(own, "block_count", where),
+        heads=heads,
+        kv_heads=int(own.get("attention.head_count_kv", heads)),
+        head_size=head_size,
+        ffn_hidden=_number(own, "feed_forward_length", where),
+        context=_number(own, "context_length", where),
+        norm_eps=float(own.get("attention.layer_norm_rms_epsilon", 1e-6)),
+        rope_theta=theta,
+        rope_divisors=factors or _divisors(rope, head_size, theta, where),
+        tied=tied,
+        qkv_bias=kind == "qwen2",
+        head=NORMED if kind == "qwen3" else PLAIN,
+    )
+
+
+def _number(values: Mapping[str, Any], key: str, where: str) -> int:
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"{where}: {key} is {value!r}, expected a whole number above 0")
+    return value
+
+
+def _checked(where: str, **values: Any) -> LlamaConfig:
+    width, heads = values["width"], values["heads"]
+    # As short as a model of ours: what is usual is not stated.
+    if values["head_size"] * heads == width:
+        values["head_size"] = None
+    if values["kv_heads"] == heads:
+        values["kv_heads"] = None
+    try:
+        return LlamaConfig(**values)
+    except (ValueError, ZeroDivisionError) as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _divisors(
+    rope: Mapping[str, Any], head_size: int, theta: float, where: str
+) -> tuple[float, ...]:
+    """What each rotary frequency is divided by; () where nothing is scaled."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return ()
+    try:
+        if kind == "linear":
+            factor = float(rope["factor"])
+            return () if factor == 1 else (factor,) * (head_size // 2)
+        if kind == "llama3":
+            return _llama3(rope, head_size, theta)
+    except KeyError as error:
+        raise UserError(f"{where}: RoPE scaling {kind} without {error}") from None
+    raise UserError(
+        f"{where}: RoPE scaling {kind!r} is not supported, expected default, linear or "
+        "llama3"
+    )
+
+
+def _llama3(rope: Mapping[str, Any], head_size: int, theta: float) -> tuple[float, ...]:
+    """Llama 3's: long waves are `factor` times as long, short ones as they were.
+
+    From `apply_scaling` of Meta's reference code (llama-models), written as divisors.
+    """
+    factor = float(rope["factor"])
+    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+    before = float(rope["original_max_position_embeddings"])
+    divisors = []
+    for pair in range(0, head_size, 2):
+        turns = before * theta ** (-pair / head_size) / (2 * math.pi)
+        share = min(1.0, max(0.0, (turns - low) / (high - low)))
+        divisors.append(1 / (share + (1 - share) / factor))
+    return tuple(divisors)
