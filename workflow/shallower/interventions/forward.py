@@ -33,16 +33,9 @@ class RaggedCache(KeyValueCache):
         self, model: LlamaLM, batch: int, entering: list[int], new_tokens: int
     ) -> None:
         config, weight = model.config, model.embedding.weight
+        heads, size = config.groups, config.head_dim
         self.stores = {
-            block: weight.new_zeros(
-                *(
-                    2,
-                    batch,
-                    config.groups,
-                    entering[block] + new_tokens,
-                    config.head_dim,
-                )
-            )
+            block: weight.new_zeros(2, batch, heads, entering[block] + new_tokens, size)
             for block in config.attending
         }
         self.missing = [entering[0] - tokens for tokens in entering]
@@ -51,12 +44,9 @@ class RaggedCache(KeyValueCache):
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, kv_heads, tokens, head_dim); return all keys and values.
 
-        First the tokens of the prompt that reached the block, then single tokens.
-        Raises ValueError for several at once, which would need a mask for each block.
+        First the tokens of the prompt that reached the block, then those behind it.
         """
         tokens, store = keys.shape[2], self.stores[block]
-        if self.length and tokens > 1:
-            raise ValueError(f"{tokens} tokens behind a ragged cache: expected 1")
         start = max(0, self.length - self.missing[block])
         store[0, :, :, start : start + tokens] = keys
         store[1, :, :, start : start + tokens] = values
@@ -129,7 +119,7 @@ def _through_blocks(
     batch, length = tokens.shape
     positions = torch.arange(length, device=tokens.device).expand(batch, -1)
     x, rotary = model.embedding(tokens), model.rotary[:, :length]
-    left = []
+    left: list[Tensor] = []
     for index, (block, count) in enumerate(zip(model.blocks, counts, strict=True)):
         assert isinstance(block, Block)
         if last_only and index == len(counts) - 1:
