@@ -17,8 +17,9 @@ from models_for_tests import cached, token_ids
 from shallower.errors import UserError
 from shallower.models.costs import cache_bytes, count_parameters, weights_read
 from shallower.models.llama import LlamaLM
-from shallower.pretrained.checkpoint import open_model, sizes
+from shallower.pretrained.checkpoint import open_model
 from shallower.pretrained.gguf_file import GGUFHeader
+from shallower.pretrained.sizes import sizes
 from shallower.pretrained.weights import GGUF_BLOCK, GGUF_OUTER
 
 SIZES = {
