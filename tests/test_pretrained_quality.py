@@ -1,0 +1,223 @@
+"""Quality of interventions on a checkpoint, against transformers and the plain path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM
+
+from models_for_tests import build, token_ids
+from shallower.errors import UserError
+from shallower.evaluation import pretrained
+from shallower.evaluation.cross_entropy import continuation_losses, losses_of_choices
+from shallower.files import read_json
+from shallower.interventions.apply import apply
+from shallower.interventions.base import Choice
+from shallower.interventions.eliminate import (
+    Elimination,
+    carry_forward,
+    linear_profile,
+)
+from shallower.interventions.forward import continuation_features
+from shallower.interventions.shared import SharedBlocks, first_changed
+from shallower.interventions.skip import Skip
+from shallower.models.config import SkippedParts
+from shallower.study.runs import PretrainedSpec
+from test_pretrained import make
+
+PROMPT = 16
+GONE = Elimination(linear_profile(4), alpha=0.7, window=8)
+CHOICES = {
+    "nothing": Choice(),
+    "last attention": Choice(SkippedParts(attention=(3,))),
+    "last block": Choice(SkippedParts(attention=(3,), ffn=(3,))),
+    "first ffn": Choice(SkippedParts(ffn=(0,))),
+    "eliminated": Choice(elimination=GONE),
+    "both": Choice(
+        SkippedParts(attention=(2,)),
+        replace(GONE, profile=carry_forward(GONE.profile, (2,))),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_shared_blocks_give_what_the_whole_pass_gives(name: str, kv_heads: int) -> None:
+    model, tokens, choice = (
+        build(depth=4, kv_heads=kv_heads),
+        token_ids(),
+        CHOICES[name],
+    )
+    with torch.no_grad():
+        found = SharedBlocks(model, tokens).continuation(choice, PROMPT)
+        network = apply(model, choice)
+        if choice.elimination is None:
+            due = network.features(tokens)[:, PROMPT - 1 :]
+        else:
+            due = continuation_features(network, tokens, PROMPT, choice.elimination)
+    assert torch.equal(found, due)
+
+
+def test_the_first_block_that_a_choice_changes() -> None:
+    found = {name: first_changed(c, PROMPT, 4) for name, c in CHOICES.items()}
+    assert found == {
+        "nothing": 4,
+        "last attention": 3,
+        "last block": 3,
+        "first ffn": 0,
+        # 16 x .7^.7 < 13 tokens are left by the second block, all by the first.
+        "eliminated": 1,
+        "both": 1,
+    }
+
+
+def test_losses_of_several_choices_are_those_of_each() -> None:
+    model, windows = build(depth=4), token_ids(5, 25)
+    together = losses_of_choices(model, windows, PROMPT, 2, list(CHOICES.values()))
+    for choice, losses in zip(CHOICES.values(), together, strict=True):
+        network = apply(model, choice)
+        alone = continuation_losses(network, windows, PROMPT, 2, choice.elimination)
+        assert torch.equal(losses, alone)
+    assert len({round(row.sum().item(), 6) for row in together}) == len(CHOICES)
+
+
+def test_a_single_sublayer_is_a_rule() -> None:
+    skip = Skip.parse("ffn.only7.1")
+    assert (skip.blocks(30), str(skip)) == ((7,), "ffn.only7.1")
+    for text, depth in (("ffn.only7.2", 30), ("ffn.only7.1", 7)):
+        with pytest.raises(ValueError, match="alone"):
+            Skip.parse(text).check(depth)
+
+
+# --- a checkpoint, from its folder to the table ---------------------------------------
+
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "to"]
+WORDS += ["old", "house", "by", "sea"]
+
+
+def article(number: int, words: int = 120) -> str:
+    return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(words))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator([article(n) for n in range(20)], trainer)
+    make("grouped", tmp_path / "checkpoint")
+    backend.save(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(config))
+    for split, first in (("validation", 0), ("test", 100)):
+        rows = [
+            {"id": f"{split}{n}", "text": article(first + n), "domain": domain}
+            for n, domain in enumerate(["tales"] * 5 + ["speeches"] * 3)
+        ]
+        rows.append({"id": "short", "text": "the cat", "domain": "tales"})
+        path = tmp_path / "corpus" / "text" / f"{split}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_parquet(path)
+    return tmp_path
+
+
+def spec(place: Path, **changes: object) -> PretrainedSpec:
+    values = {
+        "name": "mine",
+        "checkpoint": {
+            "source": "files",
+            "file": str(place / "checkpoint"),
+            "precision": "float32",
+        },
+        "context": 64,
+        "prompt_tokens": 24,
+        "scored_tokens": 8,
+        "documents": 4,
+        "calibration_documents": 2,
+        "batch_size": 3,
+        "profile": True,
+        "ranking_window": 8,
+        "new_tokens": 4,
+        "samples_kept": 0,
+        "sets": [],
+        "interventions": [
+            {"skip": "attention.last.1"},
+            {"skip": "block.greedy.2"},
+            {"eliminate": "acc.1.25"},
+            {"skip": "attention.last.1", "eliminate": "random.1.25"},
+        ],
+    }
+    return PretrainedSpec.model_validate(values | changes)
+
+
+def scores(place: Path, **changes: object) -> tuple[pd.DataFrame, dict]:
+    output, interventions = place / "scores.parquet", place / "interventions.json"
+    pretrained.evaluate(
+        spec(place, **changes), place / "corpus", output, interventions, device="cpu"
+    )
+    return pd.read_parquet(output), read_json(interventions)
+
+
+def test_a_checkpoint_is_scored_document_by_document(place: Path) -> None:
+    table, facts = scores(place)
+    own = table[table["intervention"] == ""]
+    assert own["group"].tolist() == ["tales"] * 4 + ["speeches"] * 3
+    assert own["sample"].is_unique
+    assert facts["windows"] == {"tales": 4, "speeches": 3}
+    # The oracle: transformers on the same tokens, written out.
+    theirs = AutoModelForCausalLM.from_pretrained(place / "checkpoint")
+    backend = Tokenizer.from_file(str(place / "checkpoint" / "tokenizer.json"))
+    texts = pd.read_parquet(place / "corpus" / "text" / "test.parquet")
+    texts = texts.set_index("id")["text"]
+    for row in own.itertuples():
+        ids = backend.encode(texts[row.sample]).ids[:32]
+        with torch.no_grad():
+            logits = theirs(torch.tensor([ids])).logits[0, 23:31]
+        due = F.cross_entropy(logits, torch.tensor(ids[24:])).item()
+        assert row.value == pytest.approx(due, abs=1e-4)
+
+
+def test_every_intervention_and_every_sublayer_is_scored(place: Path) -> None:
+    table, facts = scores(place)
+    singles = [
+        f"skip={part}.only{block}.1"
+        for part in ("attention", "ffn", "block")
+        for block in range(3)
+    ]
+    asked = ["", "skip=attention.last.1", "skip=block.greedy.2", "eliminate=acc.1.25"]
+    asked += ["skip=attention.last.1__eliminate=random.1.25", *singles]
+    assert table["intervention"].unique().tolist() == asked
+    assert list(facts["interventions"]) == asked[1:]
+    means = table.groupby("intervention")["value"].mean()
+    # The same sublayer by two names.
+    assert means["skip=attention.last.1"] == means["skip=attention.only2.1"]
+    assert means.nunique() > len(singles)
+    chosen = facts["interventions"]["skip=block.greedy.2"]["skip"]["attention"]
+    alone = {block: means[f"skip=block.only{block}.1"] for block in range(3)}
+    assert len(chosen) == 2
+    assert len(alone) == 3
+
+
+def test_texts_that_are_too_short_are_refused(place: Path) -> None:
+    with pytest.raises(UserError, match=r"no document has 5\d\d tokens"):
+        scores(place, context=600, prompt_tokens=500, scored_tokens=50)
+
+
+def test_another_checkpoint_than_configured_is_refused(place: Path) -> None:
+    file = place / "checkpoint" / "model.safetensors"
+    checkpoint = {"source": "files", "file": str(file), "sha256": "0" * 64}
+    with pytest.raises(UserError, match=r"mine.sha256: model.safetensors has"):
+        scores(place, checkpoint=checkpoint)
