@@ -307,15 +307,13 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score one run, and every intervention on it, on text and evaluation sets."""
-    from shallower.evaluation.evaluate import evaluate
+    from shallower.evaluation.evaluate import Texts, evaluate
     from shallower.study.runs import EvaluationSpec, read_spec
+    from shallower.tokens.tokenizer import Tokenizer
 
-    evaluate(
-        read_spec(EvaluationSpec, settings),
-        *(run, corpus, tokens, tokenizer, output, samples, interventions),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(EvaluationSpec, settings)
+    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
+    evaluate(texts, run, output, samples, interventions, device)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -332,15 +330,12 @@ def latency(
     device: Device = "auto",
 ) -> None:
     """Time all models, interleaved, in several processes; needs the machine alone."""
-    from shallower.evaluation.latency.job import measure
+    from shallower.evaluation.latency.job import Job, measure
     from shallower.study.runs import LatencySpec, read_spec
 
-    measure(
-        read_spec(LatencySpec, settings),
-        *(runs, evaluations, corpus, tokenizer, output, step_time, bandwidth),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(LatencySpec, settings)
+    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
+    measure(job, output, step_time, bandwidth)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -379,11 +374,9 @@ def figures(results: Results, threads: Threads = 1) -> None:
 @app.command(rich_help_panel=STAGES)
 def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.numbers import write_numbers
     from shallower.reporting.tables import write_tables
 
     write_tables(results)
-    write_numbers(results)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -56,7 +56,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "summary": (("analysis.summaries",), ASIDE),
     "estimates": (("analysis.write",), ASIDE),
     "figures": (("reporting.figures",), ASIDE),
-    "tables": (("reporting.tables", "reporting.numbers"), ASIDE),
+    "tables": (("reporting.tables",), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
 }
 

@@ -52,35 +52,30 @@ class Texts:
 
     spec: EvaluationSpec
     corpus: Path
-    tokens: Path
+    tokens: Path  # with a folder of shards for each split
     tokenizer: Tokenizer
-    processes: int = 1  # that text metrics may take
+    threads: int = 1  # and processes of the text metrics
 
 
 def evaluate(
-    spec: EvaluationSpec,
+    texts: Texts,
     run: Path,
-    corpus: Path,
-    tokens: Path,
-    tokenizer: Path,
     output: Path,
     samples: Path,
     interventions: Path,
-    *,
-    threads: int = 1,
     device: str = "auto",
 ) -> None:
     """Score a trained run, and every intervention on it, on held-out text.
 
-    `run` is the run's folder, `tokens` one with a folder of shards per split. Writes
+    `run` is the run's folder. Writes
     `output` (Parquet, a row per intervention, form, sample and metric), `samples` (JSON
     lines: the first texts that the run itself generated) and `interventions` (JSON:
     what each one chose, by which measurements, and what it saves). Raises UserError for
     an intervention that is not possible.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(texts.threads)
+    spec = texts.spec
     model = load_model(run).to(machine.choose_device(device))
-    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
     generated: list[Sample] = []
     chosen = NO_INTERVENTIONS
     if isinstance(model, LlamaLM):
@@ -88,7 +83,7 @@ def evaluate(
         if spec.interventions:
             # All are chosen before the first is scored: a wrong one costs no time.
             written = [each.parsed for each in spec.interventions]
-            measured = calibrate(model, run, tokens, written, spec)
+            measured = calibrate(model, run, texts.tokens, written, spec)
             choices = {str(i): choose(model, i, measured, spec) for i in written}
             chosen = description(model, measured, choices, spec)
         parts, generated = run_parts(model, texts)
@@ -97,7 +92,8 @@ def evaluate(
             for text, choice in choices.items()
         ]
     else:
-        rows = encoder_decoder_rows(model, spec, corpus, tokens, texts.tokenizer)
+        folders = texts.corpus, texts.tokens
+        rows = encoder_decoder_rows(model, spec, *folders, texts.tokenizer)
         parts = [Part("", "trained", list(rows))]
     write_samples(generated, spec.samples_kept, samples)
     write_json(interventions, {"model": spec.name, "seed": spec.seed} | chosen)
@@ -193,7 +189,7 @@ def generated_rows(
         answers = continuations(model, texts, list(table["prompt"]), elimination)
         predictions = [texts.tokenizer.decode(ids) for ids in answers]
         lengths = [len(ids) for ids in answers]
-        rows += metric_rows(name, table, predictions, lengths, texts.processes)
+        rows += metric_rows(name, table, predictions, lengths, texts.threads)
         samples += [
             item | {"dataset": name, "prediction": prediction}
             for item, prediction in zip(

@@ -54,34 +54,19 @@ from shallower.evaluation.latency.harness import (
 from shallower.evaluation.latency.step_time import time_training_steps
 from shallower.evaluation.table import write_table
 from shallower.randomness import derive
-from shallower.study.runs import LatencySpec
 from shallower.study.schema import PromptLengths, Repeats, Workload
 from shallower.tokens.tokenizer import Tokenizer
 
 
-def measure(
-    spec: LatencySpec,
-    runs: Path,
-    evaluations: Path,
-    corpus: Path,
-    tokenizer: Path,
-    latency: Path,
-    step_time: Path,
-    bandwidth: Path,
-    *,
-    threads: int = 1,
-    device: str = "auto",
-) -> None:
+def measure(job: Job, latency: Path, step_time: Path, bandwidth: Path) -> None:
     """Run the sessions one after another, each in a fresh process; write three tables.
 
-    `runs` and `evaluations` are the folders of all runs and of their evaluations, which
-    say what each intervention chose. Times are in nanoseconds.
+    Times are in nanoseconds.
     """
-    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
     context = multiprocessing.get_context("spawn")
     results = []
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for session in range(spec.settings.sessions):
+        for session in range(job.spec.settings.sessions):
             results.append(pool.submit(run_session, job, session).result())
     for path, frames in zip(
         (latency, step_time, bandwidth), zip(*results, strict=True), strict=True
