@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front
+from shallower.analysis import front, intervention_facts
 from shallower.analysis.claims import elimination, ffn, heads, skipping, t5
 from shallower.analysis.claims.base import COLUMNS, Claim, Context, Fact, judged
 from shallower.analysis.comparisons import comparisons
@@ -22,7 +22,15 @@ from shallower.analysis.results import Results
 from shallower.analysis.verdicts import Verdict
 from shallower.files import write_text
 
-TOPICS: tuple[Any, ...] = (heads, ffn, t5, skipping, elimination, front)
+TOPICS: tuple[Any, ...] = (
+    heads,
+    ffn,
+    t5,
+    skipping,
+    elimination,
+    intervention_facts,
+    front,
+)
 
 
 def write_analysis(directory: Path, output: Path | None = None) -> None:
