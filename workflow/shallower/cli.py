@@ -95,8 +95,7 @@ def plan(
         raise UserError(f"--mfu: found {mfu}, expected a share of the peak, as 0.4")
     if runtime is not None and not 0 < runtime < float("inf"):
         raise UserError(f"--runtime: found {runtime}, expected minutes above 0")
-    from shallower.study.merging import merge
-    from shallower.study.plan import Assumptions, plan_study, plan_values
+    from shallower.study.plan import Assumptions, merge, plan_study, plan_values
     from shallower.study.plan_text import render
     from shallower.study.study import load_study
 
