@@ -160,13 +160,15 @@ def estimate(results: Results, comparison: Comparison) -> Estimate:
     """The level, difference or ratio that a comparison asks for.
 
     Differences of quality are paired by seed (runs with one seed share data order and
-    common initial weights) with a t interval over seeds. Times are compared by ratios
-    of means of session medians, with a t interval over sessions (delta method).
+    common initial weights) with a t interval over seeds; of a checkpoint by document,
+    over documents: a claim about that checkpoint and no other. Times are compared by
+    ratios of means of session medians, with a t interval over sessions (delta method).
     """
     c = comparison
     where = (c.dataset, c.metric, c.scale, c.form, c.mode)
     left = results.values(c.left, *where)
-    replicates = "sessions" if unit_of(c.metric) == "us" else "seeds"
+    quality = "documents" if c.scale == "pretrained" else "seeds"
+    replicates = "sessions" if unit_of(c.metric) == "us" else quality
     if c.kind == "level":
         return mean_level(c, left, replicates)
     right = results.values(c.right, *where)

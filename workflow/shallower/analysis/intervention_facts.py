@@ -60,7 +60,7 @@ def _skipping(context: Context) -> Iterator[Fact]:
     labels = [
         label
         for label in skips(study)
-        if source(study.names[label]) == study.deepest_baseline
+        if source(study.names[label]) == study.intervened_on
     ]
     healed = [m for m in labels if "healed" in study.names[m].options]
     unhealed = [m for m in labels if m not in healed]
@@ -77,7 +77,7 @@ def _skipping(context: Context) -> Iterator[Fact]:
             yield Fact(f"skipping.{kind}.predicted", due[label], "ratio")
     errors = []
     for label in unhealed:
-        base = study.deepest_baseline
+        base = study.intervened_on
         timed = context.estimate(speedup(base, label, "per_token"))
         if timed.exists and label in due:
             errors.append(abs(timed.effect / due[label] - 1))
@@ -100,7 +100,7 @@ def common_number(study: Study) -> int:
 
 def _elimination(context: Context) -> Iterator[Fact]:
     """What was eliminated, how well times are predicted, and gains over depth."""
-    study, base = context.study, context.study.deepest_baseline
+    study, base = context.study, context.study.intervened_on
     found = _of_deepest(study)
     yield Fact("elimination.models", len(found))
     if asked := common_speedup(study):
@@ -157,13 +157,13 @@ def _of_deepest(study: Study) -> dict[str, Eliminate]:
     return {
         label: choice
         for label, choice in eliminations(study).items()
-        if source(study.names[label]) == study.deepest_baseline
+        if source(study.names[label]) == study.intervened_on
     }
 
 
 def _contributions(context: Context) -> Iterator[Fact]:
     """Share of tokens that carries most attention, first and last block, in percent."""
-    base = context.study.deepest_baseline
+    base = context.study.intervened_on
     by_seed = [
         run["contribution"]
         for run in context.results.choices
@@ -177,7 +177,7 @@ def _contributions(context: Context) -> Iterator[Fact]:
 
 def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
     """Largest relative error of a predicted speed-up of the first token, in percent."""
-    base, study = context.study.deepest_baseline, context.study
+    base, study = context.study.intervened_on, context.study
     due = predicted(context.results, "predicted_prefill")
     at_study = [
         Prefill(label, due[label], study.prompt_tokens, timed, due[label])

@@ -58,7 +58,7 @@ def eliminations(study: Study) -> dict[str, Eliminate]:
     """Models with tokens eliminated and every sublayer kept, by label."""
     return {
         label: name.intervention.eliminate
-        for label, name in study.interventions.items()
+        for label, name in study.names.items()
         if name.intervention.eliminate and "skip" not in name.options
     }
 

@@ -8,7 +8,7 @@ intervened on, goes by its label (see `study.names`); tables hold it in two colu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
+from shallower.evaluation.units import TIME, unit_of
 from shallower.files import read_json
 from shallower.study.names import SEPARATOR, ModelName, twin
 from shallower.study.stages import original_spec
@@ -130,11 +131,15 @@ class Results:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, ...], pd.Series]:
-        rows = self.by_seed.assign(unit_id=self.by_seed["unit_id"].astype(int))
-        return {
-            key: part.set_index("unit_id")["value"].astype(float)
-            for key, part in rows.groupby(_KEY, sort=False)
-        }
+        found = {}
+        for key, part in self.by_seed.groupby(_KEY, sort=False):
+            values = part.set_index("unit_id")["value"].astype(float)
+            _, scale, *_, metric = key
+            # Of a checkpoint's quality documents, else numbers of seeds and sessions.
+            if scale != "pretrained" or unit_of(metric) == TIME:
+                values.index = values.index.astype(int)
+            found[key] = values
+        return found
 
     @cached_property
     def _forms(self) -> dict[tuple[str, ...], list[str]]:
@@ -201,7 +206,15 @@ class Results:
 
     def estimate(self, comparison: Comparison) -> Estimate:
         """The estimate of a comparison; one that was not made is NaN with n = 0."""
+        comparison = self.placed(comparison)
         return self._estimates.get(comparison.id) or Estimate.missing(comparison)
+
+    def placed(self, comparison: Comparison) -> Comparison:
+        """The same at the scale of its models: a checkpoint has one of its own."""
+        name = self.study.names.get(comparison.left)
+        if name is None or not name.pretrained or comparison.scale != "study":
+            return comparison
+        return replace(comparison, scale="pretrained")
 
     def estimates_of(self, **where: Any) -> list[Estimate]:
         """All estimates whose columns have these values, in the table's order."""
@@ -317,7 +330,7 @@ class Results:
         """
         return [
             read_json(self._evaluation(model, seed, ".interventions.json"))
-            for model, seed in self.study.intervened_runs
+            for model, seed in [*self.study.intervened_runs, *self.study.scored]
         ]
 
     # --- corpus -----------------------------------------------------------------------

@@ -45,6 +45,7 @@ def by_session(results: Results) -> pd.DataFrame:
     rows = rows[rows["mode"] != "uncached"].rename(
         columns={"dataset": "workload", "unit_id": "session", "value": "measured_us"}
     )
+    rows = rows.assign(session=rows["session"].astype(int))
     lengths = results.latency[
         [*KEYS, "session", "prompt_tokens", "generated_tokens", "dtype"]
     ].drop_duplicates([*KEYS, "session"])

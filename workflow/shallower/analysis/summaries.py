@@ -37,6 +37,9 @@ FILES = (  # of every run, whose checksums are listed in runs.json
     *("evaluations/{}/seed{}.parquet", "evaluations/{}/seed{}.samples.jsonl"),
     "evaluations/{}/seed{}.interventions.json",
 )
+CHECKPOINT_FILES = (
+    *("evaluations/{}/seed{}.parquet", "evaluations/{}/seed{}.interventions.json"),
+)
 TAIL = 0.1  # share of the logged losses, at the end, that make the final loss
 PROMPT = "prompt_"  # of workloads that are a first token alone
 SETS = (  # data sets and workloads with a file of their own
@@ -65,6 +68,7 @@ def write_summaries(directory: Path, output: Path | None = None) -> None:
     parts = [
         training_rows(directory / "runs", study.runs),
         quality_rows(directory / "evaluations", study.runs),
+        checkpoint_rows(directory / "evaluations", study.scored),
         latency_rows(latency[latency["session"].isin(chosen)]),
         step_rows(steps[steps["session"].isin(chosen)]),
     ]
@@ -75,7 +79,9 @@ def write_summaries(directory: Path, output: Path | None = None) -> None:
     _write(table, output / "summary.csv")
     _write(by_replicate(rows), output / "by_seed.csv")
     _write(sessions, output / "sessions.csv")
-    write_json(output / "runs.json", checksums(directory, study.runs))
+    listed = checksums(directory, study.runs, FILES)
+    listed |= checksums(directory, study.scored, CHECKPOINT_FILES)
+    write_json(output / "runs.json", listed)
 
 
 # --- raw rows -------------------------------------------------------------------------
@@ -101,6 +107,20 @@ def quality_rows(evaluations: Path, runs: Iterable[Run]) -> pd.DataFrame:
     perplexity = perplexity.assign(metric="perplexity", weight=1.0)
     table = pd.concat([table, perplexity], ignore_index=True)
     return _complete(table, scale="study", unit_id=table["seed"])
+
+
+def checkpoint_rows(evaluations: Path, checkpoints: Iterable[Run]) -> pd.DataFrame:
+    """Samples of every pretrained checkpoint; what is independent is a document."""
+    parts = [
+        pd.read_parquet(evaluations / model / f"seed{seed}.parquet").assign(
+            model=model, seed=seed
+        )
+        for model, seed in checkpoints
+    ]
+    if not parts:
+        return pd.DataFrame()
+    table = pd.concat(parts, ignore_index=True)
+    return _complete(table, scale="pretrained", unit_id=table["sample"])
 
 
 def training_rows(folder: Path, runs: Iterable[Run]) -> pd.DataFrame:
@@ -268,11 +288,13 @@ def used_sessions(sessions: pd.DataFrame) -> list[int]:
 # --- what every run left --------------------------------------------------------------
 
 
-def checksums(directory: Path, runs: Iterable[Run]) -> dict[str, str]:
-    """SHA-256 of the small files of every run, by path in `directory`.
+def checksums(
+    directory: Path, runs: Iterable[Run], files: Iterable[str]
+) -> dict[str, str]:
+    """SHA-256 of these files of every run, by path in `directory`.
 
     One rule looks at the files of every run; the others depend on this list. So
     Snakemake follows a file of a run once, and not once for each table and figure.
     """
-    names = [name.format(model, seed) for model, seed in runs for name in FILES]
+    names = [name.format(model, seed) for model, seed in runs for name in files]
     return {name: sha256(directory / name) for name in names}

@@ -38,6 +38,7 @@ class Calibration:
 
     importance: Importance
     contribution: list[float]  # ACC_l
+    by_window: list[list[float]]  # the same for each window
     profile: Profile  # a_l; a tuned run's is the one it was fine-tuned with
     paths: dict[Part, Blocks]  # of a greedy search, of the parts that need one
 
@@ -63,11 +64,15 @@ def calibrate(
     device = model.embedding.weight.device
     windows = windows.to(device)
     inputs, at_once = windows[:, :-1], pass_size(device, windows.shape[1] - 1, 8)
-    shares = contribution(model, inputs, window=spec.ranking_window, batch_size=at_once)
+    by_window = contribution(
+        model, inputs, window=spec.ranking_window, batch_size=at_once
+    )
+    shares = [sum(block) / len(block) for block in zip(*by_window, strict=True)]
     skips = [each.skip for each in interventions if each.skip]
     return Calibration(
         importance(model, inputs, at_once),
         shares,
+        by_window,
         tuned or acc_profile(shares),
         search_paths(model, windows, skips, spec),
     )

@@ -7,7 +7,6 @@ nothing to do with what follows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,11 +21,10 @@ from shallower.evaluation.cross_entropy import losses_of_choices
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.files import sha256, write_json
 from shallower.interventions.base import Choice
-from shallower.interventions.skip import PARTS, Skip
 from shallower.models.llama import LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
-from shallower.study.runs import InterventionText, PretrainedSpec
+from shallower.study.runs import PretrainedSpec
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,7 @@ def evaluate(
     read = WindowReader(corpus, tokenizer, length)
     validation = read("validation", spec.calibration_documents)
     test = read("test", spec.documents)
-    texts = [*spec.interventions, *(profile(model) if spec.profile else [])]
-    written = [each.parsed for each in texts]
+    written = [each.parsed for each in spec.interventions]
     measured = calibrate(model, validation.ids, written, spec)
     choices = {str(i): choose(model, i, measured, spec) for i in written}
     parts = continuations(model, test, choices, spec)
@@ -76,6 +73,7 @@ def evaluate(
         "precision": precision,
         "device": machine.device_name(chosen),
         "sha256": sha256(path) if path.is_file() else None,
+        "contribution_by_document": measured.by_window,
         "windows": {domain: test.domains.count(domain) for domain in set(test.domains)},
     }
     write_json(interventions, facts | described)
@@ -100,13 +98,6 @@ def precision_of(spec: PretrainedSpec, device: torch.device) -> Precision:
     if spec.checkpoint.precision != "auto":
         return spec.checkpoint.precision
     return "bfloat16" if machine.multiplies_bfloat16(device) else "float32"
-
-
-def profile(model: LlamaLM) -> Iterator[InterventionText]:
-    """Every single attention, FFN and block of the model, left out alone."""
-    for part in PARTS:
-        for block in range(model.config.depth):
-            yield InterventionText(skip=str(Skip(part, "only", 1, block)))
 
 
 @dataclass(frozen=True)

@@ -54,26 +54,27 @@ def contribution(
     score: Score = "last_w",
     window: int = 32,
     batch_size: int = 8,
-) -> list[float]:
-    """ACC_l of each block: the share of tokens that carries `tau` of the attention.
+) -> list[list[float]]:
+    """ACC_l of each block, for each of the calibration `windows` (windows, tokens).
 
-    The fewest tokens whose scores add up to `tau` of all, over the number of tokens,
-    mean over calibration `windows` (windows, tokens). Nothing is eliminated here. A
-    block without attention has the value of the block before it, or 1.
+    The share of tokens that carries `tau` of the attention: the fewest tokens whose
+    scores add up to `tau` of all, over the number of tokens. Nothing is eliminated
+    here. A block without attention has the value of the block before it, or 1.
     """
-    totals = [0.0] * model.config.depth
+    found: list[list[float]] = []
     for tokens in windows.split(batch_size):
         x, rotary = model.embedding(tokens), model.rotary[:, : tokens.shape[1]]
-        needed = len(tokens) * 1.0
+        needed = torch.full((len(tokens),), float(tokens.shape[1]))
+        blocks = []
         for index, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             x, q, k = after_attention(block, x, rotary, None, index)
             if q is not None and k is not None:
-                needed = carriers(scores(q, k, score, window), tau).sum().item()
-                needed /= tokens.shape[1]
-            totals[index] += needed
+                needed = carriers(scores(q, k, score, window), tau)
+            blocks.append((needed.double() / tokens.shape[1]).cpu())
             x = block.after_ffn(x)
-    return [total / len(windows) for total in totals]
+        found += torch.stack(blocks, dim=1).tolist()
+    return found
 
 
 def carriers(scored: Tensor, tau: float) -> Tensor:

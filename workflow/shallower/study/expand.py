@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from shallower.errors import UserError
-from shallower.interventions.skip import Skip
+from shallower.interventions.skip import PARTS, Skip
 from shallower.models.config import (
     SENTINELS,
     FFNVariant,
@@ -67,6 +67,9 @@ def of_checkpoints(study: Study) -> Iterator[ModelName]:
     for checkpoint, settings in study.pretrained.chosen.items():
         plain = ModelName(checkpoint, settings.sizes.depth, pretrained=True)
         yield plain
+        if study.pretrained.profile:
+            for part, block in product(PARTS, range(plain.depth)):
+                yield plain.replace(skip=str(Skip(part, "only", 1, block)))
         for grid in study.experiments.pretrained:
             if checkpoint in (grid.models or [checkpoint]):
                 for values in product(*grid.options.values()):

@@ -118,7 +118,6 @@ class PretrainedSpec(Strict):
     documents: int  # of each domain
     calibration_documents: int
     batch_size: int
-    profile: bool
     ranking_window: int
     new_tokens: int
     samples_kept: int

@@ -46,7 +46,7 @@ def pretrained_spec(study: Study, checkpoint: str) -> PretrainedSpec:
     """What one pretrained checkpoint is, and what is scored on it."""
     settings = study.pretrained
     return PretrainedSpec(
-        **settings.model_dump(exclude={"models"}),
+        **settings.model_dump(exclude={"models", "profile"}),
         name=checkpoint,
         checkpoint=settings.chosen[checkpoint],
         interventions=[

@@ -206,6 +206,11 @@ class Study(Strict):
         names = [name for _, name, _ in self.cells if name.is_intervened]
         return {str(name): name for name in names}
 
+    @property
+    def scored(self) -> list[Run]:
+        """Every checkpoint that is scored, with the seed that its files are under."""
+        return [(checkpoint, 0) for checkpoint in self.pretrained.chosen]
+
     @cached_property
     def interventions_of(self) -> dict[str, list[str]]:
         """Labels of the interventions on each model that has any, by its label.
@@ -296,6 +301,14 @@ class Study(Strict):
     def deepest_baseline(self) -> str:
         """Label of the deepest baseline, which interventions are compared with."""
         return str(ModelName("baseline", self.depths[-1]))
+
+    @property
+    def intervened_on(self) -> str:
+        """Label of the model that claims about interventions are judged on.
+
+        The first pretrained checkpoint; without one the deepest baseline.
+        """
+        return next(iter(self.pretrained.chosen), self.deepest_baseline)
 
     @property
     def ffns(self) -> list[str]:

@@ -21,6 +21,7 @@ from shallower.study.study import Study
 
 Kind = Literal["identity", "cost", "quality"]
 Weights = Literal["trained", "untrained", "pretrained"]
+ON_CHECKPOINTS = ("S3", "S4")  # judged on a checkpoint, where a study has one
 COLUMNS = [
     *("id", "source", "claim", "kind", "scale", "weights", "effect", "unit"),
     *("ci_low", "ci_high", "level", "threshold", "verdict", "note", "registered"),
@@ -49,6 +50,7 @@ class Context:
 
     def estimate(self, comparison: Comparison) -> Estimate:
         """The estimate of a comparison, made once."""
+        comparison = self.results.placed(comparison)
         if comparison.id not in self.used:
             made = estimate(self.results, comparison)
             self.used[comparison.id] = crossed(self.results, made)
@@ -155,6 +157,9 @@ class Claim:
         """Its row of claims.csv."""
         found = self.judge(context)
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
+        own = self.source in ON_CHECKPOINTS and self.scale == "study"
+        if own and context.study.scored:
+            row |= {"scale": "pretrained", "weights": "pretrained"}
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
         return {key: row[key] for key in COLUMNS}
 

@@ -64,16 +64,21 @@ def by_run(context: Context) -> dict[str, dict[Key, str]]:
     for label, choice in eliminations(study).items():
         name = study.names[label]
         reached = given.get(label, choice.speedup) >= REACHED * choice.speedup
-        if reached and source(name) == study.deepest_baseline:
+        if reached and source(name) == study.intervened_on:
             key = (choice.rule, choice.speedup)
             found.setdefault(str(name.run), {})[key] = label
     return found
 
 
 def tuned(context: Context) -> dict[str, dict[Key, str]]:
-    """Those on runs that were fine-tuned with elimination."""
-    deepest = context.study.deepest_baseline
-    return {run: labels for run, labels in by_run(context).items() if run != deepest}
+    """Those on runs that were fine-tuned with elimination; on the checkpoint itself.
+
+    Nothing of a checkpoint is trained here.
+    """
+    base, found = context.study.intervened_on, by_run(context)
+    if context.study.scored:
+        return {run: labels for run, labels in found.items() if run == base}
+    return {run: labels for run, labels in found.items() if run != base}
 
 
 def nats(context: Context, left: str, right: str, one_sided: bool = False) -> Estimate:
@@ -88,19 +93,21 @@ def nats(context: Context, left: str, right: str, one_sided: bool = False) -> Es
 def falls_with_depth(context: Context) -> Finding:
     """S4-1: the share of tokens that carries the attention falls from block to block.
 
-    Spearman's correlation of block and contribution, one for each seed.
+    Spearman's correlation of block and contribution, one for each seed; of a checkpoint
+    one for each document.
     """
-    model = context.study.deepest_baseline
-    found = [
-        rank_correlation(run["contribution"])
-        for run in context.results.choices
-        if run["model"] == model and run["contribution"]
-    ]
+    model, found = context.study.intervened_on, []
+    for run in context.results.choices:
+        if run["model"] == model and run["contribution"]:
+            measured_on = run.get("contribution_by_document", [run["contribution"]])
+            found += [rank_correlation(values) for values in measured_on]
     if not found:
         return absent("contributions of attention")
+    over = "documents" if context.study.scored else "seeds"
     asked = Comparison(model, "", "validation", "contribution", "correlation")
-    how = {"unit": "correlation", "method": "Spearman's by seed, t over seeds"}
-    made = mean_level(asked, np.array(found), "seeds", **how)
+    asked = context.results.placed(asked)
+    how = {"unit": "correlation", "method": f"Spearman's, t over {over}"}
+    made = mean_level(asked, np.array(found), over, **how)
     # A t interval of few seeds does not know that correlations end at one.
     low, high = np.clip([made.ci_low, made.ci_high], -1, 1).tolist()
     return superiority(context.keep(replace(made, ci_low=low, ci_high=high)))
@@ -159,7 +166,7 @@ def prefill_as_predicted(context: Context) -> Finding:
     last = max(rows, key=lambda row: row.tokens)
     found = within(divided(last.timed, last.predicted), WITHIN)
     note = f"{last.timed.effect:.2f} of {last.predicted:.2f} at {last.tokens} tokens"
-    base = context.study.deepest_baseline
+    base = context.study.intervened_on
     label = by_run(context).get(base, {}).get(("acc", SPEEDUP))
     timed = context.study.latency.interventions
     for tokens in sorted(timed.study.lengths if timed and label else [])[::-1]:
@@ -179,7 +186,7 @@ def first_token(context: Context) -> Finding:
     """
     data, base = (
         measured(context.results, "first_token"),
-        context.study.deepest_baseline,
+        context.study.intervened_on,
     )
     tried = [
         (speed, label)
@@ -256,7 +263,7 @@ def _at_random(context: Context, run: str) -> tuple[str, str] | None:
     Where it costs nothing, that another rule costs nothing says nothing.
     """
     found, key = by_run(context), ("random", SPEEDUP)
-    for control in (run, context.study.deepest_baseline):
+    for control in (run, context.study.intervened_on):
         label = found.get(control, {}).get(key)
         if label is not None:
             return label, control
@@ -277,13 +284,13 @@ def small_drop(context: Context) -> Finding:
     Against the model it was tuned from, and against itself without elimination, as
     tuning is training too. Only where random elimination is worse by more.
     """
-    parts, labels, base = [], [], context.study.deepest_baseline
+    parts, labels, base = [], [], context.study.intervened_on
     for run, found in tuned(context).items():
         label = found.get(("acc", SPEEDUP))
         if label is None:
             continue
         sensitive = _sensitive(context, run, MARGIN)
-        for other in (base, run):
+        for other in dict.fromkeys((base, run)):
             part = nats(context, label, other, one_sided=True)
             parts.append(non_inferiority(part, MARGIN, sensitive))
             labels.append(f"{label} against {other}")

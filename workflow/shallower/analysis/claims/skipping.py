@@ -53,7 +53,7 @@ def skipped(study: Study) -> dict[tuple[str, str], ByNumber]:
     """The deepest baseline with sublayers skipped, not healed, by part and rule."""
     found: dict[tuple[str, str], ByNumber] = {}
     for label, skip in skips(study).items():
-        if str(study.names[label].without("skip")) == study.deepest_baseline:
+        if str(study.names[label].without("skip")) == study.intervened_on:
             found.setdefault((skip.part, skip.rule), {})[skip.k] = label
     return {key: dict(sorted(labels.items())) for key, labels in found.items()}
 
@@ -108,7 +108,7 @@ def can_improve(context: Context) -> Finding:
     Supported if one is, adjusted by Holm; not supported if each is worse, which needs
     no adjustment. Shown is the best k, with its adjusted interval.
     """
-    deepest = context.study.deepest_baseline
+    deepest = context.study.intervened_on
     last = skipped(context.study).get(("attention", "last"), {})
     found = {k: context.estimate(change(m, deepest)) for k, m in last.items()}
     found = {k: one for k, one in found.items() if one.n > 1}

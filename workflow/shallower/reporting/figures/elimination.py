@@ -50,7 +50,7 @@ def draw(results: Results) -> Figure:
 def of_deepest(results: Results) -> list[str]:
     """Eliminations in the deepest baseline and in what was fine-tuned from it."""
     study = results.study
-    base = study.deepest_baseline
+    base = study.intervened_on
     return [m for m in eliminations(study) if source(study.names[m]) == base]
 
 
@@ -67,7 +67,7 @@ def _looks(results: Results, label: str) -> dict[str, Any]:
 
 def _quality(axes: Axes, results: Results, labels: list[str]) -> None:
     """Against the predicted speed-up; a line is what one model gives, untrained."""
-    study, base = results.study, results.study.deepest_baseline
+    study, base = results.study, results.study.intervened_on
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
     found = {label: results.estimate(change(label, base)) for label in labels}
     at = {m: float(results.methods["predicted_prefill"].get(m, 1.0)) for m in labels}
@@ -125,7 +125,7 @@ def _rules(axes: Axes, results: Results, labels: list[str]) -> None:
 
 def _contribution(axes: Axes, results: Results) -> None:
     """Share of the tokens that carries most of the attention, and the profile."""
-    base, handles = results.study.deepest_baseline, []
+    base, handles = results.study.intervened_on, []
     lines = {
         "contribution": (UNTUNED, "ACC", "-"),
         "profile": ("0.35", "profile $a_l$", (0, (2, 1.2))),
@@ -145,7 +145,7 @@ def prefills(results: Results) -> Iterator[tuple[str, int, float, Estimate]]:
     At the study's size those that quality was measured with, at the original's size
     the predictions that were timed.
     """
-    base, study = results.study.deepest_baseline, results.study
+    base, study = results.study.intervened_on, results.study
     for label in of_deepest(results):
         found = results.estimate(speedup(base, label, "first_token"))
         if found.exists and label in results.methods.index:

@@ -28,7 +28,7 @@ ROOM = 0.5  # of what the points span, beyond them, for intervals
 def draw(results: Results) -> Figure:
     """Change of cross-entropy against k; importance by block."""
     study = results.study
-    base = study.deepest_baseline
+    base = study.intervened_on
     chosen = {
         label: skip
         for label, skip in skips(study).items()
@@ -50,7 +50,7 @@ def _healed(results: Results, label: str) -> bool:
 
 def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
     """Skipped blocks, and beside them baselines trained with as many blocks fewer."""
-    base = results.study.deepest_baseline
+    base = results.study.intervened_on
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
     found = {label: results.estimate(change(label, base)) for label in chosen}
     shifts = {rule: 0.08 * (i - 1) for i, rule in enumerate(RULES)}

@@ -41,7 +41,7 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
 
 def _skipping(results: Results) -> Iterator[tuple[str, str]]:
     """`skipping.<kind>` at `skipping.k` blocks, with its speed-up; gains over depth."""
-    study, base = results.study, results.study.deepest_baseline
+    study, base = results.study, results.study.intervened_on
     fact = results.fact
     yield "has.skipping", "yes" if fact("skipping.models") > 0 else ""
     yield "has.healing", "yes" if fact("skipping.healed.models") > 0 else ""
@@ -86,7 +86,7 @@ def _skipped_at_original(results: Results) -> list[str]:
 
 def _healed(results: Results) -> Iterator[tuple[str, str]]:
     """The healed model that skips most: before and after."""
-    study, base = results.study, results.study.deepest_baseline
+    study, base = results.study, results.study.intervened_on
     healed = [
         label
         for label in skips(study)
@@ -109,7 +109,7 @@ def _healed(results: Results) -> Iterator[tuple[str, str]]:
 
 def _elimination(results: Results) -> Iterator[tuple[str, str]]:
     """`elimination.<rule>` at `elimination.speedup`; ACC's ends; measured times."""
-    base, fact = results.study.deepest_baseline, results.fact
+    base, fact = results.study.intervened_on, results.fact
     yield "has.elimination", "yes" if fact("elimination.models") > 0 else ""
     yield "has.tuning", "yes" if fine_tuned(results.study) else ""
     yield "elimination.models", number(fact("elimination.models"), 0)
@@ -164,7 +164,7 @@ def _label(results: Results, key: str) -> str:
         rule = "acc" if key == "tuned" else key
         same = (choice.rule, choice.speedup) == (rule, asked)
         tuned = ("tuned" in name.options) == (key == "tuned")
-        if same and tuned and source(name) == study.deepest_baseline:
+        if same and tuned and source(name) == study.intervened_on:
             return label
     return ""
 

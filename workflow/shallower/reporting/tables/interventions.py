@@ -76,7 +76,7 @@ def _skipped(results: Results, label: str) -> list[str]:
 def _at_original(results: Results, name: ModelName) -> float:
     """Speed-up of the original's deepest model without the same sublayers."""
     study = results.study
-    if source(name) != study.deepest_baseline or "healed" in name.options:
+    if source(name) != study.intervened_on or "healed" in name.options:
         return math.nan
     deepest = ModelName("baseline", study.original.depths[-1])
     label = str(deepest.replace(skip=name.options["skip"]))
