@@ -15,7 +15,7 @@ from shallower.evaluation.cross_entropy import losses_of_choices, pass_size
 from shallower.files import read_json
 from shallower.interventions.apply import apply, skip
 from shallower.interventions.base import Choice, Intervention
-from shallower.interventions.calibration import Importance, contribution, importance
+from shallower.interventions.calibration import Importance, contributions, importance
 from shallower.interventions.costs import Workload, costs, deployed_costs
 from shallower.interventions.eliminate import Profile, acc_profile, best_effort
 from shallower.interventions.skip import (
@@ -64,7 +64,7 @@ def calibrate(
     device = model.embedding.weight.device
     windows = windows.to(device)
     inputs, at_once = windows[:, :-1], pass_size(device, windows.shape[1] - 1, 8)
-    by_window = contribution(
+    by_window = contributions(
         model, inputs, window=spec.ranking_window, batch_size=at_once
     )
     shares = [sum(block) / len(block) for block in zip(*by_window, strict=True)]

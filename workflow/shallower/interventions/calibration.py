@@ -46,7 +46,6 @@ def importance(model: LlamaLM, windows: Tensor, batch_size: int = 8) -> Importan
     return Importance(*(tuple(row) for row in rows))
 
 
-@torch.inference_mode()
 def contribution(
     model: LlamaLM,
     windows: Tensor,
@@ -54,24 +53,38 @@ def contribution(
     score: Score = "last_w",
     window: int = 32,
     batch_size: int = 8,
-) -> list[list[float]]:
-    """ACC_l of each block, for each of the calibration `windows` (windows, tokens).
+) -> list[float]:
+    """ACC_l of each block, mean over calibration `windows` (windows, tokens)."""
+    rows = contributions(model, windows, tau, score, window, batch_size)
+    return [sum(block) / len(block) for block in zip(*rows, strict=True)]
 
-    The share of tokens that carries `tau` of the attention: the fewest tokens whose
-    scores add up to `tau` of all, over the number of tokens. Nothing is eliminated
-    here. A block without attention has the value of the block before it, or 1.
+
+@torch.inference_mode()
+def contributions(
+    model: LlamaLM,
+    windows: Tensor,
+    tau: float = 0.9,
+    score: Score = "last_w",
+    window: int = 32,
+    batch_size: int = 8,
+) -> list[list[float]]:
+    """ACC_l of each block, for each window: the share of tokens that carries `tau`.
+
+    The fewest tokens whose scores add up to `tau` of all attention, over the number of
+    tokens. Nothing is eliminated here. A block without attention has the value of the
+    block before it, or 1.
     """
     found: list[list[float]] = []
     for tokens in windows.split(batch_size):
         x, rotary = model.embedding(tokens), model.rotary[:, : tokens.shape[1]]
-        needed = torch.full((len(tokens),), float(tokens.shape[1]))
+        needed = torch.full((len(tokens),), tokens.shape[1])
         blocks = []
         for index, block in enumerate(model.blocks):
             assert isinstance(block, Block)
             x, q, k = after_attention(block, x, rotary, None, index)
             if q is not None and k is not None:
                 needed = carriers(scores(q, k, score, window), tau)
-            blocks.append((needed.double() / tokens.shape[1]).cpu())
+            blocks.append(needed.double().cpu() / tokens.shape[1])
             x = block.after_ffn(x)
         found += torch.stack(blocks, dim=1).tolist()
     return found
