@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 import sentencepiece
 
@@ -14,23 +15,53 @@ from shallower.errors import UserError
 from shallower.files import replacing
 
 
-class Tokenizer:
-    """Text to piece ids and back, with BOS and EOS as the model sees them."""
+class TokenizerLike(Protocol):
+    """What a model needs of its tokenizer, ours or a checkpoint's."""
 
-    def __init__(self, path: str | Path) -> None:
+    bos: int
+    eos: int
+    unknown: int  # -1 if every text has tokens
+    prefix: list[int]  # what stands before a text by the model's convention
+
+    def __len__(self) -> int:
+        """Vocabulary size V."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` alone."""
+        ...
+
+    def encode_all(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text; on one core, which is what a job has."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; BOS and EOS give nothing."""
+        ...
+
+
+class Tokenizer:
+    """Text to piece ids and back, with BOS and EOS as the model sees them.
+
+    `content` is a SentencePiece model that `path`, a file of another format, describes.
+    """
+
+    def __init__(self, path: str | Path, content: bytes | None = None) -> None:
         if not Path(path).is_file():
             raise UserError(f"{path}: no such tokenizer model")
+        source = {"model_proto": content} if content else {"model_file": str(path)}
         try:
-            self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self.pieces = sentencepiece.SentencePieceProcessor(**source)
         except RuntimeError as error:
+            hint = "; expected a file such as tokenizer.model, not tokenizer.json"
             raise UserError(
-                f"{path}: not a SentencePiece model ({error}); expected a file such as "
-                "tokenizer.model, not tokenizer.json"
+                f"{path}: not a SentencePiece model ({error}){'' if content else hint}"
             ) from None
         self.bos, self.eos = self.pieces.bos_id(), self.pieces.eos_id()
         self.unknown = self.pieces.unk_id()
         if self.bos < 0 or self.eos < 0:
             raise UserError(f"{path}: the tokenizer needs BOS and EOS pieces")
+        self.prefix = [self.bos]
 
     def __len__(self) -> int:
         """Vocabulary size V."""
