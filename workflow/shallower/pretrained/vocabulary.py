@@ -139,13 +139,9 @@ def _from_json(folder: Path) -> BackendTokenizer:
         for name in ("bos", "eos")
     )
     bos, eos = _ends(bos, eos, size, f"{folder}: tokenizer_config.json or config.json")
-    adds = settings.get("add_bos_token")
-    if adds is None:
-        prefix = _before(backend)
-    else:
-        prefix = [bos] if adds and stated["bos"] != NONE else []
     tokenizer = BackendTokenizer(backend, size, bos, eos, stated["unk"])
-    tokenizer.prefix = prefix
+    # As transformers has it: add_bos_token is for tokenizers without this file.
+    tokenizer.prefix = _before(backend)
     return tokenizer
 
 
