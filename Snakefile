@@ -18,6 +18,7 @@ include: "workflow/rules/pairs.smk"
 include: "workflow/rules/tokens.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/pretrained.smk"
 include: "workflow/rules/analyse.smk"
 include: "workflow/rules/report.smk"
 

@@ -18,7 +18,7 @@ from shallower.models.attention import causal_attention
 from shallower.models.config import LlamaConfig, SkippedParts
 from shallower.models.costs import count_parameters
 from shallower.models.families import on_meta
-from shallower.models.hugging_face import from_hugging_face, to_hugging_face
+from shallower.models.hugging_face import to_hugging_face
 from shallower.models.initial import initialise
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.models.registry import HEADS
@@ -55,8 +55,6 @@ def test_logits_equal_hugging_face(tokens: Tensor) -> None:
     theirs = to_hugging_face(ours)
     with torch.no_grad():
         assert torch.allclose(theirs(tokens).logits, ours(tokens), atol=1e-5)
-        back = from_hugging_face(theirs)
-        assert torch.equal(back.eval()(tokens), ours(tokens))
 
 
 @pytest.mark.parametrize("size", [(2, 24), (4, 16), (8, 8)])
@@ -68,7 +66,6 @@ def test_heads_with_a_size_of_their_own_are_hugging_faces(
     theirs = to_hugging_face(model)
     with torch.no_grad():
         assert (model(tokens) - theirs(tokens).logits).abs().max() < 1e-5
-        assert torch.equal(from_hugging_face(theirs)(tokens), model(tokens))
 
 
 def test_hugging_face_refuses_other_variants() -> None:

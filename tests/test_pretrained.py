@@ -17,8 +17,9 @@ from models_for_tests import cached, token_ids
 from shallower.errors import UserError
 from shallower.models.costs import cache_bytes, count_parameters, weights_read
 from shallower.models.llama import LlamaLM
-from shallower.pretrained.checkpoint import open_model, sizes
+from shallower.pretrained.checkpoint import open_model
 from shallower.pretrained.gguf_file import GGUFHeader
+from shallower.pretrained.sizes import sizes
 from shallower.pretrained.weights import GGUF_BLOCK, GGUF_OUTER
 
 SIZES = {
@@ -57,13 +58,13 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def make(kind: str, folder: Path, shard: str = "5GB") -> Any:
-    """A model of transformers' with random weights, biases and gains, and its folder."""
+    """A model of transformers with random weights, biases and gains; saved."""
     values = SIZES | KINDS[kind]
     config = AutoConfig.for_model(values.pop("model_type"), **values)
     torch.manual_seed(0)
     theirs = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
+        for parameter in theirs.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(4)
             else:

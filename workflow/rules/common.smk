@@ -72,8 +72,13 @@ localrules:
     notebook_comparison,
 
 
+# Names of checkpoints, which no run has.
+CHECKPOINTS = "|".join(map(re.escape, study.pretrained.chosen)) or "(?!)"
+
+
 wildcard_constraints:
-    model="[^/]+",
+    model=f"(?!(?:{CHECKPOINTS})/)[^/]+",
+    checkpoint=CHECKPOINTS,
     seed=r"\d+",
     split="train|validation|test",
     part=r"\d+",
@@ -123,6 +128,12 @@ def tokenizer_given():
             downloaded.file_path(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
         )
     return study.tokenizer.model or []
+
+
+def checkpoint_file(wildcards):
+    """A local checkpoint; a package's is pinned by version and checksum."""
+    chosen = study.pretrained.chosen[wildcards.checkpoint]
+    return chosen.file if chosen.source == "files" else []
 
 
 def other_runs(wildcards):

@@ -319,6 +319,23 @@ def evaluate(
 
 
 @app.command(rich_help_panel=STAGES)
+def pretrained(
+    settings: File,
+    corpus: File,
+    output: File,
+    interventions: File,
+    threads: Threads = 1,
+    device: Device = "auto",
+) -> None:
+    """Score a pretrained checkpoint, and every intervention on it."""
+    from shallower.evaluation.pretrained import evaluate
+    from shallower.study.runs import PretrainedSpec, read_spec
+
+    spec = read_spec(PretrainedSpec, settings)
+    evaluate(spec, corpus, output, interventions, threads=threads, device=device)
+
+
+@app.command(rich_help_panel=STAGES)
 def latency(
     settings: File,
     runs: File,

@@ -52,6 +52,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "pairs": (("corpus.pairs", "evaluation.pairs"), ASIDE),
     "tokenizer": (("tokens.source",), {*ASIDE, "study"}),
     "shards": (("tokens.shards",), ASIDE),
+    "pretrained": (("evaluation.pretrained",), {*ASIDE, "study"} | OF_T5),
     "latency": (("evaluation.latency.job",), {*ASIDE, "study"}),
     "parameters": (("evaluation.sizes",), {*ASIDE, "study"}),
     "summary": (("analysis.summaries",), ASIDE),

@@ -32,6 +32,15 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are faster than those of fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    flags = info.read_text().split() if info.is_file() else []
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 def versions() -> dict[str, str]:
     """Versions that can change a number."""
     return {"python": platform.python_version(), "torch": torch.__version__}

@@ -44,8 +44,23 @@ class Located(NamedTuple):
 def locate(source: PackageSource | PackageFile, key: str) -> Located:
     """Find files of an installed package and check version and checksum.
 
-    Raises UserError if the package is missing, has another version, holds no such
-    file, or holds it with other content.
+    Raises UserError as `find`, or if a file has other content.
+    """
+    paths = find(source, key)
+    located = Located(paths, {name: sha256(path) for name, path in paths.items()})
+    if source.sha256 not in (None, located.combined):
+        raise UserError(
+            f"{key}.sha256: {source.file} of package {source.name} has "
+            f"{located.combined}, expected {source.sha256}"
+        )
+    return located
+
+
+def find(source: PackageSource | PackageFile, key: str) -> dict[str, Path]:
+    """Files of an installed package of the right version, by path inside it.
+
+    Raises UserError if the package is missing, has another version, or holds no such
+    file.
     """
     try:
         distribution = importlib.metadata.distribution(source.name)
@@ -70,13 +85,7 @@ def locate(source: PackageSource | PackageFile, key: str) -> Located:
             f"{key}.file: package {source.name} {source.version} has no file "
             f"{missing[0] if missing else source.file}"
         )
-    located = Located(paths, {name: sha256(path) for name, path in paths.items()})
-    if source.sha256 not in (None, located.combined):
-        raise UserError(
-            f"{key}.sha256: {source.file} of package {source.name} has "
-            f"{located.combined}, expected {source.sha256}"
-        )
-    return located
+    return paths
 
 
 def _matches(path: PurePosixPath, pattern: str) -> bool:

@@ -11,11 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.evaluation.cross_entropy import (
-    continuation_losses,
-    pass_size,
-    read_windows,
-)
+from shallower.evaluation.cross_entropy import losses_of_choices, pass_size
 from shallower.files import read_json
 from shallower.interventions.apply import apply, skip
 from shallower.interventions.base import Choice, Intervention
@@ -33,7 +29,7 @@ from shallower.interventions.skip import (
 from shallower.models.config import SkippedParts
 from shallower.models.costs import cache_bytes
 from shallower.models.llama import LlamaLM
-from shallower.study.runs import EvaluationSpec
+from shallower.study.runs import EvaluationSpec, PretrainedSpec
 
 
 @dataclass(frozen=True)
@@ -48,15 +44,15 @@ class Calibration:
 
 def calibrate(
     model: LlamaLM,
-    run: Path,
-    tokens: Path,
+    windows: Tensor,
     interventions: Sequence[Intervention],
-    spec: EvaluationSpec,
+    spec: EvaluationSpec | PretrainedSpec,
+    tuned: Profile | None = None,
 ) -> Calibration:
-    """Measure the trained `model` of the folder `run` on validation windows.
+    """Measure a trained model on validation `windows` (windows, T + 1).
 
-    Raises UserError, naming it, for an intervention that skips more blocks than the
-    model has.
+    `tuned` is the profile that a run was fine-tuned with. Raises UserError, naming it,
+    for an intervention that skips more blocks than the model has.
     """
     for intervention in interventions:
         if intervention.skip:
@@ -64,16 +60,15 @@ def calibrate(
                 intervention.skip.check(model.config.depth)
             except ValueError as error:
                 raise UserError(f"{spec.name}: {intervention}: {error}") from None
-    context, device = model.config.context, model.embedding.weight.device
-    split = tokens / "validation"
-    windows = read_windows(split, context, spec.calibration_windows).to(device)
-    inputs, at_once = windows[:, :-1], pass_size(device, context, 8)
+    device = model.embedding.weight.device
+    windows = windows.to(device)
+    inputs, at_once = windows[:, :-1], pass_size(device, windows.shape[1] - 1, 8)
     shares = contribution(model, inputs, window=spec.ranking_window, batch_size=at_once)
     skips = [each.skip for each in interventions if each.skip]
     return Calibration(
         importance(model, inputs, at_once),
         shares,
-        tuned_profile(run) or acc_profile(shares),
+        tuned or acc_profile(shares),
         search_paths(model, windows, skips, spec),
     )
 
@@ -85,7 +80,10 @@ def tuned_profile(run: Path) -> Profile | None:
 
 
 def search_paths(
-    model: LlamaLM, windows: Tensor, skips: Sequence[Skip], spec: EvaluationSpec
+    model: LlamaLM,
+    windows: Tensor,
+    skips: Sequence[Skip],
+    spec: EvaluationSpec | PretrainedSpec,
 ) -> dict[Part, Blocks]:
     """One path for each part, as long as the longest that one of the skips needs."""
     longest: dict[Part, Skip] = {}
@@ -94,13 +92,14 @@ def search_paths(
             longest[each.part] = each
     sizes = spec.prompt_tokens, spec.batch_size
 
-    def loss(part: Skip, blocks: Blocks) -> float:
+    def losses(part: Skip, candidates: list[Blocks]) -> list[float]:
         """Mean nats behind the windows' prompts, without a part of these blocks."""
-        network = skip(model, part.parts(blocks))
-        return continuation_losses(network, windows, *sizes).mean().item()
+        choices = [Choice(part.parts(blocks)) for blocks in candidates]
+        nats = losses_of_choices(model, windows, *sizes, choices)
+        return [row.mean().item() for row in nats]
 
     return {
-        part: greedy_path(model.config.depth, each.k, partial(loss, each))
+        part: greedy_path(model.config.depth, each.k, partial(losses, each))
         for part, each in longest.items()
     }
 
@@ -109,7 +108,7 @@ def choose(
     model: LlamaLM,
     intervention: Intervention,
     measured: Calibration,
-    spec: EvaluationSpec,
+    spec: EvaluationSpec | PretrainedSpec,
 ) -> Choice:
     """The blocks that are skipped, and an elimination of the asked strength.
 
@@ -147,7 +146,7 @@ def description(
     model: LlamaLM,
     measured: Calibration,
     choices: dict[str, Choice],
-    spec: EvaluationSpec,
+    spec: EvaluationSpec | PretrainedSpec,
 ) -> dict[str, Any]:
     """Content of `interventions.json`: measurements, choices, and what these save."""
     work = Workload(spec.prompt_tokens, spec.new_tokens)

@@ -8,7 +8,7 @@ no prediction, so only those from its last token on are scored, of all models al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from torch.nn import functional as F
 
 from shallower.errors import UserError
 from shallower.evaluation.table import Row
+from shallower.interventions.base import Choice
 from shallower.interventions.eliminate import Elimination
-from shallower.interventions.forward import continuation_features
+from shallower.interventions.shared import SharedBlocks
 from shallower.models.llama import LlamaLM
 from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
@@ -118,7 +119,6 @@ def read_windows(tokens: Path, context: int, count: int) -> Tensor:
     return torch.from_numpy(stream.read(0, windows * length)).view(windows, length)
 
 
-@torch.inference_mode()
 def continuation_losses(
     model: LlamaLM,
     windows: Tensor,
@@ -131,23 +131,41 @@ def continuation_losses(
     Of `windows` (windows, T + 1) the last T - prompt + 1 are predicted, the first of
     them by the prompt's last token. Raises UserError for a prompt beyond the window.
     """
+    choices = [Choice(elimination=elimination)]
+    return losses_of_choices(model, windows, prompt, batch_size, choices)[0]
+
+
+@torch.inference_mode()
+def losses_of_choices(
+    model: LlamaLM,
+    windows: Tensor,
+    prompt: int,
+    batch_size: int,
+    choices: Sequence[Choice],
+) -> Tensor:
+    """As `continuation_losses` of a model under each choice, (choices, windows).
+
+    What the choices have in common is computed once (see `interventions.shared`).
+    """
     context, device = windows.shape[1] - 1, model.embedding.weight.device
     if not 0 < prompt <= context:
         raise UserError(f"prompt_tokens: {prompt}, expected 1 to {context}, a context")
     losses, done = [], 0
     for batch in windows.split(pass_size(device, context, batch_size)):
         inputs, targets = batch[:, :-1].to(device), batch[:, prompt:].to(device)
-        if elimination is None:
-            states = model.features(inputs)[:, prompt - 1 :]
-        else:
-            # Random ranking is drawn anew for each batch.
-            seed = derive(elimination.seed, f"window {done}")
-            drawn = replace(elimination, seed=seed)
-            states = continuation_features(model, inputs, prompt, drawn)
-        logits = model.head(states).float()
-        nats = F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), reduction="none"
-        )
-        losses.append(nats.double().view_as(targets).mean(1).cpu())
+        shared, of_batch = SharedBlocks(model, inputs), []
+        for choice in choices:
+            drawn = choice
+            if choice.elimination is not None:
+                # Random ranking is drawn anew for each batch.
+                seed = derive(choice.elimination.seed, f"window {done}")
+                elimination = replace(choice.elimination, seed=seed)
+                drawn = replace(choice, elimination=elimination)
+            logits = model.head(shared.continuation(drawn, prompt)).float()
+            nats = F.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), reduction="none"
+            )
+            of_batch.append(nats.double().view_as(targets).mean(1).cpu())
+        losses.append(torch.stack(of_batch))
         done += len(batch)
-    return torch.cat(losses)
+    return torch.cat(losses, dim=1)

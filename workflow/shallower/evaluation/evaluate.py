@@ -19,6 +19,7 @@ from shallower.evaluation.choices import (
     calibrate,
     choose,
     description,
+    tuned_profile,
 )
 from shallower.evaluation.cross_entropy import (
     continuation_rows,
@@ -88,7 +89,11 @@ def evaluate(
         if spec.interventions:
             # All are chosen before the first is scored: a wrong one costs no time.
             written = [each.parsed for each in spec.interventions]
-            measured = calibrate(model, run, tokens, written, spec)
+            windows = read_windows(
+                tokens / "validation", model.config.context, spec.calibration_windows
+            )
+            tuned = tuned_profile(run)
+            measured = calibrate(model, windows, written, spec, tuned)
             choices = {str(i): choose(model, i, measured, spec) for i in written}
             chosen = description(model, measured, choices, spec)
         parts, generated = run_parts(model, texts)

@@ -14,6 +14,8 @@ are never eliminated.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -33,16 +35,9 @@ class RaggedCache(KeyValueCache):
         self, model: LlamaLM, batch: int, entering: list[int], new_tokens: int
     ) -> None:
         config, weight = model.config, model.embedding.weight
+        heads, size = config.groups, config.head_dim
         self.stores = {
-            block: weight.new_zeros(
-                *(
-                    2,
-                    batch,
-                    config.groups,
-                    entering[block] + new_tokens,
-                    config.head_dim,
-                )
-            )
+            block: weight.new_zeros(2, batch, heads, entering[block] + new_tokens, size)
             for block in config.attending
         }
         self.missing = [entering[0] - tokens for tokens in entering]
@@ -51,12 +46,9 @@ class RaggedCache(KeyValueCache):
     def append(self, block: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store (batch, kv_heads, tokens, head_dim); return all keys and values.
 
-        First the tokens of the prompt that reached the block, then single tokens.
-        Raises ValueError for several at once, which would need a mask for each block.
+        First the tokens of the prompt that reached the block, then those behind it.
         """
         tokens, store = keys.shape[2], self.stores[block]
-        if self.length and tokens > 1:
-            raise ValueError(f"{tokens} tokens behind a ragged cache: expected 1")
         start = max(0, self.length - self.missing[block])
         store[0, :, :, start : start + tokens] = keys
         store[1, :, :, start : start + tokens] = values
@@ -92,17 +84,29 @@ def prefill(
     return model.head(model.norm(x)), cache
 
 
+class Begin(NamedTuple):
+    """Where a forward pass begins: a block, and the residual stream in front of it."""
+
+    block: int
+    x: Tensor  # (batch, tokens, width)
+
+
 def continuation_features(
-    model: LlamaLM, tokens: Tensor, prompt: int, elimination: Elimination
+    model: LlamaLM,
+    tokens: Tensor,
+    prompt: int,
+    elimination: Elimination,
+    begin: Begin | None = None,
 ) -> Tensor:
     """The output head's input from the prompt's last token on.
 
     Of `tokens` (batch, T) the first `prompt` may be eliminated; the others see, in each
     block, those that are left there. Returns (batch, T - prompt + 1, width), with
     gradients through the tokens left: the same as decoding behind `prefill` gives. All
-    activations are saved, whatever `model.recompute` says.
+    activations are saved, whatever `model.recompute` says. No block before `begin` may
+    eliminate tokens.
     """
-    x, _ = _through_blocks(model, tokens, prompt, elimination)
+    x, _ = _through_blocks(model, tokens, prompt, elimination, begin=begin)
     return model.norm(x[:, prompt - tokens.shape[1] - 1 :])
 
 
@@ -119,6 +123,7 @@ def _through_blocks(
     elimination: Elimination,
     cache: RaggedCache | None = None,
     last_only: bool = False,
+    begin: Begin | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """The residual stream behind all blocks, and the prompt's positions left by each.
 
@@ -128,9 +133,11 @@ def _through_blocks(
     counts = elimination.counts(prompt)
     batch, length = tokens.shape
     positions = torch.arange(length, device=tokens.device).expand(batch, -1)
-    x, rotary = model.embedding(tokens), model.rotary[:, :length]
-    left = []
-    for index, (block, count) in enumerate(zip(model.blocks, counts, strict=True)):
+    rotary = model.rotary[:, :length]
+    start, x = begin or Begin(0, model.embedding(tokens))
+    left: list[Tensor] = []
+    for index in range(start, len(counts)):
+        block, count = model.blocks[index], counts[index]
         assert isinstance(block, Block)
         if last_only and index == len(counts) - 1:
             return block.last_token(x, rotary, None, cache, index), left

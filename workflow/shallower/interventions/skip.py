@@ -57,6 +57,13 @@ def _first(depth: int, k: int, draw: int, evidence: Evidence) -> Sequence[int]:
     return range(_up_to(k, depth))
 
 
+def _only(depth: int, k: int, draw: int, evidence: Evidence) -> Sequence[int]:
+    """A single one, of the block with this number: a profile of the model."""
+    if k != 1 or not draw < depth:
+        raise ValueError(f"block {draw} alone: expected 1 block of {depth}")
+    return (draw,)
+
+
 def _random(depth: int, k: int, draw: int, evidence: Evidence) -> Sequence[int]:
     """The blocks of a smaller k in the same draw are among those of a larger one."""
     order = list(range(depth))
@@ -81,6 +88,7 @@ RULES: dict[str, Rule] = {
     "last": Rule(_last, "the last {}", "o"),  # arXiv 2404.05741
     "last_but_one": Rule(_last_but_one, "{} before the last", "s"),  # 2407.15516
     "first": Rule(_first, "the first {}", "v"),  # a negative control (ours)
+    "only": Rule(_only, "{} alone", ".", numbered=True),  # by sublayer (ours)
     "random": Rule(_random, "{} at random", "x", numbered=True),  # a control (ours)
     "cosine": Rule(
         _least_important, "{} with the highest cosine", "D", needs="importance"
@@ -156,18 +164,22 @@ class Skip:
         )
 
 
-def greedy_path(depth: int, k: int, loss: Callable[[Blocks], float]) -> Blocks:
+def greedy_path(
+    depth: int, k: int, losses: Callable[[list[Blocks]], list[float]]
+) -> Blocks:
     """k blocks, each the one whose loss with those before it is lowest (ours).
 
-    `loss` is called with ascending blocks, at most depth x k times. Returns the blocks
-    in the order of choice: the first j are the choice for j. Of equal ones the later.
+    `losses` is called k times, with all candidates of a step: at most depth times
+    ascending blocks. Returns the blocks in the order of choice: the first j are the
+    choice for j. Of equal ones the later.
     """
     _up_to(k, depth)
     path: list[int] = []
     for _ in range(k):
         left = [block for block in range(depth) if block not in path]
-        losses = {block: loss(tuple(sorted([*path, block]))) for block in left}
-        path.append(min(left, key=lambda block: (losses[block], -block)))
+        found = losses([tuple(sorted([*path, block])) for block in left])
+        by_block = dict(zip(left, found, strict=True))
+        path.append(min(left, key=lambda block: (by_block[block], -block)))
     return tuple(path)
 
 

@@ -141,10 +141,14 @@ class Attention(nn.Module):
                 out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask)
                 return out.view(q.shape)
             k, v = self.for_each_head(k), self.for_each_head(v)
+        if mask is None and 1 < q.shape[2] < k.shape[2]:
+            # Several tokens behind a filled cache: each sees those up to itself.
+            shape, before = (q.shape[2], k.shape[2]), k.shape[2] - q.shape[2]
+            mask = torch.ones(shape, dtype=torch.bool, device=q.device).tril(before)
         if mask is not None:
             return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        # The queries are either all tokens so far, which is causal attention, or the
-        # last token alone, which sees everything: the same function.
+        # All tokens so far, which is causal attention, or the last token alone, which
+        # sees everything: the same function.
         return causal_attention(q, k, v)
 
     def for_each_head(self, x: Tensor) -> Tensor:
@@ -393,10 +397,7 @@ class LlamaLM(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Rotary factors and, where plain causal attention is not it, a mask."""
         if padding is None:
-            # A chunk of several tokens behind a filled cache needs the offset mask.
-            chunk = start > 0 and end - start > 1
-            mask = self._mask(start, end, None) if chunk else None
-            return self.rotary[:, start:end], mask
+            return self.rotary[:, start:end], None
         index = torch.arange(start, end, device=padding.device)
         positions = (index - padding[:, None]).clamp(min=0)
         return self.rotary_at(positions), self._mask(start, end, padding)
@@ -405,14 +406,11 @@ class LlamaLM(nn.Module):
         """Rotary factors of positions (batch, tokens) that differ by sequence."""
         return self.rotary[:, positions, None, :].transpose(2, 3)
 
-    def _mask(self, start: int, end: int, padding: Tensor | None) -> Tensor:
-        """True where query may see key: (tokens, end) or (batch, 1, tokens, end)."""
+    def _mask(self, start: int, end: int, padding: Tensor) -> Tensor:
+        """True where a query may see a key: (batch, 1, tokens, end)."""
         device = self.rotary.device
         queries = torch.arange(start, end, device=device)[:, None]
         keys = torch.arange(end, device=device)
-        causal = keys <= queries
-        if padding is None:
-            return causal
         real = keys >= padding[:, None, None, None]
         # A padded query sees itself: an empty softmax would yield NaN.
-        return (causal & real) | (keys == queries)
+        return ((keys <= queries) & real) | (keys == queries)

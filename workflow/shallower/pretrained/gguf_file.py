@@ -59,7 +59,7 @@ class GGUFHeader:
             ) from None
 
     def tensor(self, name: str) -> np.ndarray:
-        """A tensor's values, dequantised, in fp32. Raises UserError if it is cut off."""
+        """A tensor's values in fp32. Raises UserError if it is cut off."""
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
         place = self.tensors[name]

@@ -77,10 +77,7 @@ class Safetensors:
             found = (
                 f"found {pickles[0]}, a pickle, which is not read" if pickles else ""
             )
-            raise UserError(
-                f"{folder}: expected {SINGLE} or {INDEX}"
-                + (f"; {found}" if found else ", found neither")
-            )
+            raise UserError(f"{folder}: expected {SINGLE} or {INDEX}, found {found}")
         for path in dict.fromkeys(self.files.values()):
             if not path.is_file():
                 raise UserError(f"{path}: this shard of the checkpoint is missing")

@@ -62,6 +62,31 @@ def expand(study: Study) -> list[Cell]:
     return cells
 
 
+def of_checkpoints(study: Study) -> Iterator[ModelName]:
+    """Every checkpoint, and every intervention on it that it has the blocks for."""
+    for checkpoint, settings in study.pretrained.chosen.items():
+        plain = ModelName(checkpoint, settings.sizes.depth, pretrained=True)
+        yield plain
+        for grid in study.experiments.pretrained:
+            if checkpoint in (grid.models or [checkpoint]):
+                for values in product(*grid.options.values()):
+                    options = dict(zip(grid.options, values, strict=True))
+                    name = plain.replace(**options)
+                    if fits(name):
+                        yield name
+
+
+def fits(name: ModelName) -> bool:
+    """Whether a model has the blocks that its label skips, and one that is left."""
+    skip = skip_of(name)
+    try:
+        if skip is not None:
+            skip.check(name.depth)
+    except ValueError:
+        return False
+    return skip is None or skip.k < name.depth
+
+
 def ancestors(name: ModelName) -> list[ModelName]:
     """The run that an intervention is applied to, and the runs which that continues."""
     found = [name.run] if name.is_intervened else []
@@ -275,13 +300,15 @@ def llama_config(study: Study, name: ModelName) -> LlamaConfig:
     Where a search chooses the blocks to skip, the last ones stand in for them: what an
     intervention costs depends on their number alone.
     """
-    sections = study.settings_of(name)
-    sizes = Architecture(**sections["model"])
     skipped = SkippedParts()
     skip = skip_of(name)
     if skip is not None:
         last = tuple(range(name.depth - skip.k, name.depth))
         skipped = skip.parts(last if skip.needs_model else skip.blocks(name.depth))
+    if name.pretrained:
+        return replace(study.pretrained.chosen[name.variant].sizes, skip=skipped)
+    sections = study.settings_of(name)
+    sizes = Architecture(**sections["model"])
     return LlamaConfig(
         **sizes.model_dump(),
         vocabulary=study.tokenizer.vocabulary,

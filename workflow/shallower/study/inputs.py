@@ -24,7 +24,12 @@ from shallower.code import STAGES, run_code, stage_code
 from shallower.errors import UserError
 from shallower.files import write_json, write_text
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
-from shallower.study.stages import evaluation_spec, latency_spec, sizes_spec
+from shallower.study.stages import (
+    evaluation_spec,
+    latency_spec,
+    pretrained_spec,
+    sizes_spec,
+)
 from shallower.study.study import Run, Study
 
 
@@ -89,6 +94,9 @@ class Inputs:
             text = f"seed: {seed}\n{dumped[model]}"
             _write(self.spec_file(run), text, RunSpec, _from_yaml)
             _write_json(self.evaluation_file(run), evaluation_spec(study, *run))
+        for checkpoint in study.pretrained.chosen:
+            path = self.evaluation_file((checkpoint, 0))
+            _write_json(path, pretrained_spec(study, checkpoint))
         self.write_code()
 
     def write_code(self) -> None:

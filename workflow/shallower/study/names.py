@@ -7,7 +7,7 @@ A label is made here and read by people. Nothing takes one apart: a study knows 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from shallower.interventions.base import Intervention
@@ -65,27 +65,30 @@ class ModelName:
     variant: str  # of the heads, or of the FFN where the heads are the baseline's
     depth: int
     options: dict[str, Value] = field(default_factory=dict, hash=False)
+    pretrained: bool = False  # a checkpoint: `variant` is its name
 
     def __str__(self) -> str:
         """The label. Options come in the order of `OPTIONS`: one label a model."""
         chosen = [f"{k}={short(self.options[k])}" for k in OPTIONS if k in self.options]
-        return SEPARATOR.join([f"{self.variant}-{self.depth}", *chosen])
+        name = self.variant if self.pretrained else f"{self.variant}-{self.depth}"
+        return SEPARATOR.join([name, *chosen])
 
     def without(self, *keys: str) -> ModelName:
         """The same model without some of its options."""
         kept = {k: v for k, v in self.options.items() if k not in keys}
-        return ModelName(self.variant, self.depth, kept)
+        return replace(self, options=kept)
 
     def replace(self, **options: Value) -> ModelName:
         """The same model with options added or changed."""
-        return ModelName(self.variant, self.depth, self.options | options)
+        return replace(self, options=self.options | options)
 
     # --- what it is made of ---
 
     @property
     def head(self) -> str:
         """The head variant; that of a model named after its FFN is the baseline."""
-        return "baseline" if self.variant in FFNS or self.t5_size else self.variant
+        plain = self.variant in FFNS or self.t5_size or self.pretrained
+        return "baseline" if plain else self.variant
 
     @property
     def ffn(self) -> str:

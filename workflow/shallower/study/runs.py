@@ -16,6 +16,7 @@ from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.interventions.base import Intervention
 from shallower.models.config import FFNVariant, HeadVariant, LlamaConfig, T5Config
+from shallower.pretrained.settings import Checkpoint
 from shallower.strict import Strict
 from shallower.study.explain import explain
 from shallower.study.schema import Initialisation, Latency, Training
@@ -102,6 +103,26 @@ class EvaluationSpec(Strict):
     prompt_tokens: int
     intervention_sets: list[str]
     ranking_window: int  # last queries that rank tokens
+    interventions: list[InterventionText] = []
+
+
+class PretrainedSpec(Strict):
+    """What one pretrained checkpoint is, and what is scored on it."""
+
+    name: str
+    seed: Literal[0] = 0
+    checkpoint: Checkpoint
+    context: int
+    prompt_tokens: int
+    scored_tokens: int
+    documents: int  # of each domain
+    calibration_documents: int
+    batch_size: int
+    profile: bool
+    ranking_window: int
+    new_tokens: int
+    samples_kept: int
+    sets: list[str]
     interventions: list[InterventionText] = []
 
 

@@ -300,6 +300,27 @@ class T5Grid(Strict):
     options: GridOptions = {}
 
 
+class PretrainedGrid(Strict):
+    """Interventions on checkpoints: every combination of the options' values.
+
+    What a checkpoint has too few blocks for is left out.
+    """
+
+    models: list[str] | None = None  # names of `pretrained.models`; all, unless given
+    options: GridOptions
+
+    @field_validator("options")
+    @classmethod
+    def _at_inference(cls, value: dict[str, list[Value]]) -> dict[str, list[Value]]:
+        for key in value:
+            if key not in PARSERS:
+                raise ValueError(
+                    f"{key}: nothing of a checkpoint is trained, expected "
+                    f"{' or '.join(PARSERS)}"
+                )
+        return value
+
+
 class Experiments(Strict):
     """Named parts of a study; all but `depth` may be empty."""
 
@@ -316,14 +337,15 @@ class Experiments(Strict):
     skip: list[Grid] = []  # sublayers left out of trained models, or healed again
     elimination: list[Grid] = []  # tokens of the prompt that are eliminated
     combined: list[Grid] = []  # further depths of the baseline, and combinations
+    pretrained: list[PretrainedGrid] = []  # interventions on pretrained checkpoints
 
     @property
     def grids(self) -> list[tuple[str, Grid | T5Grid]]:
-        """(experiment, grid) of every grid, in order."""
+        """(experiment, grid) of every grid of trained models, in order."""
         return [
             (name, grid)
             for name in type(self).model_fields
-            if name != "seeds"
+            if name not in ("seeds", "pretrained")
             for grid in getattr(self, name)
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
 from shallower.models.registry import FFNS, HEADS
 from shallower.study.expand import llama_config, t5_config
@@ -14,6 +15,7 @@ from shallower.study.runs import (
     InterventionText,
     LatencySpec,
     OriginalSpec,
+    PretrainedSpec,
     SizesSpec,
     TimedModel,
 )
@@ -36,13 +38,31 @@ def evaluation_spec(study: Study, model: str, seed: int) -> EvaluationSpec:
         scored_on=study.scored_on(model, seed),
         prompt_tokens=study.prompt_tokens,
         ranking_window=study.tuning.window,
+        interventions=[as_text(each) for each in written],
+    )
+
+
+def pretrained_spec(study: Study, checkpoint: str) -> PretrainedSpec:
+    """What one pretrained checkpoint is, and what is scored on it."""
+    settings = study.pretrained
+    return PretrainedSpec(
+        **settings.model_dump(exclude={"models"}),
+        name=checkpoint,
+        checkpoint=settings.chosen[checkpoint],
         interventions=[
-            InterventionText(
-                skip=str(each.skip) if each.skip else None,
-                eliminate=str(each.eliminate) if each.eliminate else None,
-            )
-            for each in written
+            as_text(name.intervention)
+            for name in study.checkpoints.values()
+            if name.variant == checkpoint and name.is_intervened
         ],
+    )
+
+
+def as_text(intervention: Intervention) -> InterventionText:
+    """An intervention as it is written in a specification."""
+    skip, eliminate = intervention.skip, intervention.eliminate
+    return InterventionText(
+        skip=str(skip) if skip else None,
+        eliminate=str(eliminate) if eliminate else None,
     )
 
 

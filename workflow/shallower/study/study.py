@@ -17,6 +17,7 @@ from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.models.registry import FFNS
+from shallower.pretrained.settings import Pretrained
 from shallower.strict import Strict
 from shallower.study import expand
 from shallower.study.explain import explain, suggestion
@@ -64,6 +65,7 @@ class Study(Strict):
     t5: T5 = T5()
     healing: TrainingChanges = TrainingChanges()  # training on without a part
     tuning: Tuning = Tuning()
+    pretrained: Pretrained = Pretrained()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
     evaluation: Evaluation
@@ -137,6 +139,18 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _checkpoints_are_given(self) -> Study:
+        given = self.pretrained.chosen
+        for index, grid in enumerate(self.experiments.pretrained):
+            for model in grid.models or []:
+                if model not in given:
+                    raise ValueError(
+                        f"experiments.pretrained.{index}.models: pretrained.models has "
+                        f"no {model!r}{suggestion(model, list(given))}"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _contrasts_are_trained(self) -> Study:
         for contrast in self.contrasts:
             for side in (contrast.left, contrast.right):
@@ -172,8 +186,13 @@ class Study(Strict):
 
     @cached_property
     def names(self) -> dict[str, ModelName]:
-        """Every model, trained or intervened on, by its label."""
-        return self.models | self.interventions
+        """Every model by its label: trained or pretrained, or intervened on."""
+        return self.models | self.interventions | self.checkpoints
+
+    @cached_property
+    def checkpoints(self) -> dict[str, ModelName]:
+        """Every pretrained checkpoint and every intervention on one, by label."""
+        return {str(name): name for name in expand.of_checkpoints(self)}
 
     @cached_property
     def models(self) -> dict[str, ModelName]:

@@ -1,0 +1,167 @@
+"""All quality measurements of a pretrained checkpoint and of interventions on it.
+
+Text is scored in the checkpoint's own tokens. A window is the beginning of one held-out
+document, so that documents are the replicates, and no prompt holds anything that has
+nothing to do with what follows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from shallower import machine
+from shallower.errors import UserError
+from shallower.evaluation.choices import calibrate, choose, description
+from shallower.evaluation.cross_entropy import losses_of_choices
+from shallower.evaluation.table import Part, Row, table_of, write_table
+from shallower.files import sha256, write_json
+from shallower.interventions.base import Choice
+from shallower.interventions.skip import PARTS, Skip
+from shallower.models.llama import LlamaLM
+from shallower.pretrained.checkpoint import Precision, open_model
+from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
+from shallower.study.runs import InterventionText, PretrainedSpec
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Beginnings of documents in a checkpoint's tokens."""
+
+    ids: Tensor  # (documents, tokens)
+    documents: list[str]
+    domains: list[str]
+
+
+def evaluate(
+    spec: PretrainedSpec,
+    corpus: Path,
+    output: Path,
+    interventions: Path,
+    *,
+    threads: int = 1,
+    device: str = "auto",
+) -> None:
+    """Score a checkpoint, and every intervention on it, on held-out text.
+
+    `corpus` is the corpus' folder. Writes `output` (Parquet, a row per intervention,
+    sample and metric) and `interventions` (JSON: facts of the checkpoint, and what each
+    intervention chose and saves). Raises UserError for a checkpoint that is not what
+    the specification says, and for text in which no document is long enough.
+    """
+    torch.set_num_threads(threads)
+    chosen = machine.choose_device(device)
+    path = checked_path(spec)
+    precision = precision_of(spec, chosen)
+    model = open_model(path, spec.context, precision).to(chosen)
+    tokenizer = open_tokenizer(path)
+    length = spec.prompt_tokens + spec.scored_tokens
+    read = WindowReader(corpus, tokenizer, length)
+    validation = read("validation", spec.calibration_documents)
+    test = read("test", spec.documents)
+    texts = [*spec.interventions, *(profile(model) if spec.profile else [])]
+    written = [each.parsed for each in texts]
+    measured = calibrate(model, validation.ids, written, spec)
+    choices = {str(i): choose(model, i, measured, spec) for i in written}
+    parts = continuations(model, test, choices, spec)
+    described = description(model, measured, choices, spec)
+    facts = {
+        "model": spec.name,
+        "seed": spec.seed,
+        "precision": precision,
+        "device": machine.device_name(chosen),
+        "sha256": sha256(path) if path.is_file() else None,
+        "windows": {domain: test.domains.count(domain) for domain in set(test.domains)},
+    }
+    write_json(interventions, facts | described)
+    write_table(table_of(parts), output)
+
+
+def checked_path(spec: PretrainedSpec) -> Path:
+    """Where the checkpoint is. Raises UserError if it is not what was configured."""
+    checkpoint, key = spec.checkpoint, f"pretrained.models.{spec.name}"
+    path = checkpoint.path(key)
+    if checkpoint.sha256 is not None and path.is_file():
+        found = sha256(path)
+        if found != checkpoint.sha256:
+            raise UserError(
+                f"{key}.sha256: {path.name} has {found}, expected {checkpoint.sha256}"
+            )
+    return path
+
+
+def precision_of(spec: PretrainedSpec, device: torch.device) -> Precision:
+    """The configured precision; `auto` is bfloat16 where products of it are fast."""
+    if spec.checkpoint.precision != "auto":
+        return spec.checkpoint.precision
+    return "bfloat16" if machine.multiplies_bfloat16(device) else "float32"
+
+
+def profile(model: LlamaLM) -> Iterator[InterventionText]:
+    """Every single attention, FFN and block of the model, left out alone."""
+    for part in PARTS:
+        for block in range(model.config.depth):
+            yield InterventionText(skip=str(Skip(part, "only", 1, block)))
+
+
+@dataclass(frozen=True)
+class WindowReader:
+    """Reads windows of `length` tokens from a corpus' held-out documents."""
+
+    corpus: Path
+    tokenizer: TokenizerLike
+    length: int
+
+    def __call__(self, split: str, count: int) -> Windows:
+        """Of the first `count` documents of each domain that are long enough."""
+        path = self.corpus / "text" / f"{split}.parquet"
+        table = pd.read_parquet(path, columns=["id", "text", "domain"])
+        rows, documents, domains = [], [], []
+        taken: dict[str, int] = {}
+        for item in table.to_dict("records"):
+            domain, text = item["domain"], item["text"]
+            if taken.get(domain, 0) == count or len(text) < self.length:
+                continue
+            # Enough of a long document: a token of English has about four characters.
+            beginning = text[: 12 * self.length]
+            ids = [*self.tokenizer.prefix, *self.tokenizer.encode(beginning)]
+            if len(ids) >= self.length:
+                taken[domain] = taken.get(domain, 0) + 1
+                rows.append(ids[: self.length])
+                documents.append(item["id"])
+                domains.append(domain)
+        if not rows:
+            raise UserError(
+                f"{path}: no document has {self.length} tokens of the checkpoint, "
+                "expected longer texts or a smaller pretrained.prompt_tokens"
+            )
+        return Windows(torch.tensor(rows), documents, domains)
+
+
+def continuations(
+    model: LlamaLM, windows: Windows, choices: dict[str, Choice], spec: PretrainedSpec
+) -> list[Part]:
+    """What follows the windows' prompts: of the checkpoint, and under each choice."""
+    everything = {"": Choice()} | choices
+    losses = losses_of_choices(
+        model,
+        windows.ids,
+        spec.prompt_tokens,
+        spec.batch_size,
+        list(everything.values()),
+    )
+    weight = float(spec.scored_tokens)
+    parts = []
+    for text, nats in zip(everything, losses.tolist(), strict=True):
+        places = zip(windows.domains, windows.documents, nats, strict=True)
+        rows = [
+            Row("continuation", domain, document, "cross_entropy", value, weight)
+            for domain, document, value in places
+        ]
+        parts.append(Part(text, "trained", rows))
+    return parts
