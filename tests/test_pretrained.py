@@ -201,6 +201,21 @@ def test_a_header_is_read_as_the_package_does(tmp_path: Path) -> None:
         assert list(place.shape) == tensor.shape.tolist()[::-1]
 
 
+@pytest.mark.slow
+def test_smollm_is_that_of_transformers(smollm: Path) -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(
+        smollm.parent, gguf_file=smollm.name, dtype=torch.float32
+    ).eval()
+    ours = open_model(smollm, 2048)
+    draw = torch.Generator().manual_seed(0)
+    tokens = torch.randint(ours.config.vocabulary, (2, 64), generator=draw)
+    with torch.no_grad():
+        expected = theirs(tokens).logits
+        difference = ours(tokens) - expected
+    assert difference.abs().max() < 1e-4 * expected.abs().max()
+    assert count_parameters(ours) == theirs.num_parameters() == 134_515_008
+
+
 # --- what is refused ------------------------------------------------------------------
 
 
