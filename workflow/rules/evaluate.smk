@@ -42,6 +42,10 @@ rule latency:
         interventions=of_runs(
             rules.evaluate.output.interventions, study.intervened_runs
         ),
+        checkpoints=of_runs(
+            "<results>/evaluations/{model}/seed{seed}.interventions.json",
+            study.scored if study.latency.pretrained else [],
+        ),
         sets=rules.corpus.output.sets,
         tokenizer=rules.tokenizer.output.model,
     output:

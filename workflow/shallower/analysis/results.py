@@ -363,6 +363,7 @@ def names_of(study: Study) -> dict[str, ModelName]:
     deepest = [
         ModelName("baseline", d[-1]) for d in (study.depths, study.original.depths)
     ]
+    deepest += [study.names[checkpoint] for checkpoint, _ in study.scored]
     return names | {twin(str(name)): name for name in deepest}
 
 

@@ -149,6 +149,16 @@ class TimedModel(Strict):
     workloads: list[Literal["all", "fixed", "front"]]
 
 
+class TimedCheckpoint(Strict):
+    """A checkpoint that is timed, with interventions that were scored on it."""
+
+    name: str
+    checkpoint: Checkpoint
+    context: int
+    prompt_tokens: int
+    interventions: list[str]
+
+
 class LatencySpec(Strict):
     """What the latency job times, and how."""
 
@@ -158,6 +168,7 @@ class LatencySpec(Strict):
     new_tokens: int  # of the evaluation sets
     prompt_tokens: int  # of the front
     original: OriginalSpec
+    checkpoints: list[TimedCheckpoint] = []
 
 
 class CountedModel(Strict):

@@ -433,6 +433,15 @@ class TimedInterventions(Strict):
         return value
 
 
+class TimedCheckpoints(Strict):
+    """Speed of pretrained checkpoints and of some of the interventions on them."""
+
+    new_tokens: int = Field(9, ge=2)  # behind a prompt as long as those scored behind
+    repeats: int = Field(3, ge=1)
+    interventions: list[str] = []  # as `skip=attention.last.4`, or with both parts
+    prompts: PromptLengths | None = None  # time to the first token alone
+
+
 class Bandwidth(Strict):
     """Reads by which the floor under decoding is measured."""
 
@@ -453,4 +462,5 @@ class Latency(Strict):
     step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
     compiled: Compiled | None = None  # off where null
     interventions: TimedInterventions | None = None  # off where null
+    pretrained: TimedCheckpoints | None = None  # off where null
     bandwidth: Bandwidth = Bandwidth()

@@ -8,7 +8,7 @@ from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
 from shallower.models.registry import FFNS, HEADS
 from shallower.study.expand import llama_config, t5_config
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, joined
 from shallower.study.runs import (
     CountedModel,
     EvaluationSpec,
@@ -17,6 +17,7 @@ from shallower.study.runs import (
     OriginalSpec,
     PretrainedSpec,
     SizesSpec,
+    TimedCheckpoint,
     TimedModel,
 )
 from shallower.study.schema import Original
@@ -100,7 +101,29 @@ def latency_spec(study: Study) -> LatencySpec:
         new_tokens=study.evaluation.new_tokens,
         prompt_tokens=study.prompt_tokens,
         original=original_spec(study),
+        checkpoints=timed_checkpoints(study),
     )
+
+
+def timed_checkpoints(study: Study) -> list[TimedCheckpoint]:
+    """The checkpoints that are timed; an intervention that one lacks is left out."""
+    timed, settings = study.latency.pretrained, study.pretrained
+    if timed is None:
+        return []
+    return [
+        TimedCheckpoint(
+            name=name,
+            checkpoint=checkpoint,
+            context=settings.context,
+            prompt_tokens=settings.prompt_tokens,
+            interventions=[
+                text
+                for text in timed.interventions
+                if joined(name, text) in study.checkpoints
+            ],
+        )
+        for name, checkpoint in settings.chosen.items()
+    ]
 
 
 def sizes_spec(study: Study) -> SizesSpec:

@@ -27,8 +27,14 @@ from shallower.models.transforms import (
     first_blocks,
     fold,
 )
+from shallower.pretrained.checkpoint import open_model
 from shallower.study.names import ModelName, twin
-from shallower.study.runs import LatencySpec, OriginalSpec, TimedModel
+from shallower.study.runs import (
+    LatencySpec,
+    OriginalSpec,
+    TimedCheckpoint,
+    TimedModel,
+)
 from shallower.training.runs import load_decoder
 
 BEYOND_CACHES = 2**28  # bytes of a model that leaves nothing of itself in any cache
@@ -42,7 +48,7 @@ class Case:
     model: str  # label without the intervention; of an A/A pair, the twin's
     seed: int
     form: str  # trained | folded | collapsed
-    scale: str  # study | original
+    scale: str  # study | original | pretrained
     network: LlamaLM
     intervention: str = ""
     decoder: Decoder | None = None  # without, the model's own cached path
@@ -152,6 +158,30 @@ def front_cases(job: Job, session: int, device: torch.device) -> list[Case]:
                 choice = read_choice(job.evaluations, run, seed, model.intervention)
             cases[model.label] = deployed_case(model, seed, network, choice)
     return [cases[model.label] for model in models]
+
+
+def checkpoint_cases(
+    job: Job, timed: TimedCheckpoint, device: torch.device
+) -> list[Case]:
+    """A checkpoint in fp32, its A/A twin, and the interventions on it.
+
+    All share the weights, which leave nothing in a cache for the next model.
+    """
+    path = timed.checkpoint.path(f"pretrained.models.{timed.name}")
+    network = open_model(path, timed.context).to(device)
+    plain = Case(timed.name, 0, "trained", "pretrained", network)
+    cases = [plain, replace(plain, model=twin(timed.name))]
+    for text in timed.interventions:
+        choice = read_choice(job.evaluations, timed.name, 0, text)
+        cases.append(
+            replace(
+                plain,
+                intervention=text,
+                network=apply(network, choice),
+                elimination=choice.elimination,
+            )
+        )
+    return cases
 
 
 def read_choice(evaluations: Path, run: str, seed: int, intervention: str) -> Choice:

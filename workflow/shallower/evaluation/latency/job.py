@@ -41,6 +41,7 @@ from shallower.evaluation.latency.bandwidth import time_reads
 from shallower.evaluation.latency.cases import (
     Case,
     Job,
+    checkpoint_cases,
     extremes,
     front_cases,
     intervened_cases,
@@ -91,6 +92,7 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     rows = time_study_scale(job, session, order, device)
     rows += time_front(job, session, order, device)
     rows += time_original_scale(job, order, device)
+    rows += time_checkpoints(job, order, device)
     reads += time_reads(megabytes, repeats[middle:], *how)
     trained = {model.run: job.spec.specs[model.run] for model in job.models("all")}
     steps = time_training_steps(trained, settings.step_repeats, order, device)
@@ -160,6 +162,26 @@ def time_original_scale(
     rows += time_prompts(lengths, [baseline, *intervened], order)
     compiled = settings.compiled.original if settings.compiled else None
     return rows + time_decode_modes(fixed, compiled, cases, order, device)
+
+
+def time_checkpoints(
+    job: Job, order: random.Random, device: torch.device
+) -> list[TokenTime]:
+    """Pretrained checkpoints and interventions: a continuation, and first tokens."""
+    rows: list[TokenTime] = []
+    settings = job.spec.settings.pretrained
+    for timed in job.spec.checkpoints if settings else []:
+        assert settings is not None
+        cases = checkpoint_cases(job, timed, device)
+        lengths = Workload.model_construct(
+            prompt_tokens=timed.prompt_tokens,
+            new_tokens=settings.new_tokens,
+            repeats=settings.repeats,
+        )
+        requests = fixed_requests(lengths, "eager", "continuation")
+        rows += interleave(cases, requests, 1, order)
+        rows += time_prompts(settings.prompts, cases, order)
+    return rows
 
 
 def time_prompts(
