@@ -40,7 +40,7 @@ from training_runs import (
 pytestmark = pytest.mark.slow
 
 KINDS = ["data", "tensor"]
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO = ["--processes", "2"]
 # Stated tolerance: the losses of ten steps at a rate of 3e-3, and the weights, each of
 # which moves by about the rate in each step.
 LOSS, WEIGHT = 1e-5, 2e-5
@@ -55,17 +55,11 @@ def spec_for(kind: str) -> RunSpec:
     return changed(spec, loss_chunk=50, checkpoint_activations=True)
 
 
-def two_words(spec: RunSpec, tokens: Path, folder: Path, *more: str) -> list[str]:
-    """As in the rule `train`: without `--`, torchrun would take `--run` for its own."""
-    module, *words = command(spec, tokens, folder, *more)
-    return [*TWO, module, "--", *words]
-
-
 def two(
     kind: str, spec: RunSpec, tokens: Path, folder: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    words = two_words(spec, tokens, folder, "--parallel", kind, *more)
+    words = command(spec, tokens, folder, *TWO, "--parallel", kind, *more)
     process = start(words, saved=1_000_000, folder=folder)  # never
     _, errors = process.communicate()
     return subprocess.CompletedProcess(words, process.returncode, "", errors)
@@ -90,8 +84,7 @@ def runs(
     run(spec, tokens, folder / "alone")
     assert two(kind, spec, tokens, folder / "through").returncode == 0
     stopped = two(kind, spec, tokens, folder / "begun", "--time-limit", "1e-9")
-    assert stopped.returncode
-    # In one process this is status 75; torchrun has its own.
+    assert stopped.returncode == Unfinished.status
     message = "shallower train: stopped after 1 of 10 steps, before the time limit"
     [line] = ours(stopped.stderr)
     assert line.startswith(message)
@@ -135,11 +128,11 @@ def test_two_processes_train_as_one(runs: Path) -> None:
 
 def test_sigterm_saves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     spec = changed(spec_for("data"), steps=100_000, checkpoint_every=10)
-    words = two_words(spec, corpus / "train", tmp_path / "run")
+    words = command(spec, corpus / "train", tmp_path / "run", *TWO)
     process = start(words, 10, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
-    assert process.returncode
+    assert process.returncode == Unfinished.status
     [line] = ours(errors)
     step = newest_step(tmp_path / "run")
     assert f"stopped after {step} of 100000 steps, at a signal to end" in line
@@ -154,7 +147,7 @@ def test_an_error_in_one_process_is_one_line(corpus: Path, tmp_path: Path) -> No
     locked = Checkpoints(checkpoints)
     locked.lock()
     refused = two("data", spec, corpus / "train", folder)
-    assert refused.returncode
+    assert refused.returncode == UserError.status
     [line] = ours(refused.stderr)
     assert "another process is training this run" in line
 
@@ -166,7 +159,8 @@ def test_an_error_in_one_process_is_one_line(corpus: Path, tmp_path: Path) -> No
 def test_shares_and_clipping(kind: str, tmp_path: Path) -> None:
     write_spec(spec_for(kind), tmp_path)
     script = ROOT / "tests" / "two_processes.py"
-    words = [*TWO, str(script), str(tmp_path), kind]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += [str(script), str(tmp_path), kind]
     process = start(words, saved=1, folder=tmp_path)
     _, errors = process.communicate()
     assert process.returncode == 0, errors[-3000:]

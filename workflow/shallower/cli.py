@@ -259,8 +259,9 @@ def train(
     tokenizer: Annotated[Path | None, Option(help="of the pairs")] = None,
     threads: Threads = 1,
     device: Device = "auto",
+    processes: Annotated[int, Option(min=1, help="that train it together")] = 1,
     parallel: Annotated[
-        str, Option(help="under torchrun: data (batches) or tensor (heads, FFN units)")
+        str, Option(help="what they share: data (batches) or tensor (heads, FFN units)")
     ] = "data",
     time_limit: Annotated[
         float,
@@ -270,11 +271,13 @@ def train(
     """Train one model with one seed; continues where a killed run stopped."""
     from shallower.files import read_json
     from shallower.training.loop import train
-    from shallower.training.processes import process_group
+    from shallower.training.processes import launch, launched, process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
     from shallower.training.tasks import Sources, steps_of
 
+    if processes > 1 and not launched():
+        sys.exit(launch(processes, sys.argv[1:]))
     spec = read_spec(run)
     with process_group(parallel, device) as group:
         progress = Progress(f"{spec.name} seed {spec.seed}", steps_of(spec))

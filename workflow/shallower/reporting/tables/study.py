@@ -124,7 +124,9 @@ def claims(results: Results) -> str:
     """Every claim: effect with interval, threshold and verdict."""
     rows: list[list[str] | str] = []
     before = None
-    for _, row in results.claims.fillna({"registered": ""}).iterrows():
+    # A column without any text is read as one of numbers.
+    table = results.claims.astype({"registered": object}).fillna({"registered": ""})
+    for _, row in table.iterrows():
         group = (row["source"], row["registered"])
         if before not in (None, group):
             rows.append(r"\midrule")
