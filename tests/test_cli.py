@@ -37,7 +37,7 @@ def called() -> dict[str, set[str]]:
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
         for params, block in re.findall(pattern, path.read_text(), re.DOTALL):
             line = re.sub(r'"\s+"', "", block)  # adjacent strings are one
-            words = re.search(r"(?:-m shallower|\$launch) ([a-z-]+) (.*)", line)
+            words = re.search(r"-m shallower ([a-z-]+) (.*)", line)
             if words:  # all but LaTeX
                 given = re.findall(r"--[a-z-]+", params + words[2])
                 found.setdefault(words[1], set()).update(given)

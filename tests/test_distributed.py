@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -60,9 +61,11 @@ def two(
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     words = command(spec, tokens, folder, *TWO, "--parallel", kind, *more)
-    process = start(words, saved=1_000_000, folder=folder)  # never
-    _, errors = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, "", errors)
+    return python(words)
+
+
+def python(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
 
 
 def ours(errors: str) -> list[str]:
@@ -78,35 +81,29 @@ def runs(
     corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Folders of a run by one, by two, begun by two, and ended by two processes."""
+    """Folders of a run by one process, by two, and by one, two and one in turn."""
     kind, tokens = request.param, corpus / "train"
     folder, spec = tmp_path_factory.mktemp(kind), spec_for(kind)
-    run(spec, tokens, folder / "alone")
-    assert two(kind, spec, tokens, folder / "through").returncode == 0
-    stopped = two(kind, spec, tokens, folder / "begun", "--time-limit", "1e-9")
+    run(spec, tokens, folder / "one")
+    assert two(kind, spec, tokens, folder / "two").returncode == 0
+    with pytest.raises(Unfinished):
+        run(spec, tokens, folder / "in turn", time_limit=1e-9)
+    stopped = two(kind, spec, tokens, folder / "in turn", "--time-limit", "1e-9")
     assert stopped.returncode == Unfinished.status
-    message = "shallower train: stopped after 1 of 10 steps, before the time limit"
+    message = "shallower train: stopped after 2 of 10 steps, before the time limit"
     [line] = ours(stopped.stderr)
     assert line.startswith(message)
-    run(spec, tokens, folder / "begun")
-    with pytest.raises(Unfinished):
-        run(spec, tokens, folder / "ended", time_limit=1e-9)
-    assert two(kind, spec, tokens, folder / "ended").returncode == 0
+    run(spec, tokens, folder / "in turn")
     return folder
 
 
 def test_two_processes_train_as_one(runs: Path) -> None:
-    """All the way, begun by two and ended by one, and the reverse."""
     kind = "tensor" if "tensor" in runs.name else "data"
     columns = ["iteration", "tokens", "learning_rate"]
-    expected = pd.read_csv(runs / "alone" / "losses.csv")
+    expected = pd.read_csv(runs / "one" / "losses.csv")
     assert expected["loss"].iloc[-1] < expected["loss"].iloc[0] - 0.3
-    weights = load_file(runs / "alone" / "model.safetensors")
-    for name, parallel in (
-        ("through", (2, kind, 0)),
-        ("begun", (1, "none", 1)),
-        ("ended", (2, kind, 1)),
-    ):
+    weights = load_file(runs / "one" / "model.safetensors")
+    for name, parallel in (("two", (2, kind, 0)), ("in turn", (1, "none", 2))):
         found = pd.read_csv(runs / name / "losses.csv")
         assert found[columns].equals(expected[columns])
         assert found["loss"].tolist() == pytest.approx(expected["loss"], abs=LOSS)
@@ -118,8 +115,7 @@ def test_two_processes_train_as_one(runs: Path) -> None:
         assert (facts["processes"], facts["parallel"], facts["restarts"]) == parallel
     if kind == "tensor":  # with data, each process measures its own sequences
         tables = [
-            pd.read_csv(runs / name / "diagnostics.csv")
-            for name in ("alone", "through")
+            pd.read_csv(runs / name / "diagnostics.csv") for name in ("one", "two")
         ]
         values = [table.pop("value").tolist() for table in tables]
         assert tables[0].equals(tables[1])
@@ -161,9 +157,8 @@ def test_shares_and_clipping(kind: str, tmp_path: Path) -> None:
     script = ROOT / "tests" / "two_processes.py"
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     words += [str(script), str(tmp_path), kind]
-    process = start(words, saved=1, folder=tmp_path)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
+    checked = python(words)
+    assert checked.returncode == 0, checked.stderr[-3000:]
 
 
 def test_a_process_gets_its_heads_of_queries_keys_and_values() -> None:

@@ -269,15 +269,16 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
+    from shallower.training.processes import launch, launched, process_group
+
+    if processes > 1 and not launched():
+        sys.exit(launch(processes, sys.argv[1:]))
     from shallower.files import read_json
     from shallower.training.loop import train
-    from shallower.training.processes import launch, launched, process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
     from shallower.training.tasks import Sources, steps_of
 
-    if processes > 1 and not launched():
-        sys.exit(launch(processes, sys.argv[1:]))
     spec = read_spec(run)
     with process_group(parallel, device) as group:
         progress = Progress(f"{spec.name} seed {spec.seed}", steps_of(spec))
