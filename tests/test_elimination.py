@@ -381,6 +381,3 @@ def test_a_block_without_attention_cannot_eliminate() -> None:
     model = skip(model_of("baseline"), SkippedParts((1,)))
     with pytest.raises(ValueError, match="block 1 has no attention"):
         survivors(model, ids(), Elimination((0.9, 0.5, 0.4, 0.3)))
-
-
-# --- how many tokens are left, and what that saves ------------------------------------

@@ -349,6 +349,3 @@ def test_every_other_command_has_the_hub_offline(tmp_path: Path) -> None:
         text=True,
     )
     assert run.stdout.endswith("True\n"), run.stderr
-
-
-# --- the corpus, and the workflow -----------------------------------------------------

@@ -147,6 +147,7 @@ def test_every_hub_source_has_a_folder_of_its_own(configuration: dict) -> None:
     assert next(iter(found)).startswith("cerebras-SlimPajama-627B-train-first1500000-")
 
 
+@pytest.mark.slow
 def test_the_workflow_downloads_once_and_is_offline_afterwards(
     records: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -199,12 +199,6 @@ def test_interventions_at_the_originals_size_share_the_baselines_blocks() -> Non
     assert intervened[1].network.config.skip == SkippedParts((0, 1), (0, 1))
 
 
-# --- the harness ----------------------------------------------------------------------
-
-
-# --- decoding modes -------------------------------------------------------------------
-
-
 # --- the job --------------------------------------------------------------------------
 
 
@@ -223,6 +217,7 @@ def keys_of(rows: pd.DataFrame) -> set[tuple[str, str]]:
     return set(zip(rows["model"], rows["intervention"], strict=True))
 
 
+@pytest.mark.slow
 def test_every_model_is_in_every_session(tables: list[pd.DataFrame]) -> None:
     latency, steps, reads = tables
     columns = "model intervention seed form mode scale workload batch dtype device"
@@ -255,6 +250,7 @@ def test_every_model_is_in_every_session(tables: list[pd.DataFrame]) -> None:
         assert counts.to_dict() == {2**20: 3, 2**21: 3}
 
 
+@pytest.mark.slow
 def test_requests_have_their_lengths(tables: list[pd.DataFrame]) -> None:
     latency, *_ = tables
     keys = ["model", "intervention", "form", "scale", "session", "repeat"]
@@ -269,6 +265,7 @@ def test_requests_have_their_lengths(tables: list[pd.DataFrame]) -> None:
     assert (forms.nunique() == 1).all()
 
 
+@pytest.mark.slow
 def test_first_tokens_by_the_prompts_length(tables: list[pd.DataFrame]) -> None:
     latency, *_ = tables
     originals = [f"skip={text}" for text in ORIGINAL.skips] + ["eliminate=linear.1.25"]

@@ -254,9 +254,3 @@ def test_chains_of_any_length_start_as_the_same_kind_of_function() -> None:
             spreads.append(chain(x).std().item())
     # 1 / sqrt(2 depth), as for everything that writes to the residual stream.
     assert spreads == pytest.approx([0.5] * 3, rel=0.1)
-
-
-# --- heads ----------------------------------------------------------------------------
-
-
-# --- feed-forward layers --------------------------------------------------------------
