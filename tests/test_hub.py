@@ -144,6 +144,7 @@ def test_a_lost_connection_ends_with_a_line_and_goes_on_later(place: Place) -> N
     assert place.manifest()["records"] == 1200
 
 
+@pytest.mark.slow
 def test_a_killed_download_repeats_no_complete_file(place: Place) -> None:
     reached, goes_on = threading.Event(), threading.Event()
 

@@ -135,6 +135,7 @@ def test_a_conjunction_needs_every_part(seeds: int) -> None:
     assert share(found) <= 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", SEEDS)
 def test_holm_keeps_the_family(seeds: int) -> None:
     """Four depths without an effect: any is significant in 5 % of studies."""

@@ -23,6 +23,7 @@ from shallower.training.spans import span_lengths
 from shallower.training.tasks import Sources
 from training_runs import changed, run, same_weights, stop
 
+pytestmark = pytest.mark.slow
 LABELS = 2
 # T5-Mini at toy width with each kind of change of the thesis (specs S2.2).
 VARIANTS: dict[str, tuple[FFNVariant, dict[str, int]]] = {

@@ -226,6 +226,7 @@ def test_a_step_is_taken_only_if_it_ends_in_time(limit: float, last_age: int) ->
     assert Clock(None, age=lambda: 1e9).reason(1e9) is None
 
 
+@pytest.mark.slow
 def test_the_age_of_a_process_includes_its_imports() -> None:
     before = time.perf_counter()
     code = "import time; time.sleep(.2); from shallower import machine;"

@@ -351,6 +351,7 @@ def test_healing_lowers_the_loss(
     assert training_flops(healed().model) < training_flops(plain().model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 def test_a_student_predicts_as_its_teacher_does(
     alpha: float, corpus: Path, mixed: Path, tmp_path: Path
@@ -375,6 +376,7 @@ def test_a_student_predicts_as_its_teacher_does(
     assert facts["flops"] - alone["flops"] == cost * facts["tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_run_adapts_to_elimination(
     precision: str, corpus: Path, mixed: Path, tmp_path: Path
@@ -407,6 +409,7 @@ def test_a_run_with_elimination_is_not_compiled(
 # --- stopped and continued ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPECS)
 def test_a_stopped_run_continues_to_the_bit(
     kind: str, sources: Sources, tmp_path: Path

@@ -232,6 +232,7 @@ def test_compiled_steps_have_the_same_losses() -> None:
     assert eager[-1] < eager[0] - 0.1
 
 
+@pytest.mark.slow
 def test_a_run_with_every_switch_is_one_graph_and_has_the_same_losses(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -130,11 +130,10 @@ class Results:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, ...], pd.Series]:
-        rows = self.by_seed.assign(unit_id=self.by_seed["unit_id"].astype(int))
-        return {
-            key: part.set_index("unit_id")["value"].astype(float)
-            for key, part in rows.groupby(_KEY, sort=False)
-        }
+        rows = self.by_seed.astype({"unit_id": int, "value": float})
+        values = rows.set_index("unit_id")["value"]
+        keys = [rows[column].to_numpy() for column in _KEY]
+        return dict(iter(values.groupby(keys, sort=False)))
 
     @cached_property
     def _forms(self) -> dict[tuple[str, ...], list[str]]:
