@@ -32,7 +32,7 @@ from shallower.export.tokenizer import DIFFICULT
 from shallower.models.config import SENTINELS
 from shallower.models.hugging_face import to_hugging_face
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.pairs import encode_pairs
+from shallower.training.t5 import encode_pairs
 
 # --- the interface, against Hugging Face's own Llama --------------------------------
 

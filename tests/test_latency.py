@@ -208,8 +208,7 @@ def tables(job: Job, tmp_path_factory: pytest.TempPathFactory) -> list[pd.DataFr
     folder = tmp_path_factory.mktemp("tables")
     paths = [folder / f"{name}.parquet" for name in ("latency", "step", "bandwidth")]
     # A session times interventions with seed 0 alone, the only one evaluated.
-    folders = job.runs, job.evaluations, job.corpus, job.tokenizer
-    measure(job.spec, *folders, *paths, threads=1, device="cpu")
+    measure(job, *paths)
     return [pd.read_parquet(path) for path in paths]
 
 

@@ -153,7 +153,7 @@ def test_counts_are_those_of_claims(analysed: Results) -> None:
 
 TOPICS = [
     import_module(f"{numbers.__name__}.{name}")
-    for name in ("study", "heads", "ffn", "t5", "skipping", "elimination", "front")
+    for name in ("study", "heads", "ffn", "interventions", "front")
 ]
 
 

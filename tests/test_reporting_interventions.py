@@ -17,18 +17,16 @@ from shallower.reporting.figures import front as front_figure
 from shallower.reporting.figures import skipping as skipping_figure
 from shallower.reporting.labels import changes, label, printed
 from shallower.reporting.latex import interval, number
-from shallower.reporting.numbers import elimination as elimination_numbers
 from shallower.reporting.numbers import front as front_numbers
-from shallower.reporting.numbers import skipping as skipping_numbers
+from shallower.reporting.numbers import interventions as intervention_numbers
 from shallower.reporting.numbers.sentences import listed
-from shallower.reporting.tables import elimination as elimination_tables
 from shallower.reporting.tables import front as front_tables
-from shallower.reporting.tables import skipping as skipping_tables
+from shallower.reporting.tables import interventions as intervention_tables
 
 pytestmark = pytest.mark.filterwarnings("error")
 BASE = "baseline-4"
-TABLES = skipping_tables.TABLES | elimination_tables.TABLES | front_tables.TABLES
-NUMBERS = (skipping_numbers, elimination_numbers, front_numbers)
+TABLES = intervention_tables.TABLES | front_tables.TABLES
+NUMBERS = (intervention_numbers, front_numbers)
 
 
 # --- figures --------------------------------------------------------------------------

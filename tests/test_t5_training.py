@@ -17,9 +17,8 @@ from shallower.models.registry import FFNS
 from shallower.models.t5 import T5LM
 from shallower.study.runs import RunSpec, Task, Teacher
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.pairs import PairBatches
 from shallower.training.runs import load_decoder, load_model
-from shallower.training.spans import span_lengths
+from shallower.training.t5 import PairBatches, span_lengths
 from shallower.training.tasks import Sources
 from training_runs import changed, run, same_weights, stop
 

@@ -22,7 +22,7 @@ from shallower.models.config import LlamaConfig
 from shallower.study.runs import RunSpec
 from shallower.study.schema import Training
 from shallower.training.checkpoint import Checkpoints
-from shallower.training.clock import Clock
+from shallower.training.progress import Clock
 from shallower.training.tasks import flops_per_token, steps_of
 from training_runs import (
     changed,

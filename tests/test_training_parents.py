@@ -34,9 +34,13 @@ from shallower.study.schema import Initialisation
 from shallower.tokens.shards import TokenStream
 from shallower.training import loss as losses_module
 from shallower.training.batches import Batches
-from shallower.training.elimination import PromptElimination, begin_elimination
-from shallower.training.loss import losses
-from shallower.training.runs import begin_run, load_decoder, load_teacher
+from shallower.training.loss import PromptElimination, losses
+from shallower.training.runs import (
+    begin_elimination,
+    begin_run,
+    load_decoder,
+    load_teacher,
+)
 from shallower.training.tasks import Sources, open_data
 from training_runs import changed, checkpoints_of, ids, run, same_weights, stop
 

@@ -23,12 +23,11 @@ from shallower.models.llama import LlamaLM
 from shallower.study.schema import Training
 from shallower.training import loss as losses_module
 from shallower.training.activations import SEQUENCES, ActivationStatistics, rms
+from shallower.training.batches import Prefetch
 from shallower.training.loss import is_compiled, losses
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
-from shallower.training.prefetch import Prefetch
-from shallower.training.schedule import learning_rate
-from shallower.training.step import make_optimizer, training_step
+from shallower.training.step import learning_rate, make_optimizer, training_step
 from training_runs import changed, ids, run, same_weights
 
 CPU = torch.device("cpu")

@@ -43,6 +43,8 @@ def run(
 ) -> dict[str, Any]:
     """Train in this process, as the rule does; what training.json says."""
     write_spec(spec, folder)
+    if isinstance(sources, Path):  # of the shards alone
+        sources = Sources(sources)
     train(spec, sources, folder, checkpoints_of(folder), **options)
     return read_json(folder / "training.json")
 

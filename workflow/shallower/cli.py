@@ -95,8 +95,7 @@ def plan(
         raise UserError(f"--mfu: found {mfu}, expected a share of the peak, as 0.4")
     if runtime is not None and not 0 < runtime < float("inf"):
         raise UserError(f"--runtime: found {runtime}, expected minutes above 0")
-    from shallower.study.merging import merge
-    from shallower.study.plan import Assumptions, plan_study, plan_values
+    from shallower.study.plan import Assumptions, merge, plan_study, plan_values
     from shallower.study.plan_text import render
     from shallower.study.study import load_study
 
@@ -311,15 +310,13 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score one run, and every intervention on it, on text and evaluation sets."""
-    from shallower.evaluation.evaluate import evaluate
+    from shallower.evaluation.evaluate import Texts, evaluate
     from shallower.study.runs import EvaluationSpec, read_spec
+    from shallower.tokens.tokenizer import Tokenizer
 
-    evaluate(
-        read_spec(EvaluationSpec, settings),
-        *(run, corpus, tokens, tokenizer, output, samples, interventions),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(EvaluationSpec, settings)
+    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
+    evaluate(texts, run, output, samples, interventions, device)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -336,15 +333,12 @@ def latency(
     device: Device = "auto",
 ) -> None:
     """Time all models, interleaved, in several processes; needs the machine alone."""
-    from shallower.evaluation.latency.job import measure
+    from shallower.evaluation.latency.job import Job, measure
     from shallower.study.runs import LatencySpec, read_spec
 
-    measure(
-        read_spec(LatencySpec, settings),
-        *(runs, evaluations, corpus, tokenizer, output, step_time, bandwidth),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(LatencySpec, settings)
+    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
+    measure(job, output, step_time, bandwidth)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -383,11 +377,9 @@ def figures(results: Results, threads: Threads = 1) -> None:
 @app.command(rich_help_panel=STAGES)
 def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.numbers import write_numbers
     from shallower.reporting.tables import write_tables
 
     write_tables(results)
-    write_numbers(results)
 
 
 @app.command(rich_help_panel=STAGES)

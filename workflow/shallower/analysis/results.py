@@ -305,8 +305,7 @@ class Results:
 
     def scores(self, model: str, seed: int) -> pd.DataFrame:
         """Every scored sample of a run and of the interventions on it."""
-        path = self.directory / "evaluations" / model / f"seed{seed}.parquet"
-        return pd.read_parquet(path)
+        return pd.read_parquet(self._evaluation(model, seed, ".parquet"))
 
     @cached_property
     def choices(self) -> list[dict[str, Any]]:
@@ -316,12 +315,7 @@ class Results:
         `evaluation`).
         """
         return [
-            read_json(
-                self.directory
-                / "evaluations"
-                / model
-                / f"seed{seed}.interventions.json"
-            )
+            read_json(self._evaluation(model, seed, ".interventions.json"))
             for model, seed in self.study.intervened_runs
         ]
 
@@ -344,6 +338,9 @@ class Results:
 
     def _run(self, model: str, seed: int) -> Path:
         return self.directory / "runs" / model / f"seed{seed}"
+
+    def _evaluation(self, model: str, seed: int, end: str) -> Path:
+        return self.directory / "evaluations" / model / f"seed{seed}{end}"
 
 
 def names_of(study: Study) -> dict[str, ModelName]:
