@@ -243,7 +243,7 @@ MAKES_AGAIN = {  # provenance.py alone
 
 STATISTICS = {"mean", "std", "var", "sem", "median", "quantile", "percentile", "corr"}
 DRAWN = {  # what figures draw that no table has, and the quoted benchmark
-    ("benchmarks.py", "median"),
+    ("numbers/study.py", "median"),
     ("figures/heads.py", "mean"),  # moving averages of losses
     ("figures/skipping.py", "mean"),  # a line through the seeds' values
     ("figures/roofline.py", "mean"),  # places of ticks
