@@ -19,7 +19,6 @@ from shallower.interventions.eliminate import (
     carry_forward,
     entering,
     linear_profile,
-    predicted_speedup,
     prefill_macs,
     prefill_speedup,
     solve_alpha,
@@ -124,14 +123,6 @@ def test_rules_and_their_text() -> None:
     for text in ("acc", "acc.0.5", "acc.x", "other.2", "acc.-2", ""):
         with pytest.raises(ValueError, match=r"expected <rule>\.<speed-up>"):
             Eliminate.parse(text)
-
-
-def test_one_alpha_serves_all_lengths() -> None:
-    rule, costs = Eliminate("linear", 2.0), plain_costs()
-    assert 2 <= predicted_speedup(costs, rule, 512, 512) < 2.02
-    alpha = solve_alpha(costs, Elimination(linear_profile(8)), 512, 2.0)
-    due = prefill_speedup(costs, alpha.counts(128), 128)
-    assert predicted_speedup(costs, rule, 512, 128) == due < 2
 
 
 def test_profiles_by_hand() -> None:
