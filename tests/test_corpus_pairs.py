@@ -254,6 +254,7 @@ configs:
 """
 
 
+@pytest.mark.slow
 def test_mnli_out_of_the_hub(
     downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

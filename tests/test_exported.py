@@ -217,6 +217,7 @@ def test_ids_of_text_it_was_trained_on(read: tuple[Any, Any], text: str) -> None
     same(*read, text)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_32_000_pieces(tmp_path: Path) -> None:
     package = pytest.importorskip("mistral_common")
     path = Path(package.__file__).parent / "data" / "tokenizer.model.v1"

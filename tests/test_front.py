@@ -80,6 +80,7 @@ def test_noise_is_multivariate_t() -> None:
         assert stats.kstest(errors, stats.t(2).cdf).statistic < 0.01
 
 
+@pytest.mark.slow
 def test_probabilities_of_three_seeds_against_the_truth() -> None:
     """Worlds drawn around a depth curve; who is on the front is known in each.
 

@@ -63,6 +63,7 @@ def test_every_size_is_read_in_every_repeat() -> None:
     assert len(set(orders)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_both_ways_to_read_are_timed_and_are_the_same_product() -> None:
     rows = bandwidth.time_reads([1, 2], range(2), random.Random(0), CPU, True)

@@ -76,7 +76,7 @@ def start(words: list[str], saved: int, folder: Path) -> subprocess.Popen[str]:
         [sys.executable, *words], stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and newest_step(folder) < saved:
-        time.sleep(0.002)
+        time.sleep(0.01)
     return process
 
 

@@ -258,8 +258,9 @@ def train(
     tokenizer: Annotated[Path | None, Option(help="of the pairs")] = None,
     threads: Threads = 1,
     device: Device = "auto",
+    processes: Annotated[int, Option(min=1, help="that train it together")] = 1,
     parallel: Annotated[
-        str, Option(help="under torchrun: data (batches) or tensor (heads, FFN units)")
+        str, Option(help="what they share: data (batches) or tensor (heads, FFN units)")
     ] = "data",
     time_limit: Annotated[
         float,
@@ -267,9 +268,12 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
+    from shallower.training.processes import launch, launched, process_group
+
+    if processes > 1 and not launched():
+        sys.exit(launch(processes, sys.argv[1:]))
     from shallower.files import read_json
     from shallower.training.loop import train
-    from shallower.training.processes import process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
     from shallower.training.tasks import Sources, steps_of

@@ -2,7 +2,7 @@
 
 A `Comparison` says what is to be estimated, an `Estimate` is the answer. Verdicts,
 tables, figures and text look estimates up (`Results.estimate`) and compute none. Which
-comparisons are made is said by topic, in `claims/<topic>.py` and `comparisons.py`.
+comparisons are made is said by topic, in `claims/<topic>.py` and `write.py`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
-from shallower.evaluation.units import TIME, unit_of
+from shallower.evaluation.units import TIME
 from shallower.files import read_json
 from shallower.study.names import SEPARATOR, ModelName, twin
 from shallower.study.stages import original_spec
@@ -131,14 +131,14 @@ class Results:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, ...], pd.Series]:
-        found = {}
-        for key, part in self.by_seed.groupby(_KEY, sort=False):
-            values = part.set_index("unit_id")["value"].astype(float)
-            _, scale, *_, metric = key
-            # Of a checkpoint's quality documents, else numbers of seeds and sessions.
-            if scale != "pretrained" or unit_of(metric) == TIME:
-                values.index = values.index.astype(int)
-            found[key] = values
+        rows = self.by_seed.astype({"value": float})
+        # Of a checkpoint's quality documents, else numbers of seeds and sessions.
+        named = (rows["scale"] == "pretrained") & (rows["unit"] != TIME)
+        found: dict[tuple[str, ...], pd.Series] = {}
+        for part, kind in ((rows[~named], int), (rows[named], str)):
+            values = part.astype({"unit_id": kind}).set_index("unit_id")["value"]
+            keys = [part[column].to_numpy() for column in _KEY]
+            found |= dict(iter(values.groupby(keys, sort=False)))
         return found
 
     @cached_property

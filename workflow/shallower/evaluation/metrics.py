@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from shallower.errors import UserError
 
@@ -24,8 +24,28 @@ _BLEU_ORDERS = {"bleu1": 1, "bleu2": 2, "bleu3": 3, "bleu4": 4}
 _ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 _PER_PROCESS = 4000  # pairs that take longer than starting a process
 
-METRICS: tuple[str, ...] = (*_BLEU_ORDERS, *_ROUGE_TYPES, "fuzzy")
-"""The metrics of one pair, in the order in which tables show them."""
+
+class Metric(NamedTuple):
+    """What is known of a metric of one pair, beside how `score_pair` computes it."""
+
+    unit: str  # ratio or percent
+    printed: str = ""  # its name in tables and figures; in neither without one
+
+
+TEXT_METRICS: dict[str, Metric] = {
+    "bleu1": Metric("ratio", "BLEU-1"),
+    "bleu2": Metric("ratio", "BLEU-2"),
+    "bleu3": Metric("ratio", "BLEU-3"),
+    "bleu4": Metric("ratio", "BLEU-4"),
+    "rouge1": Metric("ratio", "ROUGE-1"),
+    "rouge2": Metric("ratio", "ROUGE-2"),
+    "rougeL": Metric("ratio", "ROUGE-L"),
+    "fuzzy": Metric("percent", "FuzzyWuzzy"),
+}
+METRICS = tuple(TEXT_METRICS)  # in the order in which tables show them
+# Of an item: each metric against its own reference and another's, `empty`,
+# `generated_tokens`.
+ROWS_OF_ITEM = 2 * len(METRICS) + 2
 
 
 def is_empty(text: str) -> bool:

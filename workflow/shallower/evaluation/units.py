@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from shallower.evaluation.metrics import TEXT_METRICS
+
 MISMATCHED = ".mismatched"  # suffix of a metric scored against another's reference
 RATIO, NATS, TIME = "ratio", "nats", "us"
 
 UNITS: dict[str, str] = {
-    **dict.fromkeys(
-        ("bleu1", "bleu2", "bleu3", "bleu4", "rouge1", "rouge2", "rougeL"), RATIO
-    ),
+    **{name: metric.unit for name, metric in TEXT_METRICS.items()},
     "corpus_bleu": RATIO,
-    "fuzzy": "percent",
     "empty": RATIO,
     "accuracy": RATIO,
     "perplexity": RATIO,

@@ -264,17 +264,3 @@ def best_effort(
         return solve_alpha(costs, elimination, tokens, speedup)
     except ValueError:
         return replace(elimination, alpha=MAXIMAL_ALPHA)
-
-
-def predicted_speedup(
-    costs: BlockCosts, rule: Eliminate, longest: int, tokens: int
-) -> float:
-    """S_pred for a prompt of `tokens`, with alpha solved for the `longest` one.
-
-    For a rule whose profile uses no data, such as linear; one alpha serves all lengths.
-    Raises ValueError if the profile cannot reach the rule's speed-up.
-    """
-    depth = len(costs.attention)
-    elimination = rule.elimination((1.0,) * depth, depth)
-    counts = solve_alpha(costs, elimination, longest, rule.speedup).counts(tokens)
-    return prefill_speedup(costs, counts, tokens)

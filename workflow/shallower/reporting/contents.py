@@ -1,5 +1,7 @@
 """What the report consists of: file names, shared with the workflow's rules."""
 
+from shallower.evaluation.metrics import TEXT_METRICS
+
 FIGURES = {  # name -> label in the HTML report
     # heads (S1)
     "training_loss": "2a: training loss",
@@ -37,15 +39,7 @@ ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("thesis", "methods", "interventions", "profiles"),
 ]
 
-METRICS = {  # metric -> name as printed
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "bleu4": "BLEU-4",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "fuzzy": "FuzzyWuzzy",
-}
+# Metric -> name as printed.
+METRICS = {name: each.printed for name, each in TEXT_METRICS.items() if each.printed}
 
 INFERENCE_TIME = "time_per_generated_token"  # the x axis of Figures 2b to 4

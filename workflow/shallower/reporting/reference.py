@@ -93,6 +93,17 @@ def block(folder: Path, short: bool = False) -> str:
     if short:
         tables.append(undecided(claims))
     tables.append(levels)
+    tables.append(
+        "Rows such as A1-A0 are contrasts that were registered before the run "
+        "([docs/verdicts.md](docs/verdicts.md))."
+        if short
+        else "Rows such as A1-A0 are contrasts that were registered before the run."
+    )
+    tables.append(
+        "\nThe front: models that no other model of the study beats in both quality "
+        "and time. The probability is the share of resampled studies in which that "
+        "holds.\n"
+    )
     tables.append(front_table(folder))
     return said + "\n".join(tables)
 
@@ -198,7 +209,7 @@ AXES = {"per_token": "time per token", "first_token": "time to the first token"}
 def front_table(folder: Path) -> str:
     """The models that no other dominates, by time: of each axis the fastest first."""
     points = labelled(pd.read_csv(folder / "pareto.csv"))
-    rows = [["on the front", "system", "us", "nats", "probability", "by"]]
+    rows = [["model on the front", "system", "µs", "nats", "probability", "time"]]
     for axis, label in AXES.items():
         chosen = points[(points["axis"] == axis) & points["on_front"]]
         for row in chosen.sort_values("latency").to_dict("records"):

@@ -19,6 +19,7 @@ from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
 from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
+from shallower.evaluation.metrics import ROWS_OF_ITEM
 from shallower.files import read_json
 from shallower.models.config import LlamaConfig, ModelConfig
 from shallower.models.costs import count_parameters
@@ -33,7 +34,6 @@ from shallower.training.peaks import peak_flops
 from shallower.training.tasks import flops_per_token, steps_of, targets
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
-TEXT_METRICS = 19  # rows of every item
 HELD_OUT = 1 / 20  # of the documents, for each held-out split; see corpus/splits.py
 PARQUET = 0.5  # bytes a character of English, zstd: measured on the default text
 
@@ -258,7 +258,7 @@ def disk_use(
     size = token_dtype(study.tokenizer.vocabulary).itemsize
     items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
     tested = corpus.test_documents
-    rows = items * TEXT_METRICS + 4 * (tested or 0)
+    rows = items * ROWS_OF_ITEM + 4 * (tested or 0)
     return {
         "downloads": corpus.text if hub_sources(study.corpus) else 0,
         "corpus": corpus.text,

@@ -170,12 +170,6 @@ def scaled(found: Finding, factor: float) -> Finding:
     return replace(found, **{key: factor * getattr(found, key) for key in keys})
 
 
-def shifted(found: Estimate, by: float) -> Estimate:
-    """An estimate moved by a constant, as a ratio less one."""
-    keys = ("effect", "ci_low", "ci_high")
-    return replace(found, **{key: getattr(found, key) + by for key in keys})
-
-
 def divided(found: Estimate, by: float) -> Estimate:
     """An estimate over a constant, as a measured ratio over the predicted one."""
     keys = ("effect", "ci_low", "ci_high")

@@ -152,7 +152,13 @@ CLAIMS = [
         *("S2", "identity", "original", "untrained"),
     ),
     Claim("S2-10", "T5: without FFNs accuracy is lost", "points", without_ffn, "S2"),
-    Claim("S2-11", "T5: 3W is better than 1W", "points", three_over_one, "S2"),
+    Claim(
+        "S2-11",
+        "T5: FFNs of three matrices are better than of one",
+        "points",
+        three_over_one,
+        "S2",
+    ),
     Claim(
         "S2-12",
         "T5: a long linear warm-up makes bad runs rarer",

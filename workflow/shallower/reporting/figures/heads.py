@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.results import Results
+from shallower.evaluation.metrics import TEXT_METRICS
 from shallower.reporting import style
 from shallower.reporting.contents import INFERENCE_TIME, METRICS
 from shallower.study.names import ModelName, short
@@ -131,10 +133,13 @@ def perplexity_latency(results: Results) -> Figure:
 def metrics(dataset: str, results: Results) -> Figure:
     """Figures 3 and 4: each text metric against inference time on one set."""
     study = results.study
-    figure = Figure(figsize=(style.PAGE, 3.4))
-    grid = figure.subplots(2, 4, sharex=True)
-    for axes, (metric, label) in zip(grid.flat, METRICS.items(), strict=True):
-        percent = 1.0 if metric == "fuzzy" else 100.0
+    lines = math.ceil(len(METRICS) / 4)
+    figure = Figure(figsize=(style.PAGE, 1.7 * lines))
+    grid = figure.subplots(lines, 4, sharex=True)
+    for axes in grid.flat[len(METRICS) :]:
+        axes.remove()
+    for axes, (metric, label) in zip(grid.flat, METRICS.items(), strict=False):
+        percent = 1.0 if TEXT_METRICS[metric].unit == "percent" else 100.0
         _scatter(axes, results, inference_time(dataset), (dataset, metric), percent)
         axes.set_title(label, fontsize=8)
         axes.set_ylim(bottom=0)  # scores have a floor, and most are near it

@@ -49,7 +49,7 @@ COUNTS = [  # facts `heads.*` without decimals
 FOLD = "fold"  # the claim of S1 that is not the original's
 DIGITS = {  # by unit, of a claim; others are counts
     "nats": 3,
-    "ratio": 2,
+    "ratio": 3,
     "percent": 2,
     "correlation": 2,
 }

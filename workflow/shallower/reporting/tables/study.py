@@ -130,7 +130,9 @@ def _clip(text: str, keep_end: bool = False, longest: int = 150) -> str:
 def claims(results: Results) -> str:
     """Every claim: effect with interval, threshold and verdict."""
     rows = []
-    for _, row in results.claims.fillna({"registered": ""}).iterrows():
+    # A column without any text is read as one of numbers.
+    table = results.claims.astype({"registered": object}).fillna({"registered": ""})
+    for _, row in table.iterrows():
         group = (row["source"], row["registered"])
         verdict = str(row["verdict"])
         ends = (row["ci_low"], row["ci_high"], DIGITS.get(row["unit"], 0))
