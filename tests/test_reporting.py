@@ -331,7 +331,7 @@ def test_sources_of_the_text_are_listed(analysed: Results) -> None:
     text = one | {"sources": [one, another]}
     made = type("Made", (), {"corpus": {"datasets": sets | {"text": text}}})()
     assert dict(_sources(made))["corpus.text.sources"] == (
-        r"\texttt{made-\allowbreak{}up}, version~1 (CC) and "
+        r"\texttt{made{-}\allowbreak{}up}, version~1 (CC) and "
         r"\texttt{said}, version~1 (A \& B)"
     )
     table = tables.all_tables()["corpus"](made)
