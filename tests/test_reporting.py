@@ -335,7 +335,7 @@ def test_sources_of_the_text_are_listed(analysed: Results) -> None:
         r"\texttt{said}, version~1 (A \& B)"
     )
     table = tables.all_tables()["corpus"](made)
-    assert "\ntext & made-up & CC &" in table
+    assert "\ntext & made{-}up & CC &" in table
     assert "\ntext, speeches & said & A \\& B &" in table
 
 
