@@ -6,6 +6,8 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CONFIG ?=
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
 	$(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+# Two processes with a core each. A module's tests stay in one: they share fixtures.
+PARALLEL = OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -17,11 +19,12 @@ paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: 
 	$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
-	pytest -q -n 2 -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
+	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
 
-test: setup  ## all tests, SLURM included
+test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
-	pytest $(ARGS)
+	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
+	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
 
 lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .

@@ -15,9 +15,11 @@ import yaml
 from hypothesis import settings
 
 from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
-from made_up import analysed, depth_alone  # noqa: F401
+from made_up import MadeUp, all_systems, default_configuration, study_of
 from models_for_tests import tiny
 from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
+from shallower.analysis.results import Results
+from shallower.analysis.write import write_analysis
 from shallower.study.runs import RunSpec
 from shallower.study.schema import Initialisation, Training
 from shallower.tokens import tokenizer
@@ -93,6 +95,37 @@ def spec() -> RunSpec:
 def configuration() -> dict:
     """The default study's configuration, free to change."""
     return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+# --- made-up studies, analysed; not to be changed -------------------------------------
+
+
+def analysed_of(made: MadeUp) -> Results:
+    made.results()
+    write_analysis(made.folder)
+    return Results.read(made.folder)
+
+
+@pytest.fixture(scope="session")
+def analysed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A study of all systems with the tables of its analysis."""
+    return analysed_of(MadeUp(all_systems(), tmp_path_factory.mktemp("all_systems")))
+
+
+@pytest.fixture(scope="session")
+def depth_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A study that has no experiment but that of depth."""
+    study = study_of(default_configuration())
+    return analysed_of(MadeUp(study, tmp_path_factory.mktemp("depth_alone")))
+
+
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The same with a single seed and a single session."""
+    study = study_of(default_configuration())
+    made = MadeUp(study, tmp_path_factory.mktemp("bare"))
+    made.first_units()
+    return analysed_of(made)
 
 
 # --- the smoke study ------------------------------------------------------------------

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 
 import made_up_files
@@ -415,27 +414,3 @@ def _forms(name: ModelName) -> list[str]:
     forms = ["trained"]
     forms += ["folded"] if name.head != "baseline" else []
     return forms + (["collapsed"] if name.ffn.endswith("matrices") else [])
-
-
-# --- as fixtures ----------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def analysed(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """A study of all systems with the tables of its analysis. Not to be changed."""
-    return _analysed(all_systems(), tmp_path_factory.mktemp("all_systems"))
-
-
-@pytest.fixture(scope="session")
-def depth_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """The same of a study that has no other experiment. Not to be changed."""
-    study = study_of(default_configuration())
-    return _analysed(study, tmp_path_factory.mktemp("depth_alone"))
-
-
-def _analysed(study: Study, folder: Path) -> Results:
-    from shallower.analysis.write import write_analysis
-
-    MadeUp(study, folder).results()
-    write_analysis(folder)
-    return Results.read(folder)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from benchmarks import __main__, goals, harness, models, table
 
-from shallower.reporting import benchmarks
+from shallower.reporting.numbers import study
 
 
 def test_implementations_take_turns_and_every_repeat_is_kept() -> None:
@@ -82,8 +82,8 @@ def test_the_paper_quotes_ratios_of_one_repeat(tmp_path: Path) -> None:
         for s in ("study", "paper")
         for b in (5, 8)
         for name, values in (
-            (benchmarks.OURS, (1, 2, 2)),
-            (benchmarks.THEIRS, (2, 3, 6)),
+            (study.OURS, (1, 2, 2)),
+            (study.THEIRS, (2, 3, 6)),
         )
         for i, v in enumerate(values)
     ]
@@ -91,7 +91,7 @@ def test_the_paper_quotes_ratios_of_one_repeat(tmp_path: Path) -> None:
     (tmp_path / "about.json").write_text(
         '{"device": "A & B", "commit": "abc", "versions": {"transformers": "5"}}'
     )
-    found = dict(benchmarks.numbers(tmp_path))
+    found = dict(study.benchmarks(tmp_path))
     assert found["benchmark.device"] == r"A \& B"
     keys = [f"benchmark.original.8{end}" for end in ("", ".low", ".high")]
     assert [found[key] for key in keys] == ["2.0", "1.5", "3.0"]

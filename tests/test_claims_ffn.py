@@ -176,6 +176,7 @@ def test_the_spread_under_two_teachers(
     assert CLAIMS["S2-8"].judge(Context(made.results())).verdict == verdict
 
 
+@pytest.mark.slow
 def test_the_ratio_of_spreads_covers_the_truth() -> None:
     """Simulated: the interval holds a ratio of 2 in 95 % of 4,000 studies."""
     draw, inside = np.random.default_rng(1), 0

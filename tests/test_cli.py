@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
@@ -38,7 +37,7 @@ def called() -> dict[str, set[str]]:
     for path in (ROOT / "workflow" / "rules").glob("*.smk"):
         for params, block in re.findall(pattern, path.read_text(), re.DOTALL):
             line = re.sub(r'"\s+"', "", block)  # adjacent strings are one
-            words = re.search(r"(?:-m shallower|\$launch) ([a-z-]+) (.*)", line)
+            words = re.search(r"-m shallower ([a-z-]+) (.*)", line)
             if words:  # all but LaTeX
                 given = re.findall(r"--[a-z-]+", params + words[2])
                 found.setdefault(words[1], set()).update(given)
@@ -90,22 +89,6 @@ def test_a_missing_file_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["a.model"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--mfu", "4"], "--mfu: found 4.0, expected a share of the peak"),
-        (["--mfu", "nan"], "--mfu: found nan, expected a number above 0"),
-        (["--peak-tflops", "0"], "--peak-tflops: found 0.0"),
-        (["--runtime", "-1"], "--runtime: found -1.0, expected minutes"),
-        (["--config", "no.yaml"], "no.yaml"),
-    ],
-)
-def test_wrong_assumptions_of_a_plan(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert message in fails(["plan", *arguments], capsys)
-
-
 def test_settings_that_are_wrong_name_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,14 +111,6 @@ def test_no_such_option() -> None:
     run = CliRunner().invoke(app, ["verify", "--result", "x"])
     assert run.exit_code == 2
     assert "--result" in run.output
-
-
-def test_a_plan_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["plan", "--config", str(ROOT / "config.yaml")]
-    main([*command, "--json"])
-    planned = json.loads(capsys.readouterr().out)
-    main(command)
-    assert planned["study"] in capsys.readouterr().out
 
 
 def test_table_1_has_the_published_numbers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,6 +127,7 @@ def test_default_rows(default):
         assert leads[title].startswith(row["reference"])
 
 
+@pytest.mark.slow
 def test_two_builds_are_byte_identical_and_need_no_torch(default, tmp_path):
     # Another process has another hash seed, and its home has nothing cached.
     script = (

@@ -266,6 +266,7 @@ configs:
 """
 
 
+@pytest.mark.slow
 def test_mnli_out_of_the_hub(
     downloads: Downloads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

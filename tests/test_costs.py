@@ -26,7 +26,6 @@ from shallower.models.costs import (
 )
 from shallower.models.families import begin, deployed, on_meta, states
 from shallower.models.llama import KeyValueCache, LlamaLM
-from shallower.models.memory import training_memory
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy, fold
@@ -109,20 +108,6 @@ def test_weights_read_are_those_of_the_deployed_model() -> None:
     rest = 32 + 300 * 32 + 32
     due = 2 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32 + 32) + rest
     assert weights_read(model) == due  # a bias for each value, from the fold
-
-
-def test_memory_of_training() -> None:
-    """Weights by hand; recomputed blocks and chunks of logits save the others."""
-    config = tiny(depth=4)
-    parameters = 2 * 300 * 32 + 32 + 4 * (4 * 32 * 32 + 3 * 32 * 64 + 2 * 32)
-    plain = training_memory(config, 4)
-    assert (plain.weights, plain.gradients) == (4 * parameters, 4 * parameters)
-    assert plain.moments == 8 * parameters
-    assert plain.logits == 4 * 32 * 300 * 12
-    lean = training_memory(config, 4, "bfloat16", True, loss_chunk=8)
-    assert lean.logits == 8 * 300 * 12
-    assert lean.total < plain.total
-    assert lean.activations < plain.activations
 
 
 # --- interventions --------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -40,7 +41,7 @@ from training_runs import (
 pytestmark = pytest.mark.slow
 
 KINDS = ["data", "tensor"]
-TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TWO = ["--processes", "2"]
 # Stated tolerance: the losses of ten steps at a rate of 3e-3, and the weights, each of
 # which moves by about the rate in each step.
 LOSS, WEIGHT = 1e-5, 2e-5
@@ -55,20 +56,16 @@ def spec_for(kind: str) -> RunSpec:
     return changed(spec, loss_chunk=50, checkpoint_activations=True)
 
 
-def two_words(spec: RunSpec, tokens: Path, folder: Path, *more: str) -> list[str]:
-    """As in the rule `train`: without `--`, torchrun would take `--run` for its own."""
-    module, *words = command(spec, tokens, folder, *more)
-    return [*TWO, module, "--", *words]
-
-
 def two(
     kind: str, spec: RunSpec, tokens: Path, folder: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    words = two_words(spec, tokens, folder, "--parallel", kind, *more)
-    process = start(words, saved=1_000_000, folder=folder)  # never
-    _, errors = process.communicate()
-    return subprocess.CompletedProcess(words, process.returncode, "", errors)
+    words = command(spec, tokens, folder, *TWO, "--parallel", kind, *more)
+    return python(words)
+
+
+def python(words: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True)
 
 
 def ours(errors: str) -> list[str]:
@@ -84,36 +81,29 @@ def runs(
     corpus: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Folders of a run by one, by two, begun by two, and ended by two processes."""
+    """Folders of a run by one process, by two, and by one, two and one in turn."""
     kind, tokens = request.param, corpus / "train"
     folder, spec = tmp_path_factory.mktemp(kind), spec_for(kind)
-    run(spec, tokens, folder / "alone")
-    assert two(kind, spec, tokens, folder / "through").returncode == 0
-    stopped = two(kind, spec, tokens, folder / "begun", "--time-limit", "1e-9")
-    assert stopped.returncode
-    # In one process this is status 75; torchrun has its own.
-    message = "shallower train: stopped after 1 of 10 steps, before the time limit"
+    run(spec, tokens, folder / "one")
+    assert two(kind, spec, tokens, folder / "two").returncode == 0
+    with pytest.raises(Unfinished):
+        run(spec, tokens, folder / "in turn", time_limit=1e-9)
+    stopped = two(kind, spec, tokens, folder / "in turn", "--time-limit", "1e-9")
+    assert stopped.returncode == Unfinished.status
+    message = "shallower train: stopped after 2 of 10 steps, before the time limit"
     [line] = ours(stopped.stderr)
     assert line.startswith(message)
-    run(spec, tokens, folder / "begun")
-    with pytest.raises(Unfinished):
-        run(spec, tokens, folder / "ended", time_limit=1e-9)
-    assert two(kind, spec, tokens, folder / "ended").returncode == 0
+    run(spec, tokens, folder / "in turn")
     return folder
 
 
 def test_two_processes_train_as_one(runs: Path) -> None:
-    """All the way, begun by two and ended by one, and the reverse."""
     kind = "tensor" if "tensor" in runs.name else "data"
     columns = ["iteration", "tokens", "learning_rate"]
-    expected = pd.read_csv(runs / "alone" / "losses.csv")
+    expected = pd.read_csv(runs / "one" / "losses.csv")
     assert expected["loss"].iloc[-1] < expected["loss"].iloc[0] - 0.3
-    weights = load_file(runs / "alone" / "model.safetensors")
-    for name, parallel in (
-        ("through", (2, kind, 0)),
-        ("begun", (1, "none", 1)),
-        ("ended", (2, kind, 1)),
-    ):
+    weights = load_file(runs / "one" / "model.safetensors")
+    for name, parallel in (("two", (2, kind, 0)), ("in turn", (1, "none", 2))):
         found = pd.read_csv(runs / name / "losses.csv")
         assert found[columns].equals(expected[columns])
         assert found["loss"].tolist() == pytest.approx(expected["loss"], abs=LOSS)
@@ -125,8 +115,7 @@ def test_two_processes_train_as_one(runs: Path) -> None:
         assert (facts["processes"], facts["parallel"], facts["restarts"]) == parallel
     if kind == "tensor":  # with data, each process measures its own sequences
         tables = [
-            pd.read_csv(runs / name / "diagnostics.csv")
-            for name in ("alone", "through")
+            pd.read_csv(runs / name / "diagnostics.csv") for name in ("one", "two")
         ]
         values = [table.pop("value").tolist() for table in tables]
         assert tables[0].equals(tables[1])
@@ -135,11 +124,11 @@ def test_two_processes_train_as_one(runs: Path) -> None:
 
 def test_sigterm_saves_a_checkpoint(corpus: Path, tmp_path: Path) -> None:
     spec = changed(spec_for("data"), steps=100_000, checkpoint_every=10)
-    words = two_words(spec, corpus / "train", tmp_path / "run")
+    words = command(spec, corpus / "train", tmp_path / "run", *TWO)
     process = start(words, 10, tmp_path / "run")
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
-    assert process.returncode
+    assert process.returncode == Unfinished.status
     [line] = ours(errors)
     step = newest_step(tmp_path / "run")
     assert f"stopped after {step} of 100000 steps, at a signal to end" in line
@@ -154,7 +143,7 @@ def test_an_error_in_one_process_is_one_line(corpus: Path, tmp_path: Path) -> No
     locked = Checkpoints(checkpoints)
     locked.lock()
     refused = two("data", spec, corpus / "train", folder)
-    assert refused.returncode
+    assert refused.returncode == UserError.status
     [line] = ours(refused.stderr)
     assert "another process is training this run" in line
 
@@ -166,10 +155,10 @@ def test_an_error_in_one_process_is_one_line(corpus: Path, tmp_path: Path) -> No
 def test_shares_and_clipping(kind: str, tmp_path: Path) -> None:
     write_spec(spec_for(kind), tmp_path)
     script = ROOT / "tests" / "two_processes.py"
-    words = [*TWO, str(script), str(tmp_path), kind]
-    process = start(words, saved=1, folder=tmp_path)
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors[-3000:]
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words += [str(script), str(tmp_path), kind]
+    checked = python(words)
+    assert checked.returncode == 0, checked.stderr[-3000:]
 
 
 def test_a_process_gets_its_heads_of_queries_keys_and_values() -> None:

@@ -13,7 +13,6 @@ from scipy import stats
 
 from made_up import FFNS, SESSION, MadeUp, default_configuration, grid, study_of
 from shallower.analysis.claims.base import Context
-from shallower.analysis.comparisons import comparisons, pairs_of
 from shallower.analysis.estimates import (
     Comparison,
     Estimate,
@@ -23,6 +22,7 @@ from shallower.analysis.estimates import (
 )
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import crossed_interval, holm
+from shallower.analysis.write import comparisons, pairs_of
 from shallower.study.names import twin
 
 TOKEN = ("fixed", "time_per_output_token")

@@ -22,7 +22,7 @@ from shallower.errors import UserError
 from shallower.evaluation import choices
 from shallower.evaluation.choices import Calibration, choose
 from shallower.evaluation.cross_entropy import continuation_losses, read_windows
-from shallower.evaluation.evaluate import evaluate, metric_rows
+from shallower.evaluation.evaluate import Texts, evaluate, metric_rows
 from shallower.evaluation.generation import generate, generate_all
 from shallower.evaluation.metrics import score_pair
 from shallower.evaluation.table import COLUMNS, Part, Row, table_of
@@ -110,8 +110,9 @@ def score(
     place: Path, asked: EvaluationSpec, output: Path, run: Path | None = None
 ) -> Scored:
     files = [output / f"out.{kind}" for kind in ("parquet", "jsonl", "json")]
-    folders = [place / name for name in ("corpus", "tokens", "tokenizer.model")]
-    evaluate(asked, run or place / "run", *folders, *files, device="cpu")
+    tokenizer = Tokenizer(place / "tokenizer.model")
+    texts = Texts(asked, place / "corpus", place / "tokens", tokenizer)
+    evaluate(texts, run or place / "run", *files, device="cpu")
     lines = files[1].read_text().splitlines()
     table = pd.read_parquet(files[0])
     return Scored(table, [json.loads(line) for line in lines], read_json(files[2]))

@@ -57,6 +57,7 @@ def test_a_baseline_is_hugging_faces_llama(
     assert continued(theirs, PROMPTS, 12, eos_token_id=None) == ours
 
 
+@pytest.mark.slow
 def test_without_this_package(corpus: Path, tmp_path: Path) -> None:
     """A process that cannot import it reads the baseline, and refuses the others."""
     model = of(tiny())

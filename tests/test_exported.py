@@ -32,7 +32,7 @@ from shallower.export.tokenizer import DIFFICULT
 from shallower.models.config import SENTINELS
 from shallower.models.hugging_face import to_hugging_face
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.pairs import encode_pairs
+from shallower.training.t5 import encode_pairs
 
 # --- the interface, against Hugging Face's own Llama --------------------------------
 
@@ -217,6 +217,7 @@ def test_ids_of_text_it_was_trained_on(read: tuple[Any, Any], text: str) -> None
     same(*read, text)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_32_000_pieces(tmp_path: Path) -> None:
     package = pytest.importorskip("mistral_common")
     path = Path(package.__file__).parent / "data" / "tokenizer.model.v1"

@@ -24,22 +24,23 @@ from made_up import (
 )
 from shallower.analysis.claims.base import Context
 from shallower.analysis.front import (
-    _t_noise,
     changes_of,
-    curve_of,
     facts,
     gain_over,
     interactions,
     judged_gain,
     lineage,
-    measured,
-    on_front_probability,
     purpose,
     tables,
     without,
 )
-from shallower.analysis.gains import non_dominated
-from shallower.analysis.interventions import against_curve, against_training
+from shallower.analysis.gains import _t_noise, non_dominated, on_front_probability
+from shallower.analysis.interventions import (
+    against_curve,
+    against_training,
+    curve_of,
+    measured,
+)
 from shallower.analysis.results import labelled
 from shallower.study.names import ModelName
 from shallower.study.study import Study
@@ -79,6 +80,7 @@ def test_noise_is_multivariate_t() -> None:
         assert stats.kstest(errors, stats.t(2).cdf).statistic < 0.01
 
 
+@pytest.mark.slow
 def test_probabilities_of_three_seeds_against_the_truth() -> None:
     """Worlds drawn around a depth curve; who is on the front is known in each.
 

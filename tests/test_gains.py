@@ -228,6 +228,7 @@ def covered(
 STEEP = 3.5 - 0.004 * (LATENCY - 100) - np.array([0, 0, 0, 0, 0.02])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("units", "noise"), [(3, {}), (5, {}), (8, {}), (8, {"session_sd": 0.08})]
 )
@@ -240,6 +241,7 @@ def test_gains_and_speedups_cover(units: int, noise: dict[str, float]) -> None:
     assert 0.91 <= inside <= 0.99
 
 
+@pytest.mark.slow
 def test_where_depth_does_not_pay_the_curve_is_favoured() -> None:
     """All equally good: 1,500 studies of 3 units found .010 nats against the method."""
     _, bias, better, worse = covered(gain_at_equal_latency, 0.0, np.full(5, 3.0), 3)

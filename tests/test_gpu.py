@@ -21,8 +21,8 @@ from shallower.models import decoding
 from shallower.models.initial import initialise
 from shallower.models.llama import KeyValueCache, LlamaConfig, LlamaLM
 from shallower.training import loss
+from shallower.training.batches import Prefetch
 from shallower.training.peaks import peak_flops
-from shallower.training.prefetch import Prefetch
 from shallower.training.step import set_matmul_precision
 from training_runs import changed, run
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from shallower.evaluation.latency import background_load, bandwidth
-from shallower.evaluation.latency.background_load import BackgroundLoad
+from shallower.evaluation.latency import bandwidth, job
 from shallower.evaluation.latency.decode_modes import has_compiler
+from shallower.evaluation.latency.job import BackgroundLoad
 
 CPU = torch.device("cpu")
 
 
 def test_load_is_what_others_use(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = {"monotonic": 0.0, "machine_busy": 100.0, "own_busy": 5.0}
-    monkeypatch.setattr(background_load.time, "monotonic", lambda: clock["monotonic"])
+    monkeypatch.setattr(job.time, "monotonic", lambda: clock["monotonic"])
     for name in ("machine_busy", "own_busy"):
-        monkeypatch.setattr(background_load, name, partial(clock.__getitem__, name))
+        monkeypatch.setattr(job, name, partial(clock.__getitem__, name))
     load = BackgroundLoad()
     clock |= {"monotonic": 10.0, "machine_busy": 113.0, "own_busy": 14.0}
     # 13 seconds of cores were busy, 9 of them ours: 4 in 10 seconds.
@@ -39,8 +39,8 @@ def test_compilers_that_this_process_started_are_not_others(
         user, system = (1.0, 2.0) if mine else (30.0, 40.0)
         return SimpleNamespace(ru_utime=user, ru_stime=system)
 
-    monkeypatch.setattr(background_load.resource, "getrusage", used)
-    assert background_load.own_busy() == 73.0
+    monkeypatch.setattr(job.resource, "getrusage", used)
+    assert job.own_busy() == 73.0
 
 
 def test_a_working_set_is_distinct_matrices_of_its_size() -> None:
@@ -63,6 +63,7 @@ def test_every_size_is_read_in_every_repeat() -> None:
     assert len(set(orders)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
 def test_both_ways_to_read_are_timed_and_are_the_same_product() -> None:
     rows = bandwidth.time_reads([1, 2], range(2), random.Random(0), CPU, True)

@@ -19,7 +19,6 @@ from shallower.models.config import LlamaConfig, SkippedParts
 from shallower.models.costs import count_parameters
 from shallower.models.families import on_meta
 from shallower.models.hugging_face import from_hugging_face, to_hugging_face
-from shallower.models.initial import initialise
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.models.registry import HEADS
 from shallower.models.transforms import deploy, first_blocks, fold
@@ -159,28 +158,6 @@ def test_fold_leaves_other_variants_alone() -> None:
     for head in ("silu", "full_linear_silu", "head_norm"):
         model = build(head)
         assert fold(model) is model
-
-
-def test_each_head_has_its_own_layer() -> None:
-    """Head i's layer sees head i alone: the paper's 'No parameter is shared'."""
-    layer = build("proposed").blocks[0].attention.mix.linear
-    outputs = torch.randn(2, 4, 5, 8, dtype=torch.float64)
-    whole = layer(outputs)
-    for head in range(4):
-        alone = outputs[:, head] @ layer.weight[head] + layer.bias[head]
-        assert (whole[:, head] - alone).abs().max() < 1e-12
-
-
-def test_initial_weights_are_shared_across_variants_and_depths() -> None:
-    small = initialise(LlamaLM(tiny("baseline")), 3).state_dict()
-    large = initialise(LlamaLM(tiny("proposed", depth=3)), 3).state_dict()
-    other = initialise(LlamaLM(tiny("baseline")), 4).state_dict()
-    name = "blocks.1.attention.qkv.weight"
-    assert torch.equal(small[name], large[name])
-    assert not torch.equal(small[name], other[name])
-    # What writes to the residual stream is scaled by depth, in the same direction.
-    name = "blocks.0.ffn.down.weight"
-    assert torch.allclose(small[name] * (4 / 6) ** 0.5, large[name])
 
 
 def test_first_blocks_is_the_shallow_model(tokens: Tensor) -> None:

@@ -24,7 +24,7 @@ from shallower.evaluation.pairs import (
 )
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.spans import PADDING, SpanBatches, label_id
+from shallower.training.t5 import PADDING, SpanBatches, label_id
 
 CONTEXT = 48
 

@@ -21,13 +21,13 @@ from shallower.cli import main
 from shallower.models.config import LlamaConfig
 from shallower.models.llama import LlamaLM
 from shallower.models.memory import training_memory
-from shallower.study.merging import merge
 from shallower.study.plan import (
     Assumptions,
     Plan,
     characters_per_token,
     corpus_size,
     jobs,
+    merge,
     plan_study,
 )
 from shallower.study.schema import Training
@@ -81,6 +81,7 @@ def test_flops_by_hand(paper: Plan) -> None:
     assert paper.hours == pytest.approx(sum(each.hours or 0 for each in paper.models))
 
 
+@pytest.mark.slow
 def test_ablations_at_the_papers_size() -> None:
     models = {m.model: m for m in planned("paper", "paper-ablations").models}
     matched, proposed = models["matched-5"], models["proposed-5"]
@@ -101,8 +102,8 @@ def test_assumptions(paper: Plan) -> None:
     assert (starts["baseline-5"], starts["proposed-8"]) == (3, 3)
     unknown = planned("paper", assumed=replace(A100, device="Abacus"))
     assert (unknown.hours, unknown.flops) == (None, paper.flops)
-    # The default study trains in float32, which is slower.
-    assert {each.peak for each in planned().models} == {19.5e12}
+    # The smoke study trains in float32, which is slower.
+    assert {each.peak for each in planned("smoke").models} == {19.5e12}
 
 
 # --- memory -------------------------------------------------------------------------
@@ -198,6 +199,7 @@ def test_disk(paper: Plan) -> None:
 # --- jobs, configuration ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlays", [[], ["smoke"], ["paper", "paper-seeds"]])
 def test_jobs_are_those_of_a_dry_run(overlays: list[str]) -> None:
     files = [f"config/{name}.yaml" for name in overlays]

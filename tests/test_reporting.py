@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import os
 import re
 import subprocess
 import sys
@@ -16,30 +15,17 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from made_up import MadeUp, default_configuration, study_of
 from project import ROOT
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.results import Results
-from shallower.analysis.write import write_analysis
 from shallower.evaluation import metrics
 from shallower.files import read_json
-from shallower.reporting import figures, numbers, style, tables
+from shallower.reporting import figures, numbers, tables
 from shallower.reporting.contents import FIGURES, METRICS, TABLES
-from shallower.reporting.figures import heads, search
-from shallower.reporting.figures.roofline import _workload
 from shallower.reporting.latex import (
     MISSING,
-    breakable,
-    escape,
-    interval,
     number,
-    significant,
-    tabular,
 )
 from shallower.reporting.numbers import heads as heads_numbers
 from shallower.reporting.numbers.study import _sources
@@ -49,16 +35,6 @@ from shallower.study.names import ModelName
 mpl.use("Agg")
 CLAIM = re.compile(r"(verdict|claim)\.A\d+|head\.")  # contrasts
 REPORTING = ROOT / "workflow" / "shallower" / "reporting"
-
-
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """One seed and one session of two depths, and no other experiment."""
-    made = MadeUp(study_of(default_configuration()), tmp_path_factory.mktemp("bare"))
-    made.first_units()
-    made.results()
-    write_analysis(made.folder)
-    return Results.read(made.folder)
 
 
 # --- what is written ------------------------------------------------------------------
@@ -92,27 +68,6 @@ def test_tables_are_complete(name: str, analysed: Results, bare: Results) -> Non
         rows = [x for x in text.splitlines() if x.endswith(r"\\")]
         plain = [row.replace(r"\&", "") for row in rows if "multicolumn" not in row]
         assert len({row.count("&") for row in plain}) <= 1
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_figures_are_drawn(name: str, analysed: Results, bare: Results) -> None:
-    """Of a study that has everything, and of one with a single seed and session."""
-    assert not absent(drawn(analysed, name))
-    assert all(axes.lines or axes.texts for axes in drawn(bare, name).axes[:1])
-
-
-def drawn(results: Results, name: str) -> Figure:
-    with mpl.rc_context():
-        style.use_style()
-        figure = figures.all_figures()[name](results)
-        figure.draw_without_rendering()
-    return figure
-
-
-def absent(figure: Figure) -> bool:
-    """Whether a figure only says that the study has no such experiment."""
-    texts = (text.get_text() for axes in figure.axes for text in axes.texts)
-    return any("not in this study" in text for text in texts)
 
 
 # --- where numbers come from ----------------------------------------------------------
@@ -198,7 +153,7 @@ def test_counts_are_those_of_claims(analysed: Results) -> None:
 
 TOPICS = [
     import_module(f"{numbers.__name__}.{name}")
-    for name in ("study", "heads", "ffn", "t5", "skipping", "elimination", "front")
+    for name in ("study", "heads", "ffn", "interventions", "front")
 ]
 
 
@@ -241,23 +196,6 @@ MAKES_AGAIN = {  # provenance.py alone
 }
 
 
-STATISTICS = {"mean", "std", "var", "sem", "median", "quantile", "percentile", "corr"}
-DRAWN = {  # what figures draw that no table has, and the quoted benchmark
-    ("benchmarks.py", "median"),
-    ("figures/heads.py", "mean"),  # moving averages of losses
-    ("figures/skipping.py", "mean"),  # a line through the seeds' values
-    ("figures/roofline.py", "mean"),  # places of ticks
-    ("figures/front.py", "quantile"),  # the limit of an axis
-}
-
-
-def called(path: Path) -> Iterator[str]:
-    """Names of all methods and functions that are called through a dot."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            yield node.func.attr
-
-
 def imported(path: Path) -> Iterator[tuple[str, str]]:
     """Module and name of every import, also of those inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -267,7 +205,7 @@ def imported(path: Path) -> Iterator[tuple[str, str]]:
             yield from ((node.module or "", name.name) for name in node.names)
 
 
-def test_reporting_computes_no_statistics() -> None:
+def test_reporting_looks_up_and_computes_no_statistics() -> None:
     modules = list(REPORTING.rglob("*.py"))
     assert len(modules) > 20
     for path in modules:
@@ -278,9 +216,6 @@ def test_reporting_computes_no_statistics() -> None:
             if module.startswith("shallower.analysis"):
                 names = allowed.get(module, set())
                 assert names is None or name in names, where
-        here = str(path.relative_to(REPORTING))
-        computed = {(here, name) for name in STATISTICS & set(called(path))}
-        assert computed <= DRAWN, computed
 
 
 def test_only_figures_load_what_draws() -> None:
@@ -353,116 +288,6 @@ def test_the_text_knows_where_the_questions_come_from(analysed: Results) -> None
     assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
 
 
-# --- figures of S1 --------------------------------------------------------------------
-
-
-def single(axes: Axes) -> list[tuple[float, float]]:
-    """Where lines of one point are."""
-    return [
-        (float(line.get_xdata()[0]), float(line.get_ydata()[0]))
-        for line in axes.lines
-        if len(line.get_xdata()) == 1
-    ]
-
-
-def test_perplexity_against_time(analysed: Results) -> None:
-    (axes,) = drawn(analysed, "perplexity_latency").axes
-    due = [
-        (
-            analysed.values(model, "completion", "time_per_generated_token").mean(),
-            analysed.values(model, "text", "perplexity").mean(),
-        )
-        for model in analysed.study.depth_models
-    ]
-    assert np.allclose(sorted(single(axes)), sorted(due))
-
-
-def test_decoding_by_depth(analysed: Results) -> None:
-    panels = drawn(analysed, "latency_scales").axes
-    study = analysed.study
-    for axes, scale, depths in zip(
-        panels,
-        ("study", "original"),
-        (study.depths, study.original.depths),
-        strict=True,
-    ):
-        due = [
-            analysed.values(f"{v}-{d}", "fixed", "time_per_output_token", scale).mean()
-            for v in ("baseline", "proposed")
-            for d in depths
-        ]
-        shown = {round(float(y), 4) for x in axes.lines for y in x.get_ydata()}
-        assert {round(value, 4) for value in due} <= shown, scale
-
-
-def test_head_ablation(analysed: Results) -> None:
-    (axes,) = drawn(analysed, "head_ablation").axes[:1]
-    found = heads.head_differences(analysed)
-    text = ("text", "cross_entropy")
-    pair = {(one.left, one.right): one.effect for one in found}
-    due = analysed.values("silu-2", *text) - analysed.values("baseline-2", *text)
-    assert pair["silu-2", "baseline-2"] == pytest.approx(due.mean())
-    shown = {round(x, 9) for x, _ in single(axes)}
-    assert {round(one.effect, 9) for one in found} <= shown
-
-
-def test_learning_rates(analysed: Results) -> None:
-    (axes,) = drawn(analysed, "learning_rate").axes
-    table = analysed.learning_rates
-    for _, rows in table.groupby("group"):
-        line = rows[["learning_rate", "cross_entropy"]].to_numpy()
-        assert any(np.array_equal(each.get_xydata(), line) for each in axes.lines)
-    best = table[table["best"].astype(bool)][["learning_rate", "cross_entropy"]]
-    rings = [x for x in axes.lines if x.get_markersize() == search.RING["ms"]]
-    shown = sorted(tuple(ring.get_xydata()[0]) for ring in rings)
-    assert shown == sorted(map(tuple, best.to_numpy()))
-
-
-def test_budget(analysed: Results) -> None:
-    (axes,) = drawn(analysed, "budget").axes
-    table = analysed.table("budget").sort_values("tokens")
-    rows = table[table["variant"].eq("baseline") & table["depth"].eq(4)]
-    due = rows[["tokens_per_parameter", "cross_entropy"]].to_numpy()
-    assert len(due) == 4
-    lines = [line.get_xydata() for line in axes.lines]
-    assert any(each.shape == due.shape and np.allclose(each, due) for each in lines)
-
-
-def test_diagnostics(analysed: Results) -> None:
-    axes = drawn(analysed, "diagnostics").axes[0]
-    limit = analysed.fact("heads.bad_mode.limit")
-    assert [limit, limit] in [list(line.get_ydata()) for line in axes.lines]
-    lines = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 2]
-    assert sum(np.allclose(y, [3.88, 3.8]) for y in lines) == len(search.SHOWN)
-
-
-def test_roofline(analysed: Results) -> None:
-    axes = drawn(analysed, "roofline").axes[0]
-    table = analysed.roofline
-    rows = table[(table["scale"] == "study") & (table["label"] == "baseline-4")]
-    rows = rows[(rows["mode"] == "eager") & (rows["workload"] == _workload(table))]
-    shown = {round(float(y), 6) for x in axes.lines for y in np.ravel(x.get_ydata())}
-    measured = float(rows["measured_us"].iloc[0])
-    assert {round(measured, 6), round(measured / 1e3, 6)} & shown
-
-
-def test_many_variants_look_different() -> None:
-    """Eighteen variants have a colour and dashes of their own, few a colour alone."""
-    many = ["baseline", "proposed", *(f"variant{i}" for i in range(16))]
-    assert len({str(search.colour_and_dashes(v, many)) for v in many}) == 18
-    variants, depths = many[:4], [5, 6, 7, 8]
-    assert len({style.colour(v, variants) for v in variants}) == 4
-    assert len({style.marker(d, depths) for d in depths}) == 4
-    assert style.dashes(8, depths) == "-"
-
-
-def test_bars_are_of_the_interval() -> None:
-    assert heads.bars(2.0, 1.0, 5.0) == [[1.0], [3.0]]
-    assert heads.bars(2.0, math.nan, math.nan) == [[0], [0]]
-    # A mean may be larger than its interval's end in floating point.
-    assert heads.bars(0.1, 0.1 + 1e-16, 0.1 - 1e-16) == [[0], [0]]
-
-
 # --- tables of the study and of S1 ----------------------------------------------------
 
 
@@ -491,115 +316,7 @@ def test_notes_call_models_by_their_labels(analysed: Results) -> None:
     assert with_labels(analysed, "4 of 4 models") == "4 of 4 models"
 
 
-# --- LaTeX ----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (1234567, 0, "1{,}234{,}567"),
-        (-0.125, 2, "$-$0.12"),
-        (-0.0001, 2, "0.00"),  # no minus sign before a rounded zero
-        (float("nan"), 2, "{--}"),
-        (2.675, 1, "2.7"),
-    ],
-)
-def test_number(value: float, digits: int, text: str) -> None:
-    assert number(value, digits) == text
-
-
-def test_significant_and_interval() -> None:
-    assert significant(0.012345, 2) == "0.012"
-    assert significant(1234.5, 2) == "1{,}234"
-    assert significant(0) == "0"
-    assert interval(-1, 2.5, 1) == "[$-$1.0, 2.5]"
-    assert interval(float("nan"), 1) == "{--}"
-
-
-def test_tabular_by_hand() -> None:
-    text = tabular("lr", [["a", "b"]], [["1", "2"], r"\addlinespace", ["3", "4"]])
-    assert text.splitlines() == [
-        r"\begin{tabular}{lr}",
-        r"\toprule",
-        r"a & b \\",
-        r"\midrule",
-        r"1 & 2 \\",
-        r"\addlinespace",
-        r"3 & 4 \\",
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-
-
-@given(st.text())
-def test_escaped_text_holds_no_live_command(text: str) -> None:
-    escaped = escape(text)
-    for command in (r"\input", r"\write", r"\def", "$", "^^"):
-        assert command not in escaped.replace(r"\$", "")
-
-
-def compile_latex(body: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "x.tex").write_text(
-        "\\documentclass{article}\\usepackage[T1]{fontenc}\\usepackage{lmodern,textcomp}"
-        f"\\usepackage{{shallower}}\\usepackage{{hyperref}}{body}"
-    )
-    environment = os.environ | {"TEXINPUTS": f"{ROOT / 'report'}:"}
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "x.tex"]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-    )
-
-
-def test_any_generated_text_compiles(tmp_path: Path) -> None:
-    """Every character up to U+2FFF and some beyond, controls and surrogates aside."""
-    points = [*range(0x20, 0x3000), 0x4E2D, 0x1F600, 0xFFFD, 0x2047]
-    lines = [
-        escape("".join(map(chr, points[i : i + 60]))) for i in range(0, len(points), 60)
-    ]
-    nasty = (
-        r"\input{/etc/passwd} $x^2$ #1 50% {a_b} ~ & <|eos|> ^^5c `'--- \end{document}"
-    )
-    lines.append(escape(nasty))
-    text = "\n\n".join(lines)
-    run = compile_latex(f"\\begin{{document}}{text}\\end{{document}}", tmp_path)
-    assert run.returncode == 0, run.stdout[-1500:]
-    out = subprocess.run(
-        ["pdftotext", tmp_path / "x.pdf", "-"], capture_output=True, text=True
-    )
-    assert r"\input{/etc/passwd} $x^2$ #1 50% {a_b} ~ & <|eos|>" in " ".join(
-        out.stdout.split()
-    )
-
-
-def test_results_by_key(tmp_path: Path) -> None:
-    body = r"\setresult{a.b-5}{7}\setresult{one}{1}\begin{document}"
-    body += r"A \result{a.b-5} \resultcount{one}{block}{blocks} "
-    body += r"\resultcount{a.b-5}{block}{blocks}\end{document}"
-    assert compile_latex(body, tmp_path).returncode == 0
-    out = subprocess.run(["pdftotext", tmp_path / "x.pdf", "-"], capture_output=True)
-    assert b"A 7 1 block 7 blocks" in out.stdout
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (r"\begin{document}\result{no.such}\end{document}", "no.such"),
-        (r"\setresult{k}{1}\setresult{k}{2}\begin{document}\end{document}", "twice"),
-    ],
-)
-def test_wrong_keys_stop_the_build(tmp_path: Path, body: str, message: str) -> None:
-    run = compile_latex(body, tmp_path)
-    assert run.returncode != 0
-    assert message in run.stdout
-
-
-def test_breakable_text_is_escaped() -> None:
-    assert breakable("a_b|c") == r"a\_\allowbreak{}b\textbar{}\allowbreak{}c"
+# --- names and captions --------------------------------------------------------------
 
 
 def test_every_metric_has_a_printed_name() -> None:

@@ -12,8 +12,7 @@ from shallower.reporting.figures import ffn as figure
 from shallower.reporting.labels import label
 from shallower.reporting.latex import number
 from shallower.reporting.numbers import ffn as ffn_numbers
-from shallower.reporting.numbers import t5 as t5_numbers
-from shallower.reporting.tables import ffn, t5
+from shallower.reporting.tables import ffn
 
 STUDENT = "baseline-2__teacher=baseline-4"
 
@@ -25,8 +24,7 @@ def cells(table: str) -> dict[str, list[str]]:
 
 
 def numbers(results: Results) -> dict[str, str]:
-    """Numbers of both topics by key."""
-    return dict([*ffn_numbers.numbers(results), *t5_numbers.numbers(results)])
+    return dict(ffn_numbers.numbers(results))
 
 
 def effect(results: Results, left: str, right: str) -> list[str]:
@@ -73,7 +71,7 @@ def test_the_table_of_students(analysed: Results) -> None:
 
 
 def test_the_table_of_t5(analysed: Results) -> None:
-    rows = cells(t5.t5(analysed))
+    rows = cells(ffn.t5(analysed))
     tuned = "t5_mini-2__ffn=three_matrices__task=pairs"
     values = 100 * analysed.values(tuned, "pairs", "accuracy")
     assert rows["T5 mini 3W"][3] == ", ".join(number(value, 1) for value in values)
@@ -83,7 +81,7 @@ def test_the_table_of_t5(analysed: Results) -> None:
 
 
 def test_the_table_of_the_thesis(analysed: Results) -> None:
-    rows = [line.split(" & ") for line in t5.thesis(analysed).splitlines()]
+    rows = [line.split(" & ") for line in ffn.thesis(analysed).splitlines()]
     by_label = {row[1]: row[3:] for row in rows if len(row) == 8}
     assert by_label["Baseline"][:3] == ["15.351", "15.351", "14.171"]
     assert by_label["2x Head Size (d\\_kv = 64)"][1] == "{--}"
@@ -108,9 +106,9 @@ def test_numbers(analysed: Results) -> None:
 
 
 def test_a_study_without_these_experiments(depth_alone: Results) -> None:
-    for table in (ffn.ffn, ffn.distillation, t5.t5):
+    for table in (ffn.ffn, ffn.distillation, ffn.t5):
         assert "not in this study" in table(depth_alone)
-    assert cells(t5.thesis(depth_alone))  # arithmetic needs no experiment
+    assert cells(ffn.thesis(depth_alone))  # arithmetic needs no experiment
     found = numbers(depth_alone)
     for key in ("ffn", "students", "t5", "collapse"):
         assert found[f"has.{key}"] == "", key

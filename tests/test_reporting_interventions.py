@@ -2,68 +2,34 @@
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
+from drawing import drawn, points
 from shallower.analysis.gains import Measured, _against
 from shallower.analysis.interventions import AXES, against_curve, change, skips, speedup
 from shallower.analysis.results import Results
-from shallower.reporting import style
 from shallower.reporting.figures import elimination as elimination_figure
 from shallower.reporting.figures import front as front_figure
 from shallower.reporting.figures import skipping as skipping_figure
 from shallower.reporting.labels import changes, label, printed
 from shallower.reporting.latex import interval, number
-from shallower.reporting.numbers import elimination as elimination_numbers
 from shallower.reporting.numbers import front as front_numbers
-from shallower.reporting.numbers import skipping as skipping_numbers
+from shallower.reporting.numbers import interventions as intervention_numbers
 from shallower.reporting.numbers.sentences import listed
-from shallower.reporting.tables import elimination as elimination_tables
 from shallower.reporting.tables import front as front_tables
-from shallower.reporting.tables import skipping as skipping_tables
+from shallower.reporting.tables import interventions as intervention_tables
 
-mpl.use("Agg")
 pytestmark = pytest.mark.filterwarnings("error")
 BASE = "baseline-4"
-FIGURES = skipping_figure.FIGURES | elimination_figure.FIGURES | front_figure.FIGURES
-TABLES = skipping_tables.TABLES | elimination_tables.TABLES | front_tables.TABLES
-NUMBERS = (skipping_numbers, elimination_numbers, front_numbers)
-
-
-@pytest.fixture(scope="module")
-def systems(analysed: Results) -> Results:
-    return analysed
-
-
-@pytest.fixture(scope="module")
-def bare(depth_alone: Results) -> Results:
-    """A study without skipping, elimination and combinations."""
-    return depth_alone
+TABLES = intervention_tables.TABLES | front_tables.TABLES
+NUMBERS = (intervention_numbers, front_numbers)
 
 
 # --- figures --------------------------------------------------------------------------
-
-
-def drawn(results: Results, name: str) -> Figure:
-    with mpl.rc_context():
-        style.use_style()
-        figure = FIGURES[name](results)
-        figure.draw_without_rendering()
-    return figure
-
-
-def marks(axes: Axes) -> set[tuple[float, float]]:
-    """Where single marks are."""
-    return {
-        (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6))
-        for line in axes.lines
-        if len(line.get_xdata()) == 1
-    }
 
 
 def by_hand(results: Results, left: str, right: str = BASE) -> float:
@@ -71,41 +37,43 @@ def by_hand(results: Results, left: str, right: str = BASE) -> float:
     return float((results.values(left, *where) - results.values(right, *where)).mean())
 
 
-def test_skipping_figure(systems: Results) -> None:
-    left, right = drawn(systems, "skipping").axes
-    labels = [m for m in skips(systems.study) if m.startswith(BASE)]
-    due = {round(by_hand(systems, m), 6) for m in [*labels, "baseline-3", "baseline-2"]}
-    assert {y for _, y in marks(left)} == due
+def test_skipping_figure(analysed: Results) -> None:
+    left, right = drawn(analysed, "skipping").axes
+    labels = [m for m in skips(analysed.study) if m.startswith(BASE)]
+    due = {
+        round(by_hand(analysed, m), 6) for m in [*labels, "baseline-3", "baseline-2"]
+    }
+    assert {y for _, y in points(left)} == due
     assert len(right.lines) == 3 * (3 + 1)  # seeds and mean of each part
     means = [line.get_ydata() for line in right.lines if len(line.get_ydata()) == 4]
     assert any(np.allclose(y, 0.31 - 0.2 * np.arange(4) / 3) for y in means)
 
 
-def test_elimination_figure(systems: Results) -> None:
-    left, middle, right = drawn(systems, "elimination").axes
+def test_elimination_figure(analysed: Results) -> None:
+    left, middle, right = drawn(analysed, "elimination").axes
     for done in ("eliminate=acc.3", "tuned=0.1__eliminate=acc.3"):
-        assert (3.0, round(by_hand(systems, f"{BASE}__{done}"), 6)) in marks(left)
+        assert (3.0, round(by_hand(analysed, f"{BASE}__{done}"), 6)) in points(left)
     # What fine-tuning alone changes is where its line begins.
-    assert (1.0, round(by_hand(systems, f"{BASE}__tuned=0.1"), 6)) in marks(left)
+    assert (1.0, round(by_hand(analysed, f"{BASE}__tuned=0.1"), 6)) in points(left)
     assert len(middle.lines) == 2 * (3 + 1)
-    rows = list(elimination_figure.prefills(systems))
+    rows = list(elimination_figure.prefills(analysed))
     assert {(scale, tokens) for scale, tokens, *_ in rows} == {
         ("study", 96),
         ("original", 128),
         ("original", 512),
     }
-    assert marks(right) == {(round(p, 6), round(e.effect, 6)) for *_, p, e in rows}
+    assert points(right) == {(round(p, 6), round(e.effect, 6)) for *_, p, e in rows}
     found = next(e for *_, e in rows if e.right == f"{BASE}__eliminate=acc.2")
     metric = ("continuation", "time_to_first_token")
-    slow, fast = (systems.values(m, *metric).mean() for m in (BASE, found.right))
+    slow, fast = (analysed.values(m, *metric).mean() for m in (BASE, found.right))
     assert found.effect == pytest.approx(slow / fast)
 
 
 @pytest.mark.parametrize("axis", front_figure.UNITS)
-def test_front_figure(systems: Results, axis: str) -> None:
-    table = systems.pareto[systems.pareto["axis"] == axis]
+def test_front_figure(analysed: Results, axis: str) -> None:
+    table = analysed.pareto[analysed.pareto["axis"] == axis]
     best = table[table["on_front"]].sort_values("latency")
-    figure = drawn(systems, f"front_{axis}")
+    figure = drawn(analysed, f"front_{axis}")
     axes, side = figure.axes
     texts = [text for text in axes.texts if isinstance(text, Annotation)]
     letters = [text for text in texts if text.get_text().isalpha()]
@@ -115,7 +83,7 @@ def test_front_figure(systems: Results, axis: str) -> None:
     assert np.allclose([text.xy for text in letters], at)
     words = " ".join(text.get_text().replace("\u00a0", " ") for text in side.texts)
     for row in best.to_dict("records"):
-        assert label(systems.study.names[row["label"]]) in words
+        assert label(analysed.study.names[row["label"]]) in words
         assert front_figure.chance(row["on_front_probability"]) in words
     assert {text.get_text() for text in texts if text.get_text().isdigit()} == set(
         "234"
@@ -152,10 +120,10 @@ def test_wide_intervals_do_not_hide_the_points() -> None:
 
 
 @pytest.mark.parametrize("name", ["skipping", "elimination"])
-def test_a_study_without_them_says_so(bare: Results, name: str) -> None:
-    assert "not in this study" in drawn(bare, name).axes[0].texts[0].get_text()
-    assert "not in this study" in TABLES[name](bare)
-    drawn(bare, "front_per_token")
+def test_a_study_without_them_says_so(depth_alone: Results, name: str) -> None:
+    assert "not in this study" in drawn(depth_alone, name).axes[0].texts[0].get_text()
+    assert "not in this study" in TABLES[name](depth_alone)
+    drawn(depth_alone, "front_per_token")
 
 
 # --- tables ---------------------------------------------------------------------------
@@ -171,65 +139,65 @@ def lines(text: str) -> dict[str, list[str]]:
     return found
 
 
-def test_skipping_table(systems: Results) -> None:
+def test_skipping_table(analysed: Results) -> None:
     model = f"{BASE}__skip=attention.last.2"
-    row = lines(TABLES["skipping"](systems))[printed(systems.study.names[model])]
-    assert row[1:3] == ["3", number(by_hand(systems, model), 3)]
+    row = lines(TABLES["skipping"](analysed))[printed(analysed.study.names[model])]
+    assert row[1:3] == ["3", number(by_hand(analysed, model), 3)]
     for curve, place in (("depth", 9), ("blocks", 11)):
-        due = systems.estimate(against_curve(model, curve, "per_token"))
+        due = analysed.estimate(against_curve(model, curve, "per_token"))
         assert row[place] == number(due.effect, 3)
         assert row[place + 1] == interval(due.ci_low, due.ci_high, 3)
     assert row[4] == "1.05"
-    measured = systems.estimate(speedup(BASE, model, "per_token"))
+    measured = analysed.estimate(speedup(BASE, model, "per_token"))
     assert row[5] == number(measured.effect, 2)
     assert row[8] == "50"
-    blocks = systems.study.names[f"{BASE}__skip=block.last.2"]
+    blocks = analysed.study.names[f"{BASE}__skip=block.last.2"]
     # The curve is made of it.
-    assert lines(TABLES["skipping"](systems))[printed(blocks)][-2:] == ["{--}", ""]
+    assert lines(TABLES["skipping"](analysed))[printed(blocks)][-2:] == ["{--}", ""]
 
 
-def test_elimination_table(systems: Results) -> None:
-    rows, names = lines(TABLES["elimination"](systems)), systems.study.names
+def test_elimination_table(analysed: Results) -> None:
+    rows, names = lines(TABLES["elimination"](analysed)), analysed.study.names
     model = f"{BASE}__eliminate=acc.2"
     row = rows[printed(names[model])]
     assert float(row[4]) == pytest.approx(100 * np.expm1(0.04), abs=0.06)
     assert row[5] == "2.00"
     # A fine-tuned model is compared with the model before it was tuned.
     tuned = names[f"{BASE}__tuned=0.1__eliminate=acc.2"]
-    assert rows[printed(tuned)][2] == number(by_hand(systems, str(tuned)), 3)
+    assert rows[printed(tuned)][2] == number(by_hand(analysed, str(tuned)), 3)
     assert printed(names[f"{BASE}__tuned=0.1"]) in rows
 
 
 def test_which_methods_are_shown(
-    systems: Results, monkeypatch: pytest.MonkeyPatch
+    analysed: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table, every = front_tables.shown(systems), systems.methods
+    table, every = front_tables.shown(analysed), analysed.methods
     assert len(table) <= front_tables.ROWS < len(every)
-    on_front = set(systems.pareto.loc[systems.pareto["on_front"], "label"])
+    on_front = set(analysed.pareto.loc[analysed.pareto["on_front"], "label"])
     first = on_front | {"baseline-2", "baseline-3", "baseline-4"}
     assert first <= set(table.index)
     # Of the models that eliminate by ACC and nothing else, one that is not on a front.
     acc = [m for m in table.index if m.startswith(f"{BASE}__eliminate=acc")]
     assert len(set(acc) - first) <= 1
-    assert front_tables.is_control(systems, f"{BASE}__skip=attention.random0.2")
-    assert not front_tables.is_control(systems, f"{BASE}__skip=attention.last.2")
+    assert front_tables.is_control(analysed, f"{BASE}__skip=attention.random0.2")
+    assert not front_tables.is_control(analysed, f"{BASE}__skip=attention.last.2")
     # One row for each system where there is room for one.
     others = set(every.drop(index=list(first))["system"])
     monkeypatch.setattr(front_tables, "ROWS", len(first) + len(others))
-    fewer = front_tables.shown(systems)
+    fewer = front_tables.shown(analysed)
     assert set(fewer.drop(index=list(first))["system"]) == others
 
 
-def test_methods_table(systems: Results) -> None:
-    rows, names = lines(TABLES["front"](systems)), systems.study.names
-    table = front_tables.shown(systems)
+def test_methods_table(analysed: Results) -> None:
+    rows, names = lines(TABLES["front"](analysed)), analysed.study.names
+    table = front_tables.shown(analysed)
     shown = next(m for m in table.index if table.loc[m, "verdict"] == "supported")
     row = rows[printed(names[shown])]
     due = table.loc[shown]
     assert row[2] == changes(names[shown], 4).replace("%", r"\%")
     assert row[4] == number(due["cache_bytes"] / 1e3, 0)
     assert row[5] == number(due["training_share"], 2)
-    gain = systems.estimate(against_curve(shown, "depth", due["axis"]))
+    gain = analysed.estimate(against_curve(shown, "depth", due["axis"]))
     assert row[10:12] == [
         number(gain.effect, 3),
         interval(gain.ci_low, gain.ci_high, 3),
@@ -247,8 +215,10 @@ def numbers(results: Results) -> dict[str, str]:
     return dict(pairs)
 
 
-def test_numbers_say_what_the_estimates_do(systems: Results, bare: Results) -> None:
-    found = numbers(systems)
+def test_numbers_say_what_the_estimates_do(
+    analysed: Results, depth_alone: Results
+) -> None:
+    found = numbers(analysed)
     assert found["skipping.k"] == "2"
     assert found["elimination.speedup"] == "2"
     for key, model in (
@@ -257,8 +227,8 @@ def test_numbers_say_what_the_estimates_do(systems: Results, bare: Results) -> N
         ("elimination.random", "eliminate=random.2"),
         ("elimination.tuned", "tuned=0.1__eliminate=acc.2"),
     ):
-        due = systems.estimate(change(f"{BASE}__{model}", BASE))
-        assert found[key] == number(by_hand(systems, f"{BASE}__{model}"), 3)
+        due = analysed.estimate(change(f"{BASE}__{model}", BASE))
+        assert found[key] == number(by_hand(analysed, f"{BASE}__{model}"), 3)
         assert found[f"{key}.low"] == number(due.ci_low, 3)
     words = {
         "better": "supported",
@@ -266,26 +236,26 @@ def test_numbers_say_what_the_estimates_do(systems: Results, bare: Results) -> N
         "undecided": "inconclusive",
     }
     for word, verdict in words.items():
-        count = systems.fact(f"skipping.gains.{verdict}")
+        count = analysed.fact(f"skipping.gains.{verdict}")
         assert (f"{count:.0f} {word}" in found["skipping.depth"]) == (count > 0)
-    claims = systems.claims.set_index("id")["verdict"]
-    s3 = claims[systems.claims.set_index("id")["source"] == "S3"]
+    claims = analysed.claims.set_index("id")["verdict"]
+    s3 = claims[analysed.claims.set_index("id")["source"] == "S3"]
     assert f"{(s3 == 'supported').sum()} supported" in found["S3.verdicts"]
     assert found["elimination.contribution.first"] == "81"
-    without = numbers(bare)
+    without = numbers(depth_alone)
     assert without["has.skipping"] == without["has.elimination"] == ""
     assert without["skipping.depth"] == "none"
 
 
-def test_front_numbers(systems: Results) -> None:
-    found = numbers(systems)
+def test_front_numbers(analysed: Results) -> None:
+    found = numbers(analysed)
     groups = ("depth", "S1", "S2", "S3", "S4", "combined")
     total = sum(int(found[f"front.{group}"]) for group in groups)
-    assert found["front.models"] == str(total) == str(len(systems.study.front))
+    assert found["front.models"] == str(total) == str(len(analysed.study.front))
     for axis, metric in AXES.items():
-        gains = systems.estimates_of(kind="gain", right="depth", metric=metric)
+        gains = analysed.estimates_of(kind="gain", right="depth", metric=metric)
         least = min((e for e in gains if np.isfinite(e.effect)), key=lambda e: e.effect)
-        assert found[f"front.{axis}.best"] == printed(systems.study.names[least.left])
+        assert found[f"front.{axis}.best"] == printed(analysed.study.names[least.left])
         assert found[f"front.{axis}.best.gain.low"] == number(least.ci_low, 3)
 
 

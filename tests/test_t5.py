@@ -280,8 +280,8 @@ def test_collapse_leaves_other_variants_alone() -> None:
         assert collapse(model) is model
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_learns_to_copy(variant: str) -> None:
+@pytest.mark.parametrize("variant", ["default", "three_matrices"])
+def test_what_is_in_the_inputs_is_learnt(variant: str) -> None:
     model = initialise(T5LM(tiny(VARIANTS[variant])), 0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     draw, losses = torch.Generator().manual_seed(0), []

@@ -18,13 +18,14 @@ from shallower.errors import UserError
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.batches import Batches
-from shallower.training.pairs import PairBatches, encode_pairs
-from shallower.training.spans import (
+from shallower.training.t5 import (
     PADDING,
     SENTINELS,
     CorruptedWindows,
+    PairBatches,
     SpanBatches,
     corrupt,
+    encode_pairs,
     label_id,
     noise_mask,
     sentinels_needed,

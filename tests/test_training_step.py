@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import math
 import time
 from itertools import pairwise
@@ -19,18 +18,16 @@ from conftest import run_spec
 from models_for_tests import ORIGINAL, build, tiny
 from shallower.errors import UserError
 from shallower.evaluation.latency.decode_modes import has_compiler
-from shallower.models.costs import count_parameters
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
 from shallower.study.schema import Training
 from shallower.training import loss as losses_module
 from shallower.training.activations import SEQUENCES, ActivationStatistics, rms
+from shallower.training.batches import Prefetch
 from shallower.training.loss import is_compiled, losses
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
-from shallower.training.prefetch import Prefetch
-from shallower.training.schedule import learning_rate
-from shallower.training.step import make_optimizer, training_step
+from shallower.training.step import learning_rate, make_optimizer, training_step
 from training_runs import changed, ids, run, same_weights
 
 CPU = torch.device("cpu")
@@ -97,30 +94,17 @@ def test_schedules() -> None:
     assert set(constant[10:]) == {2.0}
 
 
-# Millions of parameters: Table 1 of the original.
-MILLIONS = {
-    "baseline": {5: 128.8, 6: 141.4, 7: 154.1, 8: 166.8},
-    "proposed": {5: 129.4, 6: 142.2, 7: 155.0, 8: 167.8},
-}
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("head", "depth", "tokens", "precision"),
-    [
-        ("baseline", 5, 8, "bfloat16"),
-        # A CPU without bfloat16 units takes minutes for a full window.
-        ("proposed", 8, 512, "float32"),
-        *(("proposed", depth, 8, "bfloat16") for depth in (5, 6, 7, 8)),
-    ],
+    # A CPU without bfloat16 units takes a minute for more tokens.
+    [("proposed", 8, 64, "float32"), ("baseline", 5, 8, "bfloat16")],
 )
 def test_a_step_of_the_original(
     head: str, depth: int, tokens: int, precision: str
 ) -> None:
-    torch.set_num_threads(1)
     how = settings(batch_size=1, precision=precision, loss_chunk=tokens // 2)
     model = initialise(LlamaLM(tiny(head, depth=depth, **ORIGINAL)), 0).train()
-    millions = count_parameters(model) / 1e6
-    assert millions == pytest.approx(MILLIONS[head][depth], abs=0.06)
     draw = torch.Generator().manual_seed(0)
     window = torch.randint(32_000, (1, tokens + 1), generator=draw)
     weight = model.blocks[0].get_parameter("attention.output.weight")
@@ -131,8 +115,6 @@ def test_a_step_of_the_original(
     assert loss.item() == pytest.approx(math.log(32_000), abs=0.6)
     # Adam's first step moves every weight by the rate, whatever its gradient.
     assert (weight - before).abs().max().item() == pytest.approx(3e-3, rel=0.3)
-    del model, optimizer, weight
-    gc.collect()
 
 
 # --- the loss, in chunks and with recomputed blocks -----------------------------------
@@ -234,6 +216,7 @@ def test_when_a_step_is_compiled() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_compiler(), reason="torch.compile needs a C++ compiler")
 def test_compiled_steps_have_the_same_losses() -> None:
     """With the real compiler; one block, since C++ takes its time."""
@@ -248,6 +231,7 @@ def test_compiled_steps_have_the_same_losses() -> None:
     assert eager[-1] < eager[0] - 0.1
 
 
+@pytest.mark.slow
 def test_a_run_with_every_switch_is_one_graph_and_has_the_same_losses(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,8 @@ def run(
 ) -> dict[str, Any]:
     """Train in this process, as the rule does; what training.json says."""
     write_spec(spec, folder)
+    if isinstance(sources, Path):  # of the shards alone
+        sources = Sources(sources)
     train(spec, sources, folder, checkpoints_of(folder), **options)
     return read_json(folder / "training.json")
 
@@ -74,7 +76,7 @@ def start(words: list[str], saved: int, folder: Path) -> subprocess.Popen[str]:
         [sys.executable, *words], stderr=subprocess.PIPE, text=True
     )
     while process.poll() is None and newest_step(folder) < saved:
-        time.sleep(0.002)
+        time.sleep(0.01)
     return process
 
 

@@ -29,11 +29,9 @@ rule train:
         more=training_options,
         limited=ended_at_runtime,
     shell:
-        "launch='python -m shallower';"
-        " if [ {resources.processes} -gt 1 ]; then launch='torchrun --standalone"
-        " --nproc-per-node {resources.processes} -m -- shallower'; fi;"
-        " $launch train --run {params.folder} --tokens {params.tokens}"
+        "python -m shallower train --run {params.folder} --tokens {params.tokens}"
         " --checkpoints {params.checkpoints} --code {input.code}{params.more}"
-        " --threads {resources.cpus_per_task} --parallel {resources.parallel}"
+        " --threads {resources.cpus_per_task}"
+        " --processes {resources.processes} --parallel {resources.parallel}"
         " --time-limit $(({resources.runtime} * {params.limited}))"
         " 2>&1 | tee {log} >&2"

@@ -95,8 +95,7 @@ def plan(
         raise UserError(f"--mfu: found {mfu}, expected a share of the peak, as 0.4")
     if runtime is not None and not 0 < runtime < float("inf"):
         raise UserError(f"--runtime: found {runtime}, expected minutes above 0")
-    from shallower.study.merging import merge
-    from shallower.study.plan import Assumptions, plan_study, plan_values
+    from shallower.study.plan import Assumptions, merge, plan_study, plan_values
     from shallower.study.plan_text import render
     from shallower.study.study import load_study
 
@@ -259,8 +258,9 @@ def train(
     tokenizer: Annotated[Path | None, Option(help="of the pairs")] = None,
     threads: Threads = 1,
     device: Device = "auto",
+    processes: Annotated[int, Option(min=1, help="that train it together")] = 1,
     parallel: Annotated[
-        str, Option(help="under torchrun: data (batches) or tensor (heads, FFN units)")
+        str, Option(help="what they share: data (batches) or tensor (heads, FFN units)")
     ] = "data",
     time_limit: Annotated[
         float,
@@ -268,9 +268,12 @@ def train(
     ] = 0.0,
 ) -> None:
     """Train one model with one seed; continues where a killed run stopped."""
+    from shallower.training.processes import launch, launched, process_group
+
+    if processes > 1 and not launched():
+        sys.exit(launch(processes, sys.argv[1:]))
     from shallower.files import read_json
     from shallower.training.loop import train
-    from shallower.training.processes import process_group
     from shallower.training.progress import Progress
     from shallower.training.runs import read_spec
     from shallower.training.tasks import Sources, steps_of
@@ -307,15 +310,13 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Score one run, and every intervention on it, on text and evaluation sets."""
-    from shallower.evaluation.evaluate import evaluate
+    from shallower.evaluation.evaluate import Texts, evaluate
     from shallower.study.runs import EvaluationSpec, read_spec
+    from shallower.tokens.tokenizer import Tokenizer
 
-    evaluate(
-        read_spec(EvaluationSpec, settings),
-        *(run, corpus, tokens, tokenizer, output, samples, interventions),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(EvaluationSpec, settings)
+    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
+    evaluate(texts, run, output, samples, interventions, device)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -332,15 +333,12 @@ def latency(
     device: Device = "auto",
 ) -> None:
     """Time all models, interleaved, in several processes; needs the machine alone."""
-    from shallower.evaluation.latency.job import measure
+    from shallower.evaluation.latency.job import Job, measure
     from shallower.study.runs import LatencySpec, read_spec
 
-    measure(
-        read_spec(LatencySpec, settings),
-        *(runs, evaluations, corpus, tokenizer, output, step_time, bandwidth),
-        threads=threads,
-        device=device,
-    )
+    spec = read_spec(LatencySpec, settings)
+    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
+    measure(job, output, step_time, bandwidth)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -379,11 +377,9 @@ def figures(results: Results, threads: Threads = 1) -> None:
 @app.command(rich_help_panel=STAGES)
 def tables(results: Results) -> None:
     """Write the paper's tables and numbers."""
-    from shallower.reporting.numbers import write_numbers
     from shallower.reporting.tables import write_tables
 
     write_tables(results)
-    write_numbers(results)
 
 
 @app.command(rich_help_panel=STAGES)

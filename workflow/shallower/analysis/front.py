@@ -3,12 +3,6 @@
 A point takes its cross-entropy (nats, lower is better) and its time (microseconds) from
 the same trained model at the study's scale, in the form that is deployed. Seeds are the
 unit of quality, sessions (one process each) that of time.
-
-The probability of being on the front puts multivariate t noise around the means, with
-the covariance of the units and their degrees of freedom, so that for any two models
-the chance that one is better is one minus the one-sided p of their paired t test.
-Resampling is overconfident: three differences of one sign, which chance alone gives in
-one study of four, would be a probability of 0 or 1. Gains have verdicts, not these.
 """
 
 from __future__ import annotations
@@ -24,16 +18,24 @@ import pandas as pd
 from shallower.analysis import gains
 from shallower.analysis.claims.base import Context, Fact
 from shallower.analysis.estimates import Comparison, Estimate, Kind
-from shallower.analysis.gains import FAVOUR, Gain, Measured, non_dominated
+from shallower.analysis.gains import (
+    FAVOUR,
+    Gain,
+    Measured,
+    non_dominated,
+    on_front_probability,
+)
 from shallower.analysis.interventions import (
     AXES,
     CONTINUATION,
     against_curve,
     against_training,
+    curve_of,
     depth_baselines,
     intervention_table,
+    measured,
     profile_table,
-    skips,
+    quality_of,
 )
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import t_interval
@@ -43,8 +45,6 @@ from shallower.study.names import DISTILLED, ModelName
 from shallower.study.study import Study
 
 NAN = float("nan")
-DRAWS = 4000  # the Monte Carlo error of a probability is then .008 or less
-SEED = 5  # of the draws: the same data give the same probabilities
 LIKELY = 0.2  # probability from which a model may well be on the front
 FP32 = 4  # bytes
 PARETO_COLUMNS = [
@@ -68,58 +68,6 @@ METHOD_COLUMNS = [
 
 
 # --- measurements ---------------------------------------------------------------------
-
-
-def quality_of(results: Results) -> pd.DataFrame:
-    """Seeds x models, nats, of every model that was scored and did not diverge."""
-    columns = {}
-    for label in results.study.names:
-        values = results.values(label, CONTINUATION, "cross_entropy")
-        if len(values) and np.isfinite(values).all():
-            columns[label] = values
-    return pd.DataFrame(columns, dtype=float).sort_index()
-
-
-def measured(results: Results, axis: str) -> Measured:
-    """The models with finite quality and with times, in the order of the study."""
-    quality = quality_of(results)
-    times = {
-        label: results.values(label, CONTINUATION, AXES[axis], form="deployed")
-        for label in quality
-    }
-    timed = {label: values for label, values in times.items() if len(values)}
-    latency = pd.DataFrame(timed, dtype=float).sort_index()
-    return Measured(quality[list(timed)], latency, axis)
-
-
-def on_front_probability(
-    data: Measured, draws: int = DRAWS, seed: int = SEED
-) -> pd.Series:
-    """Share of draws in which no other model dominates it, by model.
-
-    Over the seeds and sessions that all models have; NaN if either are fewer than two.
-    """
-    quality, latency = data.paired(data.models)
-    if min(len(quality), len(latency)) < 2:
-        return pd.Series(NAN, index=data.models)
-    random = np.random.default_rng(seed)
-    nats = quality.mean(axis=0) + _t_noise(random, draws, quality)
-    # A time stays positive: noise in its logarithm, to first order the same.
-    us = latency.mean(axis=0)
-    times = us * np.exp(_t_noise(random, draws, latency / us))
-    return pd.Series(non_dominated(nats, times).mean(axis=0), index=data.models)
-
-
-def _t_noise(random: np.random.Generator, draws: int, values: np.ndarray) -> np.ndarray:
-    """(draws, models): error of the means of (units, models), multivariate t.
-
-    Centred values times normal variates have the covariance of the units, of whatever
-    rank; one chi-square for all models makes every contrast t with units - 1.
-    """
-    units = len(values)
-    normal = random.standard_normal((draws, units)) @ (values - values.mean(axis=0))
-    chi_square = random.chisquare(units - 1, (draws, 1))
-    return normal / np.sqrt(units * chi_square)
 
 
 def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
@@ -184,24 +132,6 @@ def lineage(study: Study, run: str) -> set[str]:
 
 
 # --- gains ----------------------------------------------------------------------------
-
-
-def curve_of(study: Study, data: Measured, curve: str) -> list[str]:
-    """The models that a curve is chosen from, of those that were measured.
-
-    `depth`: the plain baselines. `blocks`: the deepest baseline, unchanged and without
-    its last blocks, which trains nothing else either; empty if either lacks.
-    """
-    if curve == "depth":
-        return [label for label in depth_baselines(study) if label in data.models]
-    deepest, chosen = study.deepest_baseline, {}
-    for label, skip in skips(study).items():
-        last_blocks = (skip.part, skip.rule) == ("block", "last")
-        unhealed = study.names[label].without("skip") == study.names[deepest]
-        if last_blocks and unhealed and label in data.models:
-            chosen[label] = skip.k
-    complete = chosen and deepest in data.models
-    return [deepest, *sorted(chosen, key=lambda m: chosen[m])] if complete else []
 
 
 def gain_over(

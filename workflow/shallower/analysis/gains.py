@@ -7,6 +7,12 @@ drawn beyond the fastest and the slowest model: a gain there is NaN.
 
 Choosing the better models by their means favours the curve a little where depth does
 not pay (`FAVOUR`; tests/test_gains.py measures it); it never flatters the method.
+
+The probability of being on the front puts multivariate t noise around the means, with
+the covariance of the units and their degrees of freedom, so that for any two models
+the chance that one is better is one minus the one-sided p of their paired t test.
+Resampling is overconfident: three differences of one sign, which chance alone gives in
+one study of four, would be a probability of 0 or 1. Gains have verdicts, not these.
 """
 
 from __future__ import annotations
@@ -22,6 +28,8 @@ from scipy import special
 from shallower.analysis.statistics import LEVEL, t_interval
 
 STEPS = 2000  # of the search for the ends of a speed-up's interval
+DRAWS = 4000  # the Monte Carlo error of a probability is then .008 or less
+SEED = 5  # of the draws: the same data give the same probabilities
 SAME = 0.01  # relative difference up to which FLOPs count as equal
 # Nats by which a curve of several models is favoured at most, as its best are chosen.
 FAVOUR = 0.01
@@ -79,6 +87,36 @@ def non_dominated(quality: np.ndarray, latency: np.ndarray) -> np.ndarray:
         better = (quality < q) | (latency < t)
         mask[..., model] &= ~((quality <= q) & (latency <= t) & better).any(axis=-1)
     return mask
+
+
+def on_front_probability(
+    data: Measured, draws: int = DRAWS, seed: int = SEED
+) -> pd.Series:
+    """Share of draws in which no other model dominates it, by model.
+
+    Over the seeds and sessions that all models have; NaN if either are fewer than two.
+    """
+    quality, latency = data.paired(data.models)
+    if min(len(quality), len(latency)) < 2:
+        return pd.Series(NAN, index=data.models)
+    random = np.random.default_rng(seed)
+    nats = quality.mean(axis=0) + _t_noise(random, draws, quality)
+    # A time stays positive: noise in its logarithm, to first order the same.
+    us = latency.mean(axis=0)
+    times = us * np.exp(_t_noise(random, draws, latency / us))
+    return pd.Series(non_dominated(nats, times).mean(axis=0), index=data.models)
+
+
+def _t_noise(random: np.random.Generator, draws: int, values: np.ndarray) -> np.ndarray:
+    """(draws, models): error of the means of (units, models), multivariate t.
+
+    Centred values times normal variates have the covariance of the units, of whatever
+    rank; one chi-square for all models makes every contrast t with units - 1.
+    """
+    units = len(values)
+    normal = random.standard_normal((draws, units)) @ (values - values.mean(axis=0))
+    chi_square = random.chisquare(units - 1, (draws, 1))
+    return normal / np.sqrt(units * chi_square)
 
 
 # --- against a curve ------------------------------------------------------------------

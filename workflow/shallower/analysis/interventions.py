@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Kind
+from shallower.analysis.gains import Measured
 from shallower.analysis.results import Results, labelled
 from shallower.analysis.statistics import LEVEL
 from shallower.interventions.eliminate import Eliminate
@@ -101,6 +103,49 @@ def against_curve(label: str, curve: str, axis: str, kind: Kind = "gain") -> Com
 def against_training(label: str) -> Comparison:
     """Gain over the deepest baseline at equal training FLOPs."""
     return Comparison(label, "flops", CONTINUATION, kind="gain")
+
+
+# --- what is measured -----------------------------------------------------------------
+
+
+def quality_of(results: Results) -> pd.DataFrame:
+    """Seeds x models, nats, of every model that was scored and did not diverge."""
+    columns = {}
+    for label in results.study.names:
+        values = results.values(label, CONTINUATION, "cross_entropy")
+        if len(values) and np.isfinite(values).all():
+            columns[label] = values
+    return pd.DataFrame(columns, dtype=float).sort_index()
+
+
+def measured(results: Results, axis: str) -> Measured:
+    """The models with finite quality and with times, in the order of the study."""
+    quality = quality_of(results)
+    times = {
+        label: results.values(label, CONTINUATION, AXES[axis], form="deployed")
+        for label in quality
+    }
+    timed = {label: values for label, values in times.items() if len(values)}
+    latency = pd.DataFrame(timed, dtype=float).sort_index()
+    return Measured(quality[list(timed)], latency, axis)
+
+
+def curve_of(study: Study, data: Measured, curve: str) -> list[str]:
+    """The models that a curve is chosen from, of those that were measured.
+
+    `depth`: the plain baselines. `blocks`: the deepest baseline, unchanged and without
+    its last blocks, which trains nothing else either; empty if either lacks.
+    """
+    if curve == "depth":
+        return [label for label in depth_baselines(study) if label in data.models]
+    deepest, chosen = study.deepest_baseline, {}
+    for label, skip in skips(study).items():
+        last_blocks = (skip.part, skip.rule) == ("block", "last")
+        unhealed = study.names[label].without("skip") == study.names[deepest]
+        if last_blocks and unhealed and label in data.models:
+            chosen[label] = skip.k
+    complete = chosen and deepest in data.models
+    return [deepest, *sorted(chosen, key=lambda m: chosen[m])] if complete else []
 
 
 # --- what was chosen ------------------------------------------------------------------

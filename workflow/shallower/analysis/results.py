@@ -130,11 +130,10 @@ class Results:
 
     @cached_property
     def _by_key(self) -> dict[tuple[str, ...], pd.Series]:
-        rows = self.by_seed.assign(unit_id=self.by_seed["unit_id"].astype(int))
-        return {
-            key: part.set_index("unit_id")["value"].astype(float)
-            for key, part in rows.groupby(_KEY, sort=False)
-        }
+        rows = self.by_seed.astype({"unit_id": int, "value": float})
+        values = rows.set_index("unit_id")["value"]
+        keys = [rows[column].to_numpy() for column in _KEY]
+        return dict(iter(values.groupby(keys, sort=False)))
 
     @cached_property
     def _forms(self) -> dict[tuple[str, ...], list[str]]:
@@ -306,8 +305,7 @@ class Results:
 
     def scores(self, model: str, seed: int) -> pd.DataFrame:
         """Every scored sample of a run and of the interventions on it."""
-        path = self.directory / "evaluations" / model / f"seed{seed}.parquet"
-        return pd.read_parquet(path)
+        return pd.read_parquet(self._evaluation(model, seed, ".parquet"))
 
     @cached_property
     def choices(self) -> list[dict[str, Any]]:
@@ -317,12 +315,7 @@ class Results:
         `evaluation`).
         """
         return [
-            read_json(
-                self.directory
-                / "evaluations"
-                / model
-                / f"seed{seed}.interventions.json"
-            )
+            read_json(self._evaluation(model, seed, ".interventions.json"))
             for model, seed in self.study.intervened_runs
         ]
 
@@ -345,6 +338,9 @@ class Results:
 
     def _run(self, model: str, seed: int) -> Path:
         return self.directory / "runs" / model / f"seed{seed}"
+
+    def _evaluation(self, model: str, seed: int, end: str) -> Path:
+        return self.directory / "evaluations" / model / f"seed{seed}{end}"
 
 
 def names_of(study: Study) -> dict[str, ModelName]:

@@ -23,8 +23,7 @@ from shallower.models.t5 import T5LM
 from shallower.study.runs import EvaluationSpec
 from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.pairs import encode_pairs
-from shallower.training.spans import CorruptedWindows, label_id
+from shallower.training.t5 import CorruptedWindows, encode_pairs, label_id
 
 NOISE_SEED = 0  # the same noise for every model and seed: differences are paired
 

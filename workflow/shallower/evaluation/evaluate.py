@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from shallower import machine
 from shallower.corpus import EVALUATION_SETS
@@ -25,7 +28,6 @@ from shallower.evaluation.cross_entropy import (
     document_losses,
     read_windows,
 )
-from shallower.evaluation.deploy_check import deploy_errors
 from shallower.evaluation.encoder_decoder import encoder_decoder_rows
 from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.metrics import corpus_bleu, is_empty, score_pairs
@@ -35,7 +37,7 @@ from shallower.files import write_json, write_text
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
 from shallower.interventions.eliminate import Elimination
-from shallower.models.llama import LlamaLM
+from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.models.transforms import deploy, deployed_form
 from shallower.study.runs import EvaluationSpec
 from shallower.tokens.shards import TokenStream
@@ -52,35 +54,30 @@ class Texts:
 
     spec: EvaluationSpec
     corpus: Path
-    tokens: Path
+    tokens: Path  # with a folder of shards for each split
     tokenizer: Tokenizer
-    processes: int = 1  # that text metrics may take
+    threads: int = 1  # and processes of the text metrics
 
 
 def evaluate(
-    spec: EvaluationSpec,
+    texts: Texts,
     run: Path,
-    corpus: Path,
-    tokens: Path,
-    tokenizer: Path,
     output: Path,
     samples: Path,
     interventions: Path,
-    *,
-    threads: int = 1,
     device: str = "auto",
 ) -> None:
     """Score a trained run, and every intervention on it, on held-out text.
 
-    `run` is the run's folder, `tokens` one with a folder of shards per split. Writes
+    `run` is the run's folder. Writes
     `output` (Parquet, a row per intervention, form, sample and metric), `samples` (JSON
     lines: the first texts that the run itself generated) and `interventions` (JSON:
     what each one chose, by which measurements, and what it saves). Raises UserError for
     an intervention that is not possible.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(texts.threads)
+    spec = texts.spec
     model = load_model(run).to(machine.choose_device(device))
-    texts = Texts(spec, corpus, tokens, Tokenizer(tokenizer), threads)
     generated: list[Sample] = []
     chosen = NO_INTERVENTIONS
     if isinstance(model, LlamaLM):
@@ -88,7 +85,7 @@ def evaluate(
         if spec.interventions:
             # All are chosen before the first is scored: a wrong one costs no time.
             written = [each.parsed for each in spec.interventions]
-            measured = calibrate(model, run, tokens, written, spec)
+            measured = calibrate(model, run, texts.tokens, written, spec)
             choices = {str(i): choose(model, i, measured, spec) for i in written}
             chosen = description(model, measured, choices, spec)
         parts, generated = run_parts(model, texts)
@@ -97,7 +94,8 @@ def evaluate(
             for text, choice in choices.items()
         ]
     else:
-        rows = encoder_decoder_rows(model, spec, corpus, tokens, texts.tokenizer)
+        folders = texts.corpus, texts.tokens
+        rows = encoder_decoder_rows(model, spec, *folders, texts.tokenizer)
         parts = [Part("", "trained", list(rows))]
     write_samples(generated, spec.samples_kept, samples)
     write_json(interventions, {"model": spec.name, "seed": spec.seed} | chosen)
@@ -193,7 +191,7 @@ def generated_rows(
         answers = continuations(model, texts, list(table["prompt"]), elimination)
         predictions = [texts.tokenizer.decode(ids) for ids in answers]
         lengths = [len(ids) for ids in answers]
-        rows += metric_rows(name, table, predictions, lengths, texts.processes)
+        rows += metric_rows(name, table, predictions, lengths, texts.threads)
         samples += [
             item | {"dataset": name, "prediction": prediction}
             for item, prediction in zip(
@@ -257,3 +255,46 @@ def write_samples(samples: list[Sample], count: int, path: Path) -> None:
         if taken[item["dataset"]] <= count:
             lines.append(json.dumps(item, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n" if lines else "")
+
+
+# --- deployed forms -------------------------------------------------------------------
+
+
+SEQUENCES = 4  # documents that are compared
+
+
+@torch.inference_mode()
+def deploy_errors(
+    model: LlamaLM, documents: list[np.ndarray], kind: str
+) -> dict[str, float]:
+    """Largest difference of a logit, over the whole-sequence and the cached path.
+
+    `<kind>_error_float64` in logits, with the model and its deployed form in fp64;
+    `<kind>_error_float32` relative to the largest logit, both in fp32. `kind` is
+    fold or collapse.
+    """
+    context = model.config.context
+    chosen = [ids[:context] for ids in documents if len(ids) >= 4][:SEQUENCES]
+    device = model.embedding.weight.device
+    errors = {f"{kind}_error_float64": 0.0, f"{kind}_error_float32": 0.0}
+    for dtype in (torch.float64, torch.float32):
+        plain = copy.deepcopy(model).to(dtype)
+        deployed = deploy(plain)
+        for ids in chosen:
+            tokens = torch.from_numpy(ids.astype(np.int64))[None].to(device)
+            expected = plain(tokens)
+            for logits in (deployed(tokens), cached(deployed, tokens)):
+                error = (logits - expected).abs().max().item()
+                scale = expected.abs().max().item() if dtype == torch.float32 else 1.0
+                name = f"{kind}_error_{str(dtype).removeprefix('torch.')}"
+                errors[name] = max(errors[name], error / scale)
+    return errors
+
+
+def cached(model: LlamaLM, tokens: Tensor) -> Tensor:
+    """Logits of (batch, tokens) by prefilling half and then token by token."""
+    cache = KeyValueCache(model, *tokens.shape)
+    half = tokens.shape[1] // 2
+    parts = [model(tokens[:, :half], cache)]
+    parts += [model(tokens[:, i : i + 1], cache) for i in range(half, tokens.shape[1])]
+    return torch.cat(parts, dim=1)

@@ -8,6 +8,7 @@ or not, as is usual.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,7 @@ def weights_read(model: LlamaLM) -> int:
 # --- FLOPs ----------------------------------------------------------------------------
 
 
+@cache  # a study has many runs of one model
 def forward_flops(config: ModelConfig, targets: int | None = None) -> int:
     """FLOPs of a forward pass over a full context, per token of the inputs.
 

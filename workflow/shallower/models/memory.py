@@ -8,6 +8,7 @@ counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +86,7 @@ def training_memory(
     )
 
 
+@cache
 def saved_bytes(
     config: ModelConfig, windows: int, precision: str, targets: int | None = None
 ) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -109,6 +109,20 @@ def tabular(
     lines += [_row(row) for row in rows]
     lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
+
+
+def separated(
+    rows: Iterable[tuple[object, Sequence[str]]], by: str = r"\addlinespace"
+) -> list[Sequence[str] | str]:
+    """Rows, each given with its group, and `by` wherever the group changes."""
+    found: list[Sequence[str] | str] = []
+    before: object = None
+    for group, row in rows:
+        if found and group != before:
+            found.append(by)
+        before = group
+        found.append(row)
+    return found
 
 
 def absent_table() -> str:

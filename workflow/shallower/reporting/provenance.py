@@ -21,7 +21,6 @@ from shallower.errors import UserError
 from shallower.files import read_json, sha256, write_json
 from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.figures import draw_all
-from shallower.reporting.numbers import write_numbers
 from shallower.reporting.numbers.study import distinct
 from shallower.reporting.tables import write_tables
 from shallower.study.inputs import code_changes
@@ -105,7 +104,6 @@ def verify(directory: Path, processes: int = 1) -> list[str]:
         if not wrong:
             draw_all(directory, processes, fresh, ["pdf"])
             write_tables(directory, fresh)
-            write_numbers(directory, fresh)
             wrong = differences(fresh, directory)
     return problems + wrong
 

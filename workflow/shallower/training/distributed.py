@@ -46,7 +46,7 @@ from shallower.training.processes import ProcessGroup
 
 @contextmanager
 def joined_group(parallel: str, device: str) -> Iterator[ProcessGroup]:
-    """The group that torchrun started this process into.
+    """The group that this process was launched into.
 
     `parallel` is data or tensor. An error in one process ends all of them: the first
     one to fail raises its error, the others exit with the same status and print
@@ -77,7 +77,7 @@ def _take_gpu() -> None:
     index, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if index >= count:
         raise UserError(
-            f"--nproc-per-node: found {os.environ['LOCAL_WORLD_SIZE']}, expected at "
+            f"--processes: found {os.environ['LOCAL_WORLD_SIZE']}, expected at "
             f"most {count}: each process needs a GPU of its own"
         )
     torch.cuda.set_device(index)

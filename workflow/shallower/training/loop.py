@@ -30,13 +30,11 @@ from shallower.training.activations import (
     DIAGNOSTIC_COLUMNS,
     ActivationStatistics,
 )
+from shallower.training.batches import Prefetch
 from shallower.training.checkpoint import Checkpoints, fingerprint
-from shallower.training.clock import Clock
-from shallower.training.elimination import PromptElimination, begin_elimination
-from shallower.training.loss import Loss, Teacher, is_compiled
+from shallower.training.loss import Loss, PromptElimination, Teacher, is_compiled
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
-from shallower.training.prefetch import Prefetch
 from shallower.training.processes import (
     SINGLE,
     ProcessGroup,
@@ -44,14 +42,16 @@ from shallower.training.processes import (
     moments,
     weights,
 )
+from shallower.training.progress import Clock
 from shallower.training.runs import (
     WEIGHTS,
+    begin_elimination,
     begin_run,
     load_teacher,
     save_weights,
 )
-from shallower.training.schedule import learning_rate
 from shallower.training.step import (
+    learning_rate,
     make_optimizer,
     set_matmul_precision,
     training_step,
@@ -64,7 +64,7 @@ LOSS_COLUMNS = ["iteration", "tokens", "loss", "learning_rate", "tokens_per_seco
 
 def train(
     spec: RunSpec,
-    sources: Sources | str | Path,
+    sources: Sources,
     output: str | Path,
     checkpoints: str | Path,
     threads: int = 1,
@@ -76,18 +76,15 @@ def train(
 ) -> None:
     """Train one run and write its folder `output`; `model.safetensors` comes last.
 
-    `sources` are the files that the run is trained on; a path is that of the shards
-    alone. `checkpoints` is a folder, in which each run has its own. `report` is called
-    with step, loss and tokens per second at every logged step. `time_limit` is in
-    seconds since the process began. `code` are digests of the code (see
-    `shallower.code`). Every process of a `group` must call this with the same
-    arguments; the first one writes the files. Raises UserError for bad data or a loss
-    that is not a finite number, and Unfinished, with a checkpoint saved, near the time
-    limit or after a SIGTERM.
+    `sources` are the files that the run is trained on. `checkpoints` is a folder, in
+    which each run has its own. `report` is called with step, loss and tokens per second
+    at every logged step. `time_limit` is in seconds since the process began. `code` are
+    digests of the code (see `shallower.code`). Every process of a `group` must call
+    this with the same arguments; the first one writes the files. Raises UserError for
+    bad data or a loss that is not a finite number, and Unfinished, with a checkpoint
+    saved, near the time limit or after a SIGTERM.
     """
     torch.set_num_threads(threads)
-    if not isinstance(sources, Sources):
-        sources = Sources(Path(sources))
     chosen, settings = machine.choose_device(device), settings_of(spec, group)
     set_matmul_precision(chosen, settings.precision)
     group.check(spec)

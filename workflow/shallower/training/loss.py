@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from shallower.interventions.eliminate import Elimination
 from shallower.interventions.forward import continuation_features
 from shallower.models.families import LanguageModel, states
 from shallower.models.llama import LlamaLM
 from shallower.study.schema import Training
-from shallower.training.elimination import PromptElimination
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Teacher:
     model: LanguageModel  # in evaluation mode, without gradients
     alpha: float  # weight of the hard label
     temperature: float  # T
+
+
+@dataclass(frozen=True)
+class PromptElimination:
+    """What is eliminated in every step, of the first `prompt` tokens of each window."""
+
+    elimination: Elimination
+    prompt: int
 
 
 # Model, inputs and targets (batch, tokens), precision, chunk, teacher, elimination ->

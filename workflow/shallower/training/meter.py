@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from shallower.training.prefetch import Prefetch
+from shallower.training.batches import Prefetch
 
 START_UP = 2  # first steps of a process, which may compile: not in the steady speed
 

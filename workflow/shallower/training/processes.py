@@ -1,4 +1,4 @@
-"""The processes that train one run together: a single one unless torchrun starts more.
+"""The processes that train one run together: a single one unless more are launched.
 
 `ProcessGroup` is a single process, and the interface of `distributed.DataParallel` and
 `TensorParallel`: everything that differs between them is a method of it. Weights and
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from shallower.errors import Unfinished
 from shallower.models.families import LanguageModel
 from shallower.study.runs import RunSpec
 from shallower.training.loss import Loss
@@ -120,13 +121,37 @@ def load(
 # --- under torchrun -------------------------------------------------------------------
 
 
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run `shallower` with `arguments` in several processes; their exit status.
+
+    That of the first to fail, while torchrun's own says only that one did.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    words = ["--standalone", "--nproc-per-node", str(processes), "-m", "--"]
+    try:
+        torchrun([*words, "shallower", *arguments])
+    except ChildFailedError as error:
+        return error.get_first_failure()[1].exitcode
+    except SignalException:  # it was passed on: they have saved and stopped
+        return Unfinished.status
+    return 0
+
+
+def launched() -> bool:
+    """Whether this process is one of several that `launch`, or torchrun, started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def process_group(parallel: str, device: str) -> AbstractContextManager[ProcessGroup]:
-    """The group that torchrun started this process into; a single process without it.
+    """The group that this process was launched into; a single process otherwise.
 
     `parallel` is data or tensor; see `distributed.joined_group`, which is imported only
     if needed, as it takes time to load.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not launched():
         return nullcontext(SINGLE)
     from shallower.training.distributed import joined_group
 

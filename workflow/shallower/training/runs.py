@@ -1,9 +1,12 @@
-"""Folders of runs: weights written and read, a run's start, its parent and teacher."""
+"""Folders of runs, and a run's start: its parent, teacher and elimination."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -11,10 +14,14 @@ from torch import Tensor
 from shallower.errors import UserError
 from shallower.files import replacing, sha256
 from shallower.interventions.apply import skip
+from shallower.interventions.calibration import contribution
+from shallower.interventions.eliminate import Elimination, acc_profile, best_effort
+from shallower.models.costs import block_costs
 from shallower.models.families import LanguageModel, begin, make
 from shallower.models.llama import LlamaLM
 from shallower.study.runs import RunSpec
-from shallower.training.loss import Teacher
+from shallower.tokens.shards import TokenStream
+from shallower.training.loss import PromptElimination, Teacher
 
 WEIGHTS = "model.safetensors"
 
@@ -97,6 +104,47 @@ def load_teacher(
     teacher = Teacher(model.requires_grad_(False), wanted.alpha, wanted.temperature)
     facts = {"teacher": wanted.teacher, "teacher_sha256": sha256(folder / WEIGHTS)}
     return teacher, facts
+
+
+def begin_elimination(
+    spec: RunSpec, model: LanguageModel, tokens: Path
+) -> tuple[PromptElimination | None, dict[str, Any]]:
+    """The elimination of a run, and facts about it; None and {} without one.
+
+    The third step of specs S4.3: a calibration pass of the trained model gives the
+    profile, and this with the wanted speed-up gives alpha. Fine-tuning with it does not
+    call the attention's `forward`, so activation statistics lack those of its branch.
+
+    `model` is the run's model at its start, on the CPU: a run that is resumed
+    calibrates as it did before. `tokens` is the folder of the training shards. Raises
+    UserError for an encoder-decoder, a run with a teacher, or a prompt as long as the
+    context.
+    """
+    wanted = spec.elimination
+    if wanted is None:
+        return None, {}
+    if not isinstance(model, LlamaLM) or spec.distillation is not None:
+        raise UserError("elimination: expected a decoder without a teacher")
+    prompt, context = wanted.prompt_tokens, model.config.context
+    if not 0 < prompt < context:
+        raise UserError(
+            f"elimination.prompt_tokens: {prompt}, expected fewer than a context of "
+            f"{context}"
+        )
+    stream = TokenStream.open(tokens, verify=False)  # `open_data` has verified it
+    windows = calibration_windows(stream, context, wanted.calibration_windows)
+    acc = contribution(model, windows, window=wanted.window)
+    plain = Elimination(acc_profile(acc), window=wanted.window)
+    tuned = best_effort(block_costs(model), plain, prompt, wanted.speedup)
+    facts = asdict(tuned) | {"counts": tuned.counts(prompt)}
+    return PromptElimination(tuned, prompt), {"elimination": facts}
+
+
+def calibration_windows(stream: TokenStream, context: int, most: int) -> torch.Tensor:
+    """The first windows of the stream, at most `most`: (windows, context) int64."""
+    count = min(most, len(stream) // context)
+    rows = [stream.read(index * context, context) for index in range(count)]
+    return torch.from_numpy(np.stack(rows))
 
 
 def _check_run(option: str, folder: Path | None, expected: str | None) -> None:

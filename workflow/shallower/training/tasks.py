@@ -16,8 +16,7 @@ from shallower.models.costs import training_flops
 from shallower.study.runs import RunSpec, Task
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
-from shallower.training.pairs import PairBatches
-from shallower.training.spans import SpanBatches, span_lengths
+from shallower.training.t5 import PairBatches, SpanBatches, span_lengths
 
 ANSWER = 2  # a label and EOS
 

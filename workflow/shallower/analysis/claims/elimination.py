@@ -17,21 +17,20 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shallower.analysis.claims.base import Claim, Context, Fact, divided
-from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate
-from shallower.analysis.front import curve_of, gain_counts, gain_over, measured
+from shallower.analysis.claims.base import Claim, Context, divided
+from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate, mean_level
 from shallower.analysis.interventions import (
     CONTINUATION,
     PROMPT,
     change,
     eliminations,
     fine_tuned,
+    measured,
     predicted,
     source,
     speedup,
 )
 from shallower.analysis.results import original_names
-from shallower.analysis.statistics import t_interval
 from shallower.analysis.verdicts import (
     Finding,
     absent,
@@ -42,7 +41,6 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
-from shallower.interventions.eliminate import Eliminate
 from shallower.study.study import Study
 
 WITHIN = (0.85, 1.15)  # measured over predicted
@@ -100,21 +98,12 @@ def falls_with_depth(context: Context) -> Finding:
     ]
     if not found:
         return absent("contributions of attention")
-    low, high = t_interval(found)
-    made = Estimate.of(
-        Comparison(
-            model, dataset="validation", metric="contribution", kind="correlation"
-        ),
-        unit="correlation",
-        replicates="seeds",
-        n=len(found),
-        effect=float(np.mean(found)),
-        # A t interval of few seeds does not know that correlations end at one.
-        ci_low=max(low, -1.0) if np.isfinite(low) else low,
-        ci_high=min(high, 1.0) if np.isfinite(high) else high,
-        method="Spearman's by seed, t over seeds",
-    )
-    return superiority(context.keep(made))
+    asked = Comparison(model, "", "validation", "contribution", "correlation")
+    how = {"unit": "correlation", "method": "Spearman's by seed, t over seeds"}
+    made = mean_level(asked, np.array(found), "seeds", **how)
+    # A t interval of few seeds does not know that correlations end at one.
+    low, high = np.clip([made.ci_low, made.ci_high], -1, 1).tolist()
+    return superiority(context.keep(replace(made, ci_low=low, ci_high=high)))
 
 
 def rank_correlation(values: list[float]) -> float:
@@ -246,19 +235,8 @@ def one_model_for_all(context: Context) -> Finding:
     ).dropna()
     asked = Comparison(run, dataset=CONTINUATION, kind="maximum", level=ONE_SIDED)
     largest = steps.max(axis=1).to_numpy(float)
-    low, high = t_interval(largest, ONE_SIDED)
-    made = Estimate.missing(asked)
-    if len(largest):
-        made = Estimate.of(
-            asked,
-            replicates="seeds",
-            n=len(largest),
-            effect=float(largest.mean()),
-            ci_low=low,
-            ci_high=high,
-            method="largest fall between neighbouring speed-ups, t over seeds",
-        )
-        context.keep(made)
+    method = "largest fall between neighbouring speed-ups, t over seeds"
+    made = context.keep(mean_level(asked, largest, "seeds", method=method))
     found = non_inferiority(made, MONOTONE, _sensitive(context, run, MONOTONE))
     rise = nats(context, path[max(path)], path[min(path)])
     rise_note = f"{rise.effect:+.3f} nats in all" if rise.exists else ""
@@ -348,7 +326,7 @@ def better_than(control: str) -> Callable[[Context], Finding]:
     return judge
 
 
-# --- further comparisons and facts ----------------------------------------------------
+# --- further comparisons --------------------------------------------------------------
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:
@@ -357,108 +335,6 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         base = source(study.names[label])
         yield change(label, base)
         yield speedup(base, label, "first_token")
-
-
-def common_speedup(study: Study) -> float:
-    """The largest speed-up at which ACC has a control, and is fine-tuned if it can be.
-
-    0 if there is none.
-    """
-
-    def of(rule: str, is_tuned: bool) -> set[float]:
-        return {
-            choice.speedup
-            for label, choice in _of_deepest(study).items()
-            if choice.rule == rule
-            and ("tuned" in study.names[label].options) == is_tuned
-        }
-
-    acc = of("acc", False)
-    wanted = [s for s in (of("random", False), of("acc", True)) if s]
-    for others in (wanted, wanted[:1], []):
-        both = set.intersection(acc, *others)
-        if both:
-            return max(both)
-    return 0.0
-
-
-def _of_deepest(study: Study) -> dict[str, Eliminate]:
-    """Interventions that only eliminate, on the deepest baseline or tuned from it."""
-    return {
-        label: choice
-        for label, choice in eliminations(study).items()
-        if source(study.names[label]) == study.deepest_baseline
-    }
-
-
-def facts(context: Context) -> Iterator[Fact]:
-    """What was eliminated, how well times are predicted, and gains over depth."""
-    study, base = context.study, context.study.deepest_baseline
-    found = _of_deepest(study)
-    yield Fact("elimination.models", len(found))
-    if asked := common_speedup(study):
-        yield Fact("elimination.speedup", asked, "ratio")
-        chance = [
-            m for m, choice in found.items() if choice == Eliminate("random", asked)
-        ]
-        costs = [nats(context, m, base) for m in chance[:1]]
-        blind = any(cost.exists and not cost.ci_low > 0 for cost in costs)
-        yield Fact("elimination.blind", int(blind))
-    for key, is_tuned in (("most", False), ("most.tuned", True)):
-        acc = {
-            choice.speedup: label
-            for label, choice in found.items()
-            if choice.rule == "acc"
-            and ("tuned" in study.names[label].options) == is_tuned
-        }
-        if acc:
-            most = max(acc)
-            yield Fact(f"elimination.{key}", most, "ratio")
-            percent = 100 * (math.exp(nats(context, acc[most], base).effect) - 1)
-            yield Fact(f"elimination.{key}.perplexity", percent, "percent")
-    yield from _contributions(context)
-    yield from _errors(context, found)
-    data = measured(context.results, "first_token")
-    if curve_of(study, data, "depth"):
-        labels = [label for label in found if label in data.models]
-        gains = [gain_over(context, data, label, "depth")[0] for label in labels]
-        yield from gain_counts("elimination", gains)
-
-
-def _contributions(context: Context) -> Iterator[Fact]:
-    """Share of tokens that carries most attention, first and last block, in percent."""
-    base = context.study.deepest_baseline
-    by_seed = [
-        run["contribution"]
-        for run in context.results.choices
-        if run["model"] == base and run["contribution"]
-    ]
-    if by_seed:
-        means = 100 * np.mean(by_seed, axis=0)
-        yield Fact("elimination.contribution.first", means[0], "percent")
-        yield Fact("elimination.contribution.last", means[-1], "percent")
-
-
-def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
-    """Largest relative error of a predicted speed-up of the first token, in percent."""
-    base, study = context.study.deepest_baseline, context.study
-    due = predicted(context.results, "predicted_prefill")
-    at_study = [
-        Prefill(label, due[label], study.prompt_tokens, timed, due[label])
-        for label in found
-        if (timed := context.estimate(speedup(base, label, "first_token"))).exists
-        and label in due
-    ]
-    for scale, rows in (("study", at_study), ("original", original_prefills(context))):
-        if not rows:
-            continue
-        longest = max(row.tokens for row in rows)
-        last = [row for row in rows if row.tokens == longest]
-        errors = [abs(row.timed.effect / row.predicted - 1) for row in last]
-        yield Fact(f"elimination.{scale}.length", longest, "tokens")
-        yield Fact(f"elimination.{scale}.error", 100 * max(errors), "percent")
-        most = max(row.predicted for row in last)
-        yield Fact(f"elimination.{scale}.predicted", most, "ratio")
 
 
 CLAIMS = [

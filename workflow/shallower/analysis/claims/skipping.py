@@ -12,19 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from shallower.analysis.claims.base import Claim, Context, Fact, divided
+from shallower.analysis.claims.base import Claim, Context, divided
 from shallower.analysis.estimates import Comparison, Estimate
-from shallower.analysis.front import (
-    curve_of,
-    gain_counts,
-    gain_over,
-    judged_gain,
-    measured,
-)
+from shallower.analysis.front import gain_over, judged_gain
 from shallower.analysis.interventions import (
     change,
+    curve_of,
     depth_baselines,
-    predicted,
+    measured,
     skips,
     source,
     speedup,
@@ -50,12 +45,6 @@ RIVALS = {
     ("attention", "first"): "attention of the first blocks",
     ("ffn", "last"): "FFNs of the last blocks",
     ("block", "last"): "the last blocks",
-}
-KINDS = {  # in the text -> part and rule
-    "attention": ("attention", "last"),
-    "first": ("attention", "first"),
-    "ffn": ("ffn", "last"),
-    "block": ("block", "last"),
 }
 ByNumber = dict[int, str]  # number of blocks -> label
 
@@ -217,7 +206,7 @@ def faster_by_half(context: Context) -> Finding:
     return replace(found, note=joined(found.note, note))
 
 
-# --- further comparisons and facts ----------------------------------------------------
+# --- further comparisons --------------------------------------------------------------
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:
@@ -231,58 +220,6 @@ def comparisons(study: Study) -> Iterator[Comparison]:
             yield change(label, study.deepest_baseline)
     for label, name in original_skips(study).items():
         yield original_speedup(label, name)
-
-
-def common_number(study: Study) -> int:
-    """The most blocks that every kind in the text was tried with; 0 without any."""
-    found = skipped(study)
-    wanted = [set(found[kind]) for kind in KINDS.values() if kind in found]
-    return max(set.intersection(*wanted), default=0) if wanted else 0
-
-
-def facts(context: Context) -> Iterator[Fact]:
-    """What was skipped, how well times are predicted, and gains over depth."""
-    study = context.study
-    labels = [
-        label
-        for label in skips(study)
-        if source(study.names[label]) == study.deepest_baseline
-    ]
-    healed = [m for m in labels if "healed" in study.names[m].options]
-    unhealed = [m for m in labels if m not in healed]
-    yield Fact("skipping.models", len(labels))
-    yield Fact("skipping.unhealed", len(unhealed))
-    yield Fact("skipping.healed.models", len(healed))
-    k = common_number(study)
-    if k:
-        yield Fact("skipping.k", k)
-    due = predicted(context.results, "predicted_decode")
-    for kind, key in KINDS.items():
-        label = skipped(study).get(key, {}).get(k)
-        if label in due:
-            yield Fact(f"skipping.{kind}.predicted", due[label], "ratio")
-    errors = []
-    for label in unhealed:
-        base = study.deepest_baseline
-        timed = context.estimate(speedup(base, label, "per_token"))
-        if timed.exists and label in due:
-            errors.append(abs(timed.effect / due[label] - 1))
-    if errors:
-        yield Fact("skipping.error", 100 * max(errors), "percent")
-    yield from _gains(context, "skipping", "depth", unhealed)
-    yield from _gains(context, "skipping.blocks", "blocks", unhealed)
-    yield from _gains(context, "skipping.healed", "depth", healed)
-
-
-def _gains(context: Context, key: str, curve: str, labels: list[str]) -> Iterator[Fact]:
-    data = measured(context.results, "per_token")
-    members = curve_of(context.study, data, curve)
-    found = [
-        gain_over(context, data, label, curve)[0]
-        for label in labels
-        if label in data.models and label not in members
-    ]
-    yield from gain_counts(key, found)
 
 
 CLAIMS = [

@@ -54,8 +54,8 @@ class Job:
     """What a session needs; plain data, since it goes to another process."""
 
     spec: LatencySpec
-    runs: Path
-    evaluations: Path
+    runs: Path  # folder of all runs
+    evaluations: Path  # and of their evaluations: what each intervention chose
     corpus: Path
     tokenizer: Path
     threads: int

@@ -20,12 +20,16 @@ of the first token. Batch 1, greedy. Workloads:
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
+import resource
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -33,7 +37,6 @@ from shallower import machine
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.generation import encode_prompt
 from shallower.evaluation.latency import PROMPTS
-from shallower.evaluation.latency.background_load import BackgroundLoad
 from shallower.evaluation.latency.bandwidth import time_reads
 from shallower.evaluation.latency.cases import (
     Case,
@@ -54,34 +57,19 @@ from shallower.evaluation.latency.harness import (
 from shallower.evaluation.latency.step_time import time_training_steps
 from shallower.evaluation.table import write_table
 from shallower.randomness import derive
-from shallower.study.runs import LatencySpec
 from shallower.study.schema import PromptLengths, Repeats, Workload
 from shallower.tokens.tokenizer import Tokenizer
 
 
-def measure(
-    spec: LatencySpec,
-    runs: Path,
-    evaluations: Path,
-    corpus: Path,
-    tokenizer: Path,
-    latency: Path,
-    step_time: Path,
-    bandwidth: Path,
-    *,
-    threads: int = 1,
-    device: str = "auto",
-) -> None:
+def measure(job: Job, latency: Path, step_time: Path, bandwidth: Path) -> None:
     """Run the sessions one after another, each in a fresh process; write three tables.
 
-    `runs` and `evaluations` are the folders of all runs and of their evaluations, which
-    say what each intervention chose. Times are in nanoseconds.
+    Times are in nanoseconds.
     """
-    job = Job(spec, runs, evaluations, corpus, tokenizer, threads, device)
     context = multiprocessing.get_context("spawn")
     results = []
     with ProcessPoolExecutor(1, context, max_tasks_per_child=1) as pool:
-        for session in range(spec.settings.sessions):
+        for session in range(job.spec.settings.sessions):
             results.append(pool.submit(run_session, job, session).result())
     for path, frames in zip(
         (latency, step_time, bandwidth), zip(*results, strict=True), strict=True
@@ -231,3 +219,45 @@ def set_requests(job: Job, name: str) -> list[Request]:
         Request(name, "eager", encode_prompt(pieces, p, room), new, pieces.eos, repeat)
         for repeat, p in enumerate(prompts)
     ]
+
+
+# --- load by others -------------------------------------------------------------------
+
+
+STAT = Path("/proc/stat")
+
+
+class BackgroundLoad:
+    """Counts from its creation on; Linux only, elsewhere the answer is NaN."""
+
+    def __init__(self) -> None:
+        self.wall, self.busy, self.own = time.monotonic(), machine_busy(), own_busy()
+
+    def cores(self) -> float:
+        """Mean number of cores kept busy by anything but this process tree."""
+        wall = time.monotonic() - self.wall
+        others = (machine_busy() - self.busy) - (own_busy() - self.own)
+        # The clocks tick separately: a small negative number is none.
+        return float(np.maximum(0.0, others / wall))
+
+
+def machine_busy() -> float:
+    """Seconds in which cores were not idle, since boot, summed over cores.
+
+    Time stolen by the hypervisor counts: other virtual machines are a load too.
+    """
+    if not STAT.is_file():
+        return float("nan")
+    fields = STAT.read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    ticks = user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def own_busy() -> float:
+    """CPU seconds of this process and of the children it waited for (compilers).
+
+    Not `os.times`, which counts in ticks of a hundredth of a second.
+    """
+    usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)

@@ -1,4 +1,4 @@
-"""Numbers of the text about FFN variants and distillation."""
+"""Numbers of the text about FFN variants, distillation, T5 and the thesis."""
 
 from __future__ import annotations
 
@@ -8,14 +8,43 @@ from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
 from shallower.models.registry import FFNS
 from shallower.reporting.latex import number, scientific
-from shallower.reporting.numbers.sentences import measured, tally
+from shallower.reporting.numbers.sentences import listed, measured, tally
 from shallower.reporting.tables.ffn import decoding_time
-from shallower.study.names import ModelName
+from shallower.study.names import PAIR_BASELINES, ModelName
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
 
 
+DIGITS = {  # of the facts `thesis.*`
+    "rows": 0,
+    "rows.reproduced": 0,
+    "rows.other": 0,
+    "rows.unexplained": 0,
+    "one_matrix.less": 0,
+    "one_matrix.less.published": 0,
+    "sizes": 0,
+    "sizes.fit64": 0,
+    "sizes.stated32": 0,
+    "runs": 0,
+    "maximum": 3,
+    "base_mini.gain": 1,
+    "base_mini.luck": 1,
+    "small_mini.gain": 1,
+    "small_mini.luck": 1,
+    "noise.two_matrices": 1,
+    "noise.two_matrices.sigmas": 1,
+    "noise.three_matrices": 1,
+    "noise.three_matrices.sigmas": 1,
+}
+
+
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
+    """Of FFNs and of T5."""
+    yield from _ffn(results)
+    yield from _t5(results)
+
+
+def _ffn(results: Results) -> Iterator[tuple[str, str]]:
     """`ffn.<variant>`: effect at the largest depth; sizes, times, collapse errors."""
     depth, fact = results.study.depths[-1], results.fact
     yield "has.ffn", "yes" if fact("ffn.models") > 0 else ""
@@ -50,3 +79,32 @@ def _at_original(results: Results) -> Iterator[tuple[str, str]]:
             yield f"has.ffn.original.{ffn}", "yes" if less >= 0 else ""
             yield f"ffn.original.{ffn}.less", number(less, 0)
         yield f"ffn.original.{ffn}.time", decoding_time(results, label, "original")
+
+
+def _t5(results: Results) -> Iterator[tuple[str, str]]:
+    """`t5.*`: accuracies in percent; `thesis.*`: parameters in millions, facts."""
+    fact = results.fact
+    yield "has.t5", "yes" if fact("t5.models") > 0 else ""
+    yield "t5.models", number(fact("t5.models"), 0)
+    yield "t5.sizes", _sizes(results)
+    yield "t5.pairs", number(fact("t5.pairs"), 0)
+    for key in ("best", *PAIR_BASELINES):
+        yield f"t5.accuracy.{key}", number(fact(f"t5.accuracy.{key}"), 1)
+    for key, digits in DIGITS.items():
+        yield f"thesis.{key}", number(fact(f"thesis.{key}"), digits)
+    table = results.table("thesis").set_index("row")
+    for row in ("baseline", "one_matrix", "head_size", "heads_and_size"):
+        for column in ("parameters", "parameters_stated"):
+            yield f"thesis.{row}.{column}", number(table.loc[row, column], 3)
+
+
+def _sizes(results: Results) -> str:
+    """Every size of T5 in this study: `mini with 2 blocks a side and a width of 64`."""
+    study = results.study
+    used = dict.fromkeys(n.t5_size for n in study.models.values() if n.t5_size)
+    texts = []
+    for size in used:
+        sizes = study.t5.sizes[size]
+        blocks = f"{sizes.depth} block{'' if sizes.depth == 1 else 's'}"
+        texts.append(f"{size} with {blocks} on each side and a width of {sizes.width}")
+    return listed(texts)

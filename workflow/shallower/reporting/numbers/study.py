@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from shallower.analysis.results import Results
+from shallower.code import ROOT
 from shallower.corpus import EVALUATION_SETS
+from shallower.files import read_json
 from shallower.reporting.latex import (
     MISSING,
     breakable,
@@ -24,6 +27,9 @@ from shallower.reporting.latex import (
 from shallower.reporting.numbers.sentences import VERDICTS, tally
 
 Pairs = Iterator[tuple[str, str]]
+BENCHMARKS = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
+SIZES = {"original": "paper size", "study": "study size"}
+OURS, THEIRS = "shallower, compiled", "Hugging Face"
 COUNTS = [  # facts `heads.*` without decimals
     *("seeds", "depth.shallow", "depth.deep", "depth.count", "threads"),
     *(f"model.{key}" for key in ("width", "heads", "ffn_hidden", "context")),
@@ -168,3 +174,28 @@ def shown(row: pd.Series, column: str) -> str:
     if row["unit"] == "logits":
         return scientific(value)
     return number(value, DIGITS.get(row["unit"], 0))
+
+
+# --- the benchmark of decoding --------------------------------------------------------
+
+
+def benchmarks(folder: Path = BENCHMARKS) -> Iterator[tuple[str, str]]:
+    """`benchmark.device` and `benchmark.<scale>.<blocks>`: median, low, high.
+
+    Hugging Face's time for a token over ours in the same repeat, in fp32.
+    """
+    about = read_json(folder / "about.json")
+    yield "benchmark.device", escape(about["device"])
+    yield "benchmark.commit", escape(about["commit"])
+    yield "benchmark.transformers", escape(about["versions"]["transformers"])
+    table = pd.read_csv(folder / "decode.csv")
+    index = ["case", "repeat"]
+    times = table.pivot(index=index, columns="implementation", values="value")
+    ratios = times[THEIRS] / times[OURS]
+    for scale, size in SIZES.items():
+        for blocks in (5, 8):
+            found = ratios[f"{size}, {blocks} blocks, float32"]
+            key = f"benchmark.{scale}.{blocks}"
+            yield key, number(found.median(), 1)
+            yield f"{key}.low", number(found.min(), 1)
+            yield f"{key}.high", number(found.max(), 1)

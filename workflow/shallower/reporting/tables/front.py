@@ -24,7 +24,7 @@ from shallower.reporting.latex import (
     number,
     tabular,
 )
-from shallower.reporting.tables.skipping import gain_cells, value_cells
+from shallower.reporting.tables.interventions import gain_cells, value_cells
 
 # Rules that are there to be compared with; their families come last.
 CONTROLS = {"first", "random", "recent", "window", "linear", "uniform"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -22,6 +22,7 @@ from shallower.reporting.latex import (
     escape,
     interval,
     number,
+    separated,
     significant,
     tabular,
 )
@@ -189,15 +190,10 @@ def metrics(results: Results, dataset: str) -> str:
     return tabular("l" + "r" * len(SHOWN_METRICS), [header], _grouped(rows, results))
 
 
-def _grouped(rows: list[list[str]], results: Results) -> list[list[str] | str]:
+def _grouped(rows: list[list[str]], results: Results) -> list[Sequence[str] | str]:
     """Space between the variants."""
     depths = len(results.study.depths)
-    spaced: list[list[str] | str] = []
-    for index, row in enumerate(rows):
-        if index and index % depths == 0:
-            spaced.append(r"\addlinespace")
-        spaced.append(row)
-    return spaced
+    return separated((index // depths, row) for index, row in enumerate(rows))
 
 
 # --- learning rates and budgets -------------------------------------------------------

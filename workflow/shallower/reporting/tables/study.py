@@ -10,7 +10,14 @@ from collections.abc import Callable
 from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
 from shallower.reporting.labels import label
-from shallower.reporting.latex import MISSING, escape, interval, number, tabular
+from shallower.reporting.latex import (
+    MISSING,
+    escape,
+    interval,
+    number,
+    separated,
+    tabular,
+)
 from shallower.reporting.numbers.study import DIGITS, shown, source_name
 
 SAMPLES_SHOWN = 2  # of each evaluation set
@@ -126,28 +133,25 @@ def _clip(text: str, keep_end: bool = False, longest: int = 150) -> str:
 
 def claims(results: Results) -> str:
     """Every claim: effect with interval, threshold and verdict."""
-    rows: list[list[str] | str] = []
-    before = None
-    for _, row in results.claims.fillna({"registered": ""}).iterrows():
+    rows = []
+    # A column without any text is read as one of numbers.
+    table = results.claims.astype({"registered": object}).fillna({"registered": ""})
+    for _, row in table.iterrows():
         group = (row["source"], row["registered"])
-        if before not in (None, group):
-            rows.append(r"\midrule")
-        before = group
         verdict = str(row["verdict"])
         ends = (row["ci_low"], row["ci_high"], DIGITS.get(row["unit"], 0))
-        rows.append(
-            [
-                escape(row["id"]),
-                escape(with_labels(results, str(row["claim"]))),
-                shown(row, "effect"),
-                MISSING if row["unit"] == "logits" else interval(*ends),
-                shown(row, "threshold"),
-                escape(str(row["unit"])),
-                verdict if verdict == "not tested" else rf"\textbf{{{verdict}}}",
-            ]
-        )
+        cells = [
+            escape(row["id"]),
+            escape(with_labels(results, str(row["claim"]))),
+            shown(row, "effect"),
+            MISSING if row["unit"] == "logits" else interval(*ends),
+            shown(row, "threshold"),
+            escape(str(row["unit"])),
+            verdict if verdict == "not tested" else rf"\textbf{{{verdict}}}",
+        ]
+        rows.append((group, cells))
     header = ["", "claim", "effect", r"95\,\% interval", "threshold", "unit", "verdict"]
-    return tabular(rf"l{WIDE}{{7.4cm}}rrrll", [header], rows)
+    return tabular(rf"l{WIDE}{{7.4cm}}rrrll", [header], separated(rows, r"\midrule"))
 
 
 def claims_notes(results: Results) -> str:

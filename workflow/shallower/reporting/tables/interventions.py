@@ -1,4 +1,4 @@
-"""Table of skipping: every model with skipped sublayers, its cost and its speed."""
+"""Tables of skipping and of elimination: every model, its cost and its speed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from shallower.analysis.estimates import Estimate
 from shallower.analysis.interventions import (
     against_curve,
     change,
+    eliminations,
+    fine_tuned,
     skips,
     source,
     speedup,
@@ -16,7 +18,13 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.interventions.skip import PARTS, RULES, Skip
 from shallower.reporting.labels import printed
-from shallower.reporting.latex import absent_table, interval, number, tabular
+from shallower.reporting.latex import (
+    absent_table,
+    interval,
+    number,
+    separated,
+    tabular,
+)
 from shallower.study.names import ModelName
 
 # A column of models' names, which may take two lines.
@@ -29,21 +37,17 @@ def skipping(results: Results) -> str:
     chosen = skips(study)
     if not chosen:
         return absent_table()
-    rows: list[list[str] | str] = []
-    before = None
-    for label in sorted(chosen, key=lambda m: _order(study.names[m], chosen[m])):
-        group = (source(study.names[label]), chosen[label].part)
-        if before not in (None, group):
-            rows.append(r"\addlinespace")
-        before = group
-        rows.append(_row(results, label))
+    rows = [
+        ((source(study.names[m]), chosen[m].part), _skipped(results, m))
+        for m in sorted(chosen, key=lambda m: _order(study.names[m], chosen[m]))
+    ]
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
     above += r"\multicolumn{4}{c}{speed-up of a token} & cache & "
     above += r"\multicolumn{4}{c}{gain at equal latency (nats), over} \\"
     header = ["model", "seeds", "change", r"95\,\%", "predicted", "measured", r"95\,\%"]
     header += ["original size", r"(\%)", "fewer blocks", r"95\,\%"]
     header += ["skipping blocks", r"95\,\%"]
-    return tabular(f"{WRAPPED}rrlrrlrrrlrl", [above, header], rows)
+    return tabular(f"{WRAPPED}rrlrrlrrrlrl", [above, header], separated(rows))
 
 
 def _order(name: ModelName, skip: Skip) -> tuple[str, int, int, bool, int]:
@@ -54,7 +58,7 @@ def _order(name: ModelName, skip: Skip) -> tuple[str, int, int, bool, int]:
     return (source(name), part, rule, healed, skip.k)
 
 
-def _row(results: Results, label: str) -> list[str]:
+def _skipped(results: Results, label: str) -> list[str]:
     name = results.study.names[label]
     base = source(name)
     return [
@@ -78,6 +82,45 @@ def _at_original(results: Results, name: ModelName) -> float:
     label = str(deepest.replace(skip=name.options["skip"]))
     where = ("per_token", "fixed", "original")
     return results.estimate(speedup(str(deepest), label, *where)).effect
+
+
+def elimination(results: Results) -> str:
+    """Against the same model with its whole prompt, before it was fine-tuned."""
+    study = results.study
+    chosen = eliminations(study)
+    if not chosen:
+        return absent_table()
+    labels = [*chosen, *fine_tuned(study)]
+
+    def order(label: str) -> tuple[str, str, bool]:
+        run = str(study.names[label].run)
+        return source(study.names[label]), run, label != run
+
+    rows = [
+        (str(study.names[m].run), _eliminated(results, m))
+        for m in sorted(labels, key=order)
+    ]
+    above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
+    above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
+    above += r"\multicolumn{2}{c}{gain over fewer blocks (nats)} \\"
+    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "predicted", "measured"]
+    header += [r"95\,\%", r"(\%)", "at equal latency", r"95\,\%"]
+    return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], separated(rows))
+
+
+def _eliminated(results: Results, label: str) -> list[str]:
+    name = results.study.names[label]
+    base = source(name)
+    found = results.estimate(change(label, base))
+    return [
+        printed(name),
+        *change_cells(found),
+        number(100 * math.expm1(found.effect), 1),
+        number(cost(results, label, "predicted_prefill")),
+        *ratio_cells(results.estimate(speedup(base, label, "first_token"))),
+        number(100 * cost(results, label, "cache_share"), 0),
+        *gain_cells(results, label, "depth", "first_token"),
+    ]
 
 
 # --- cells ----------------------------------------------------------------------------
@@ -110,4 +153,7 @@ def value_cells(found: Estimate, digits: int) -> list[str]:
     return [number(found.effect, digits), "" if math.isnan(found.effect) else shown]
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"skipping": skipping}
+TABLES: dict[str, Callable[[Results], str]] = {
+    "skipping": skipping,
+    "elimination": elimination,
+}

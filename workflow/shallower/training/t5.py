@@ -1,21 +1,26 @@
-"""T5's span corruption: noise spans give way to sentinels, and are what is predicted.
+"""Batches of encoder-decoders: T5's span corruption, and labelled pairs of sentences.
 
-As in Raffel et al. (2020), section 3.1.4, and `random_spans_noise_mask` of
-google-research/text-to-text-transfer-transformer: 15 % of a window's tokens are noise,
-in spans of 3 on average. How many of each follows from the window's length alone, so
-all windows of a batch have equal lengths and none is padded. Spans alternate, beginning
-without noise and thus ending with it; of such masks all are equally likely. (Up to 30
-tokens hold one span, which is then at the end, in the reference as here.)
+In span corruption noise spans give way to sentinels, and are what is predicted. As in
+Raffel et al. (2020), section 3.1.4, and `random_spans_noise_mask` of google-research's
+text-to-text-transfer-transformer: 15 % of a window's tokens are noise, in spans of 3 on
+average. How many of each follows from the window's length alone, so all windows of a
+batch have equal lengths and none is padded. Spans alternate, beginning without noise
+and thus ending with it; of such masks all are equally likely. (Up to 30 tokens hold one
+span, which is then at the end, in the reference as here.)
 
 Ids: 0 to `pieces` - 1 are the tokenizer's, `pieces` + k is the k-th sentinel from the
 left, and a task's labels come behind the `SENTINELS`. Padding is id 0, as in T5. With
 our tokenizers that is the unknown piece, which byte fallback never lets occur, so no
 piece need be moved out of its way.
+
+A task is text to text: the encoder reads the first sentence, BOS, the second sentence,
+EOS; BOS occurs only there. The decoder writes the id of the label and EOS.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +30,11 @@ from shallower.errors import UserError
 from shallower.models.config import SENTINELS  # enough for contexts up to 1,809
 from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
+from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.batches import Epochs, part_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NOISE = 0.15  # part of a window's tokens
 SPAN = 3.0  # tokens in a span of noise, on average
@@ -182,3 +191,79 @@ def _replaced(
     marked = np.where(first, pieces - 1 + np.cumsum(first, axis=1), tokens)
     left = marked[~gone | first].reshape(len(tokens), -1)
     return np.pad(left, ((0, 0), (0, 1)), constant_values=eos)
+
+
+# --- pairs ----------------------------------------------------------------------------
+
+
+class PairBatches:
+    """Pairs of a table (`first, second, label`), each once an epoch, ordered by seed.
+
+    A pure function of the step, like `Batches`. Sentences are encoded when their batch
+    is read: this takes milliseconds, and no memory for a million pairs.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        tokenizer: Tokenizer,
+        context: int,
+        batch_size: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Raises UserError if there is no pair, or the tokenizer uses padding's id."""
+        if not len(table):
+            raise UserError("the training split has no pairs")
+        self.tokenizer, self.context = tokenizer, context
+        self.batch_size, self.rows = batch_size, part_rows(batch_size, part)
+        self._first, self._second = list(table["first"]), list(table["second"])
+        self._labels = label_id(len(tokenizer), table["label"].to_numpy(np.int64))
+        self._order = Epochs(len(table), seed)
+        check_padding(tokenizer)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Encoder inputs (rows, context) and labels (rows, 2) of a step, int64."""
+        start = step * self.batch_size
+        chosen = [self._order(start + row) for row in self.rows]
+        first = [self._first[pair] for pair in chosen]
+        second = [self._second[pair] for pair in chosen]
+        inputs = encode_pairs(self.tokenizer, first, second, self.context)
+        labels = np.full((len(chosen), 2), self.tokenizer.eos)
+        labels[:, 0] = self._labels[chosen]
+        return inputs, torch.from_numpy(labels)
+
+
+def check_padding(tokenizer: Tokenizer) -> None:
+    """Raise UserError if id 0, which is padding, is also a piece of text."""
+    pieces = tokenizer.pieces
+    if not (pieces.is_unknown(PADDING) or pieces.is_control(PADDING)):
+        raise UserError(
+            f"the tokenizer's piece {PADDING} is {pieces.id_to_piece(PADDING)!r}, but "
+            "that id is padding: expected the unknown piece or a control piece"
+        )
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str], context: int
+) -> Tensor:
+    """Encoder inputs (pairs, context), int64, padded at the right.
+
+    If two sentences do not fit, the longer one loses its end. If both need more than
+    half of the context, both do. Raises UserError for a context below 4.
+    """
+    if context < 4:
+        raise UserError(f"context {context} is too short for two sentences")
+    inputs = np.full((len(first), context), PADDING, np.int64)
+    room = context - 2
+    for row, one, other in zip(
+        inputs,
+        tokenizer.encode_all(list(first)),
+        tokenizer.encode_all(list(second)),
+        strict=True,
+    ):
+        second_room = min(len(other), max(room // 2, room - len(one)))
+        one, other = one[: room - second_room], other[:second_room]
+        ids = [*one, tokenizer.bos, *other, tokenizer.eos]
+        row[: len(ids)] = ids
+    return torch.from_numpy(inputs)

@@ -1,0 +1,197 @@
+"""Numbers of the text about skipping and elimination that are no estimates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from shallower.analysis.claims.base import Context, Fact
+from shallower.analysis.claims.elimination import Prefill, nats, original_prefills
+from shallower.analysis.claims.skipping import skipped
+from shallower.analysis.front import gain_counts, gain_over
+from shallower.analysis.interventions import (
+    curve_of,
+    eliminations,
+    measured,
+    predicted,
+    skips,
+    source,
+    speedup,
+)
+from shallower.interventions.eliminate import Eliminate
+from shallower.study.study import Study
+
+KINDS = {  # in the text -> part and rule
+    "attention": ("attention", "last"),
+    "first": ("attention", "first"),
+    "ffn": ("ffn", "last"),
+    "block": ("block", "last"),
+}
+
+
+def facts(context: Context) -> Iterator[Fact]:
+    """What was done to models, how well times are predicted, and gains over depth."""
+    yield from _skipping(context)
+    yield from _elimination(context)
+
+
+def _gains(
+    context: Context, key: str, axis: str, curve: str, labels: list[str]
+) -> Iterator[Fact]:
+    """Verdicts on the gains of these models over a curve that they are not part of."""
+    data = measured(context.results, axis)
+    members = curve_of(context.study, data, curve)
+    found = [
+        gain_over(context, data, label, curve)[0]
+        for label in labels
+        if label in data.models and label not in members
+    ]
+    yield from gain_counts(key, found)
+
+
+# --- skipping -------------------------------------------------------------------------
+
+
+def _skipping(context: Context) -> Iterator[Fact]:
+    """What was skipped, how well times are predicted, and gains over depth."""
+    study = context.study
+    labels = [
+        label
+        for label in skips(study)
+        if source(study.names[label]) == study.deepest_baseline
+    ]
+    healed = [m for m in labels if "healed" in study.names[m].options]
+    unhealed = [m for m in labels if m not in healed]
+    yield Fact("skipping.models", len(labels))
+    yield Fact("skipping.unhealed", len(unhealed))
+    yield Fact("skipping.healed.models", len(healed))
+    k = common_number(study)
+    if k:
+        yield Fact("skipping.k", k)
+    due = predicted(context.results, "predicted_decode")
+    for kind, key in KINDS.items():
+        label = skipped(study).get(key, {}).get(k)
+        if label in due:
+            yield Fact(f"skipping.{kind}.predicted", due[label], "ratio")
+    errors = []
+    for label in unhealed:
+        base = study.deepest_baseline
+        timed = context.estimate(speedup(base, label, "per_token"))
+        if timed.exists and label in due:
+            errors.append(abs(timed.effect / due[label] - 1))
+    if errors:
+        yield Fact("skipping.error", 100 * max(errors), "percent")
+    yield from _gains(context, "skipping", "per_token", "depth", unhealed)
+    yield from _gains(context, "skipping.blocks", "per_token", "blocks", unhealed)
+    yield from _gains(context, "skipping.healed", "per_token", "depth", healed)
+
+
+def common_number(study: Study) -> int:
+    """The most blocks that every kind in the text was tried with; 0 without any."""
+    found = skipped(study)
+    wanted = [set(found[kind]) for kind in KINDS.values() if kind in found]
+    return max(set.intersection(*wanted), default=0) if wanted else 0
+
+
+# --- elimination ----------------------------------------------------------------------
+
+
+def _elimination(context: Context) -> Iterator[Fact]:
+    """What was eliminated, how well times are predicted, and gains over depth."""
+    study, base = context.study, context.study.deepest_baseline
+    found = _of_deepest(study)
+    yield Fact("elimination.models", len(found))
+    if asked := common_speedup(study):
+        yield Fact("elimination.speedup", asked, "ratio")
+        chance = [
+            m for m, choice in found.items() if choice == Eliminate("random", asked)
+        ]
+        costs = [nats(context, m, base) for m in chance[:1]]
+        blind = any(cost.exists and not cost.ci_low > 0 for cost in costs)
+        yield Fact("elimination.blind", int(blind))
+    for key, is_tuned in (("most", False), ("most.tuned", True)):
+        acc = {
+            choice.speedup: label
+            for label, choice in found.items()
+            if choice.rule == "acc"
+            and ("tuned" in study.names[label].options) == is_tuned
+        }
+        if acc:
+            most = max(acc)
+            yield Fact(f"elimination.{key}", most, "ratio")
+            percent = 100 * (math.exp(nats(context, acc[most], base).effect) - 1)
+            yield Fact(f"elimination.{key}.perplexity", percent, "percent")
+    yield from _contributions(context)
+    yield from _errors(context, found)
+    if curve_of(study, measured(context.results, "first_token"), "depth"):
+        yield from _gains(context, "elimination", "first_token", "depth", [*found])
+
+
+def common_speedup(study: Study) -> float:
+    """The largest speed-up at which ACC has a control, and is fine-tuned if it can be.
+
+    0 if there is none.
+    """
+
+    def of(rule: str, is_tuned: bool) -> set[float]:
+        return {
+            choice.speedup
+            for label, choice in _of_deepest(study).items()
+            if choice.rule == rule
+            and ("tuned" in study.names[label].options) == is_tuned
+        }
+
+    acc = of("acc", False)
+    wanted = [s for s in (of("random", False), of("acc", True)) if s]
+    for others in (wanted, wanted[:1], []):
+        both = set.intersection(acc, *others)
+        if both:
+            return max(both)
+    return 0.0
+
+
+def _of_deepest(study: Study) -> dict[str, Eliminate]:
+    """Interventions that only eliminate, on the deepest baseline or tuned from it."""
+    return {
+        label: choice
+        for label, choice in eliminations(study).items()
+        if source(study.names[label]) == study.deepest_baseline
+    }
+
+
+def _contributions(context: Context) -> Iterator[Fact]:
+    """Share of tokens that carries most attention, first and last block, in percent."""
+    base = context.study.deepest_baseline
+    by_seed = [
+        run["contribution"]
+        for run in context.results.choices
+        if run["model"] == base and run["contribution"]
+    ]
+    if by_seed:
+        means = 100 * np.mean(by_seed, axis=0)
+        yield Fact("elimination.contribution.first", means[0], "percent")
+        yield Fact("elimination.contribution.last", means[-1], "percent")
+
+
+def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
+    """Largest relative error of a predicted speed-up of the first token, in percent."""
+    base, study = context.study.deepest_baseline, context.study
+    due = predicted(context.results, "predicted_prefill")
+    at_study = [
+        Prefill(label, due[label], study.prompt_tokens, timed, due[label])
+        for label in found
+        if (timed := context.estimate(speedup(base, label, "first_token"))).exists
+        and label in due
+    ]
+    for scale, rows in (("study", at_study), ("original", original_prefills(context))):
+        if not rows:
+            continue
+        longest = max(row.tokens for row in rows)
+        last = [row for row in rows if row.tokens == longest]
+        errors = [abs(row.timed.effect / row.predicted - 1) for row in last]
+        yield Fact(f"elimination.{scale}.length", longest, "tokens")
+        yield Fact(f"elimination.{scale}.error", 100 * max(errors), "percent")
+        most = max(row.predicted for row in last)
+        yield Fact(f"elimination.{scale}.predicted", most, "ratio")

@@ -1,0 +1,183 @@
+"""Numbers of the text about skipping (S3) and elimination (S4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from shallower.analysis.estimates import Estimate
+from shallower.analysis.interventions import (
+    PROMPT,
+    change,
+    eliminations,
+    fine_tuned,
+    skips,
+    source,
+    speedup,
+)
+from shallower.analysis.results import Results
+from shallower.interventions.skip import Skip
+from shallower.reporting.labels import printed
+from shallower.reporting.latex import MISSING, number
+from shallower.reporting.numbers.sentences import counted_gains, listed, spread, tally
+from shallower.study.names import ModelName
+
+KINDS = {  # in the text -> part and rule
+    "attention": ("attention", "last"),
+    "first": ("attention", "first"),
+    "ffn": ("ffn", "last"),
+    "block": ("block", "last"),
+}
+
+
+def numbers(results: Results) -> Iterator[tuple[str, str]]:
+    """Of both topics."""
+    yield from _skipping(results)
+    yield from _elimination(results)
+
+
+# --- skipping -------------------------------------------------------------------------
+
+
+def _skipping(results: Results) -> Iterator[tuple[str, str]]:
+    """`skipping.<kind>` at `skipping.k` blocks, with its speed-up; gains over depth."""
+    study, base = results.study, results.study.deepest_baseline
+    fact = results.fact
+    yield "has.skipping", "yes" if fact("skipping.models") > 0 else ""
+    yield "has.healing", "yes" if fact("skipping.healed.models") > 0 else ""
+    yield "skipping.models", number(fact("skipping.models"), 0)
+    yield "skipping.unhealed", number(fact("skipping.unhealed"), 0)
+    k = fact("skipping.k")
+    yield "skipping.k", number(k, 0)
+    for kind, (part, rule) in KINDS.items():
+        wanted = Skip(part, rule, int(k)) if k > 0 else None  # type: ignore[arg-type]
+        label = str(study.names[base].replace(skip=str(wanted)))
+        yield f"has.skipping.{kind}", "yes" if label in study.names else ""
+        yield from spread(f"skipping.{kind}", results.estimate(change(label, base)), 3)
+        faster = results.estimate(speedup(base, label, "per_token"))
+        yield from spread(f"skipping.{kind}.faster", faster, 2)
+        yield f"skipping.{kind}.predicted", number(fact(f"skipping.{kind}.predicted"))
+    yield "has.skipping.error", "yes" if fact("skipping.error") >= 0 else ""
+    yield "skipping.error", number(fact("skipping.error"), 0)
+    yield "skipping.depth", counted_gains(results, "skipping")
+    yield "skipping.blocks", counted_gains(results, "skipping.blocks")
+    shown = _skipped_at_original(results)
+    yield "has.skipping.original", "yes" if shown else ""
+    yield "skipping.original", listed(shown)
+    yield from _healed(results)
+    yield "S3.verdicts", tally(results, "S3")
+
+
+def _skipped_at_original(results: Results) -> list[str]:
+    """Speed-ups at the original's size with what is skipped."""
+    study, shown = results.study, []
+    deepest = ModelName("baseline", study.original.depths[-1])
+    for text in (
+        study.latency.interventions.skips if study.latency.interventions else []
+    ):
+        label = str(deepest.replace(skip=text))
+        where = ("per_token", "fixed", "original")
+        found = results.estimate(speedup(str(deepest), label, *where))
+        if found.exists:
+            skip = Skip.parse(text)
+            shown.append(f"{number(found.effect)} ({skip.part}, {skip.k} blocks)")
+    return shown
+
+
+def _healed(results: Results) -> Iterator[tuple[str, str]]:
+    """The healed model that skips most: before and after."""
+    study, base = results.study, results.study.deepest_baseline
+    healed = [
+        label
+        for label in skips(study)
+        if "healed" in study.names[label].options and source(study.names[label]) == base
+    ]
+    label = max(healed, key=lambda m: skips(study)[m].k, default="")
+    yield "skipping.healed.model", printed(study.names[label]) if label else MISSING
+    before = str(study.names[label].without("healed", "by")) if label else ""
+    for key, model in (("", label), (".before", before)):
+        found = results.estimate(change(model, base))
+        yield from spread(f"skipping.healed{key}", found, 3)
+        if not key:
+            several = found.n > 1
+            yield "has.skipping.healed.interval", "yes" if several else ""
+    yield "skipping.healed.depth", counted_gains(results, "skipping.healed")
+
+
+# --- elimination ----------------------------------------------------------------------
+
+
+def _elimination(results: Results) -> Iterator[tuple[str, str]]:
+    """`elimination.<rule>` at `elimination.speedup`; ACC's ends; measured times."""
+    base, fact = results.study.deepest_baseline, results.fact
+    yield "has.elimination", "yes" if fact("elimination.models") > 0 else ""
+    yield "has.tuning", "yes" if fine_tuned(results.study) else ""
+    yield "elimination.models", number(fact("elimination.models"), 0)
+    yield "elimination.speedup", _short(fact("elimination.speedup"))
+    yield "elimination.blind", "yes" if fact("elimination.blind") == 1 else ""
+    for key in ("acc", "random", "recent", "tuned"):
+        label = _label(results, key)
+        yield f"has.elimination.{key}", "yes" if label else ""
+        yield from spread(
+            f"elimination.{key}", results.estimate(change(label, base)), 3
+        )
+        faster = results.estimate(speedup(base, label, "first_token"))
+        yield from spread(f"elimination.{key}.faster", faster, 2)
+    for key in ("most", "most.tuned"):
+        there = fact(f"elimination.{key}") > 0
+        yield f"has.elimination.{key}", "yes" if there else ""
+        yield f"elimination.{key}", _short(fact(f"elimination.{key}"))
+        percent = fact(f"elimination.{key}.perplexity")
+        yield f"elimination.{key}.perplexity", number(percent, 1)
+    known = fact("elimination.contribution.first") >= 0
+    yield "has.elimination.contribution", "yes" if known else ""
+    for key in ("first", "last"):
+        share = fact(f"elimination.contribution.{key}")
+        yield f"elimination.contribution.{key}", number(share, 0)
+    yield "elimination.depth", counted_gains(results, "elimination")
+    for scale in ("study", "original"):
+        length = fact(f"elimination.{scale}.length")
+        yield f"has.elimination.{scale}", "yes" if length > 0 else ""
+        yield f"elimination.{scale}.length", number(length, 0)
+        yield (
+            f"elimination.{scale}.error",
+            number(fact(f"elimination.{scale}.error"), 0),
+        )
+        due = fact(f"elimination.{scale}.predicted")
+        yield f"elimination.{scale}.predicted", number(due)
+    yield from spread(
+        "elimination.original.faster", _eliminated_at_original(results), 2
+    )
+    yield "S4.verdicts", tally(results, "S4")
+
+
+def _short(value: float) -> str:
+    """A speed-up as it was asked for: 2, 1.5."""
+    return number(value) if math.isnan(value) else f"{value:g}"
+
+
+def _label(results: Results, key: str) -> str:
+    """The elimination of a rule at the speed-up of the text; '' without one."""
+    study, asked = results.study, results.fact("elimination.speedup")
+    for label, choice in eliminations(study).items():
+        name = study.names[label]
+        rule = "acc" if key == "tuned" else key
+        same = (choice.rule, choice.speedup) == (rule, asked)
+        tuned = ("tuned" in name.options) == (key == "tuned")
+        if same and tuned and source(name) == study.deepest_baseline:
+            return label
+    return ""
+
+
+def _eliminated_at_original(results: Results) -> Estimate:
+    """At the longest prompt, of the largest predicted speed-up."""
+    table = results.predictions.dropna(subset=["predicted_prefill"])
+    where = ("first_token", f"{PROMPT}0", "original")
+    chosen = results.estimate(speedup("", "", *where))
+    for row in table.sort_values(["prompt_tokens", "predicted_prefill"]).to_dict(
+        "records"
+    ):
+        where = ("first_token", f"{PROMPT}{int(row['prompt_tokens'])}", "original")
+        found = results.estimate(speedup(row["model"], row["label"], *where))
+        chosen = found if found.exists else chosen
+    return chosen
