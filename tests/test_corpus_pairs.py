@@ -160,6 +160,18 @@ def test_each_split_has_its_own_articles(text: Path):
     assert build(limited, text, text / "again") == manifest
 
 
+def test_domains_may_be_left_out(text: Path):
+    whole = build(ARTICLES, text, text / "whole")
+    for split in SPLITS:
+        path = text / "text" / f"{split}.parquet"
+        pages = pd.read_parquet(path)
+        longer = pd.DataFrame([document(900 + n, 9, "speeches") for n in range(5)])
+        pd.concat([pages, longer]).to_parquet(path)
+    chosen = ARTICLES.model_copy(update={"without": ["speeches"]})
+    assert build(chosen, text, text / "without") == whole
+    assert build(ARTICLES, text, text / "with") != whole
+
+
 def test_an_empty_split_is_an_error_and_leaves_nothing(text: Path):
     pd.DataFrame([document(1, 1)]).to_parquet(text / "text" / "test.parquet")
     with pytest.raises(UserError, match="no pairs left for test"):

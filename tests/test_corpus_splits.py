@@ -218,4 +218,6 @@ def test_a_section_of_another_source_is_an_error(configuration: dict) -> None:
     with pytest.raises(UserError, match=r"text: files is given, but source is package"):
         load_study(configuration)
     text["source"] = "files"  # the default's package stays behind, and is not used
-    assert load_study(configuration).corpus.text.paths == ["mine.jsonl"]
+    assert [each.paths for each in load_study(configuration).corpus.text] == [
+        ["mine.jsonl"]
+    ]

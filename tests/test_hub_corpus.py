@@ -144,6 +144,12 @@ def test_every_hub_source_has_a_folder_of_its_own(configuration: dict) -> None:
         ("corpus.chat.data", "conversations"),
         ("corpus.qa.data", "answers"),
     ]
+    # A source's domain is given to its documents when they are read.
+    second = slim["hub"] | {"split": "test", "domain": "second"}
+    corpus["text"] = {"source": "hub", "hub": [slim["hub"] | {"domain": "a"}, second]}
+    both = downloaded.hub_sources(Corpus.model_validate(corpus))
+    assert next(iter(both)) == next(iter(found))
+    assert [each.source.split for each in both.values()][:2] == ["train", "test"]
     assert next(iter(found)).startswith("cerebras-SlimPajama-627B-train-first1500000-")
 
 

@@ -259,6 +259,21 @@ def test_words_follow_the_interval() -> None:
     assert resolved(1.3, nothing).endswith("not known to be larger")
 
 
+def test_sources_of_the_text_are_listed(analysed: Results) -> None:
+    sets = analysed.corpus["datasets"]
+    one = sets["text"]
+    another = one | {"name": "said", "domain": "speeches", "licence": "A & B"}
+    text = one | {"sources": [one, another]}
+    made = type("Made", (), {"corpus": {"datasets": sets | {"text": text}}})()
+    assert dict(_sources(made))["corpus.text.sources"] == (
+        r"\texttt{made{-}\allowbreak{}up}, version~1 (CC) and "
+        r"\texttt{said}, version~1 (A \& B)"
+    )
+    table = tables.all_tables()["corpus"](made)
+    assert "\ntext & made{-}up & CC &" in table
+    assert "\ntext, speeches & said & A \\& B &" in table
+
+
 def test_the_text_knows_where_the_questions_come_from(analysed: Results) -> None:
     sets = analysed.corpus["datasets"]
 

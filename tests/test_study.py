@@ -36,7 +36,7 @@ def change(configuration: dict, path: str, value: Any) -> dict:
     *parents, last = path.split(".")
     section = configuration
     for key in parents:
-        section = section[key]
+        section = section[int(key) if isinstance(section, list) else key]
     section[last] = value
     return configuration
 
@@ -86,7 +86,9 @@ def test_the_data_guides_example_is_a_study(configuration: dict) -> None:
     example = yaml.safe_load(guide.split("```yaml\n")[1].split("```")[0])
     study = load_study(merge(configuration, example))
     assert study.corpus.qa.data.source == "files"
-    assert "Wikipedia" not in study.corpus.text.licence
+    assert [source.licence for source in study.corpus.text] == [
+        "see the data set's card"
+    ]
 
 
 def test_files_are_read_back_to_equal_objects(
@@ -131,11 +133,19 @@ DEPTH = {"variants": ["baseline", "proposed"], "depths": [5, 6], "seeds": [0]}
         ("healing.stpes", 1, r"healing\.stpes: unknown key, did you mean 'steps'"),
         ("model.heads", 7, r"model: width 128 must be a multiple of 2 x heads"),
         ("corpus.text.source", "web", r"corpus\.text: .*web"),
-        ("corpus.text.pakage", "x", r"corpus\.text\.package\.pakage: unknown key"),
+        ("corpus.text.pakage", "x", r"corpus\.text\.package\.0\.pakage: unknown key"),
         (
-            "corpus.text.package.fiel",
+            "corpus.text.package.1.fiel",
             "x",
-            r"corpus\.text\.package\.fiel: unknown key, did you mean 'file'",
+            r"corpus\.text\.package\.1\.fiel: unknown key, did you mean 'file'",
+        ),
+        ("corpus.text.package.1.domain", None, r"corpus\.text: 1\.domain: missing"),
+        ("corpus.text.package.0.domain", "speeches", r"text: 1\.domain: speeches is"),
+        ("corpus.text.package", [], r"corpus\.text: .*at least 1"),
+        (
+            "corpus.chat.data.package.fiel",
+            "x",
+            r"corpus\.chat\.data\.package\.fiel: unknown key, did you mean 'file'",
         ),
         ("evaluation.new_tokens", 511, r"evaluation\.new_tokens: 511 leave no room"),
         ("latency.study.prompt_tokens", 490, r"latency\.study: 490 \+ 24"),
@@ -207,7 +217,7 @@ def test_an_overlay_may_change_the_kind_of_a_source(configuration: dict) -> None
     with pytest.raises(UserError, match=r"corpus\.text\.files\.paths: missing"):
         load_study(merge(configuration, overlay))
     overlay["corpus"]["text"]["files"]["paths"] = ["x.jsonl.zst"]
-    source = load_study(merge(configuration, overlay)).corpus.text
+    [source] = load_study(merge(configuration, overlay)).corpus.text
     assert (source.source, source.licence, source.limit) == ("files", "not stated", 5)
 
 

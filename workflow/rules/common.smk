@@ -103,7 +103,7 @@ def run_folder(model, seed):
 
 def source_files():
     """Local files that the corpus is read from; a package's are pinned by version."""
-    sets = [study.corpus.text, study.corpus.test]
+    sets = [*study.corpus.text, study.corpus.test]
     sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
     patterns = [path for data in sets for path in getattr(data, "paths", [])]
     return sorted({str(path) for p in patterns for path in readers.matching(p)})

@@ -51,20 +51,53 @@ class _Part:
     """One data set while it is built: the manifest's entry for it."""
 
     origin: dict[str, Any]
-    counts: dict[str, int] = field(default_factory=dict)
-    characters: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    characters: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
 
     def entry(self) -> dict[str, Any]:
         dropped = dict(sorted(self.dropped.items()))
-        total = sum(self.counts.values()) + sum(dropped.values())
+        characters = {"characters": dict(self.characters)} if self.characters else {}
         return {
             **self.origin,
-            "considered": total,
-            "counts": self.counts,
-            **({"characters": self.characters} if self.characters else {}),
+            "considered": sum(self.counts.values()) + sum(dropped.values()),
+            "counts": dict(self.counts),
+            **characters,
             "dropped": dropped,
         }
+
+    def add(self, split: str, document: Document) -> None:
+        """Count a document that was written."""
+        self.counts[split] += 1
+        self.characters[split] += len(document.text)
+
+
+@dataclass
+class _Text:
+    """The text while it is built: an entry a source, and one of a test source."""
+
+    sources: list[_Part]
+    test: _Part | None
+    domains: list[str | None]  # by source; the first may have none
+
+    def of(self, document: Document, split: Split) -> _Part:
+        """The entry that counts a document."""
+        if split == "test" and self.test:
+            return self.test
+        later = document.domain in self.domains[1:]
+        return self.sources[self.domains.index(document.domain) if later else 0]
+
+    def entries(self) -> dict[str, _Part]:
+        """By name; of several sources `text` has the sums, and lists each."""
+        text = self.sources[0]
+        if len(self.sources) > 1:
+            entries = [part.entry() for part in self.sources]
+            text = _Part({"source": text.origin["source"], "sources": entries})
+            for part in self.sources:
+                text.counts.update(part.counts)  # `+` would drop zeros
+                text.characters.update(part.characters)
+                text.dropped.update(part.dropped)
+        return {"text": text} | ({"test": self.test} if self.test else {})
 
 
 def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
@@ -96,77 +129,111 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
 
 def _build(corpus: Corpus, outputs: dict[str, Path]) -> dict[str, _Part]:
     """Fill the output files; the entries of all data sets, by name."""
-    parts, held = _split_text(corpus, outputs)
-    text, tested = parts["text"], parts.get("test", parts["text"])
+    text, held = _split_text(corpus, outputs)
+    sets: dict[str, _Part] = {}
     candidates: dict[str, list[Item]] = {}
     for name in EVALUATION_SETS:
         settings: EvaluationSet = getattr(corpus, name)
-        part, made = _items(corpus, name, parts, held)
+        part, made = _items(corpus, name, text, held)
         candidates[name] = items.candidates(
             made, settings.minimum_reference_characters, settings.items, part.dropped
         )
-        parts[name] = part
+        sets[name] = part
     everything = [item for name in EVALUATION_SETS for item in candidates[name]]
-    test = held["test"]
     training = read_texts(outputs["text/train.parquet"])
-    documents_gone, items_gone = _contaminated(test, everything, training)
+    documents_gone, items_gone = _contaminated(held["test"], everything, training)
 
-    kept = [document for document in test if document.id not in documents_gone]
-    tested.dropped["contaminated"] += len(test) - len(kept)
-    _write(outputs["text/test.parquet"], Document, kept, tested, "test")
-    questions = held["questions"]
-    _write(outputs["text/questions.parquet"], Document, questions, text, "questions")
-    _require(text, "corpus.text", "train", "validation")
-    _require(tested, "corpus.test" if corpus.test else "corpus.text", "test")
-    for name in EVALUATION_SETS:
-        part, limit = parts[name], getattr(corpus, name).items
+    for part in [text.test] if text.test else text.sources:
+        part.dropped["contaminated"] += 0
+    kept: dict[Split, list[Document]] = {"test": [], "questions": held["questions"]}
+    for document in held["test"]:
+        if document.id in documents_gone:
+            text.of(document, "test").dropped["contaminated"] += 1
+        else:
+            kept["test"].append(document)
+    for split, documents_kept in kept.items():
+        with Writer(outputs[f"text/{split}.parquet"], Document._fields) as writer:
+            for document in documents_kept:
+                writer.add(document)
+                text.of(document, split).add(split, document)
+    parts = text.entries()
+    _require(parts["text"], "corpus.text", "train", "validation")
+    tested = "test" if text.test else "text"
+    _require(parts[tested], f"corpus.{tested}", "test")
+    for name, part in sets.items():
+        limit = getattr(corpus, name).items
         # Without this, an item could outlive the test document it was cut from.
         gone = items_gone | (documents_gone if part.origin.get("split") else set())
         chosen = items.choose(candidates[name], gone, limit, part.dropped)
-        _write(outputs[f"{name}/test.parquet"], Item, chosen, part, "test")
+        with Writer(outputs[f"{name}/test.parquet"], Item._fields) as writer:
+            for item in chosen:
+                writer.add(item)
+        part.counts["test"] = writer.rows
         _require(part, f"corpus.{name}", "test")
-    return parts
+    return parts | sets
 
 
 def _split_text(
     corpus: Corpus, outputs: dict[str, Path]
-) -> tuple[dict[str, _Part], dict[Split, list[Document]]]:
+) -> tuple[_Text, dict[Split, list[Document]]]:
     """Write what trains and validates; give back what is held out for evaluation.
 
     Only held-out documents are in memory; all else streams from source to file.
     """
     limit, seen = corpus.held_out_documents, set[bytes]()
     held = {split: Held(limit, "corpus.text") for split in SPLITS if split != "train"}
-    parts: dict[str, _Part] = {}
+    text = _Text([], None, [source.domain for source in corpus.text])
     unused: set[Split] = set()
     if not isinstance(corpus.qa.data, HeldOutText):
         unused.add("questions")
     if corpus.test:
         # Read first: a text that is in both is kept out of training, not out of test.
-        parts["test"], held["test"] = _test_source(corpus.test, corpus, seen)
+        text.test, held["test"] = _test_source(corpus.test, corpus, seen)
         unused.add("test")
-    loaded = load(corpus.text, "documents", "corpus.text")
-    part = _Part(loaded.origin, dropped=loaded.dropped)
-    rows = documents(loaded.rows, corpus.minimum_characters, part.dropped, seen)
     with (
         Writer(outputs["text/train.parquet"], Document._fields) as train,
         Writer(outputs["text/validation.parquet"], Document._fields) as validation,
     ):
-        for document in rows:
-            split = split_of(document, unused)
-            if split == "train":
-                train.add(document)
-            elif split == "validation" and limit is None:
-                validation.add(document)
-            else:
-                for surplus in held[split].add(document):
-                    train.add(surplus)
+
+        def write(split: Split, document: Document) -> None:
+            (train if split == "train" else validation).add(document)
+            text.of(document, split).add(split, document)
+
+        for number in range(len(corpus.text)):
+            for document in _source(corpus, number, text, seen):
+                split = split_of(document, unused)
+                if split == "train" or (split == "validation" and limit is None):
+                    write(split, document)
+                else:
+                    for surplus in held[split].add(document):
+                        write("train", surplus)
+            unused.add("questions")  # questions are about the first source's titles
         for document in held.pop("validation").documents:
-            validation.add(document)
-    for name, writer in (("train", train), ("validation", validation)):
-        part.counts[name] = writer.rows
-        part.characters[name] = writer.characters
-    return {"text": part} | parts, {name: kept.documents for name, kept in held.items()}
+            write("validation", document)
+    return text, {name: kept.documents for name, kept in held.items()}
+
+
+def _source(
+    corpus: Corpus, number: int, text: _Text, seen: set[bytes]
+) -> Iterator[Document]:
+    """The documents of one of the text's sources, which gets its entry."""
+    source, several = corpus.text[number], len(corpus.text) > 1
+    key = f"corpus.text.{source.source}.{number}" if several else "corpus.text"
+    loaded = load(source, "documents", key)
+    # In the order of the manifest; a test source has the test split.
+    splits = [split for split in SPLITS if not (text.test and split == "test")]
+    zeros = dict.fromkeys(map(str, splits), 0)
+    part = _Part(loaded.origin, Counter(zeros), Counter(zeros), loaded.dropped)
+    text.sources.append(part)
+    for document in documents(
+        loaded.rows, corpus.minimum_characters, part.dropped, seen
+    ):
+        if document.domain != source.domain and document.domain in text.domains[1:]:
+            raise UserError(
+                f"{key}: a document's domain is {document.domain}, expected one that "
+                "no other source has"
+            )
+        yield document
 
 
 def _test_source(
@@ -185,7 +252,7 @@ def _test_source(
 def _items(
     corpus: Corpus,
     name: str,
-    parts: dict[str, _Part],
+    text: _Text,
     held: dict[Split, list[Document]],
 ) -> tuple[_Part, Iterable[Item]]:
     """One evaluation set's possible items, lazily, with its manifest entry."""
@@ -195,11 +262,14 @@ def _items(
         if name == "chat":
             raise UserError(f"{key}.source: text holds no conversations")
         split: Split = "test" if name == "completion" else "questions"
-        licence = parts.get(split, parts["text"]).origin["licence"]
+        origin = text.test if text.test and split == "test" else text.sources[0]
+        licence = origin.origin["licence"]
         part = _Part({"source": "text", "split": split, "licence": licence})
+        # Of several sources the first: a later one changes no set's meaning.
+        own = [each for each in held[split] if text.of(each, split) is origin]
         if isinstance(settings, CompletionSet):
-            return part, _completions(settings, held[split], part)
-        asked = items.questions(held[split], part.dropped)
+            return part, _completions(settings, own, part)
+        asked = items.questions(own, part.dropped)
         return part, items.answers(asked, part.dropped)
     loaded = load(source, _KINDS[name], key)
     part = _Part(loaded.origin, dropped=loaded.dropped)
@@ -256,19 +326,3 @@ def _require(part: _Part, key: str, *splits: str) -> None:
                 f"{key}: no {what} left for {split}.parquet, out of "
                 f"{entry['considered']} considered (dropped: {reasons or 'none'}){hint}"
             )
-
-
-def _write(
-    path: Path,
-    row: type[Document] | type[Item],
-    rows: Iterable[Document] | Iterable[Item],
-    part: _Part,
-    split: str,
-) -> None:
-    """Write one file and enter what it holds into the manifest's entry."""
-    with Writer(path, row._fields) as writer:
-        for each in rows:
-            writer.add(each)
-    part.counts[split] = writer.rows
-    if row is Document:
-        part.characters[split] = writer.characters

@@ -55,9 +55,10 @@ def hub_sources(corpus: Corpus) -> dict[str, Wanted]:
 
 def _walk(section: BaseModel, key: str) -> Iterator[tuple[str, HubSource]]:
     for name, value in section:
-        if isinstance(value, HubSource):
-            yield f"{key}.{name}", value
-        elif isinstance(value, BaseModel):
+        for source in value if isinstance(value, list) else [value]:
+            if isinstance(source, HubSource):
+                yield f"{key}.{name}", source
+        if isinstance(value, BaseModel):
             yield from _walk(value, f"{key}.{name}")
 
 
@@ -65,7 +66,8 @@ def name_of(source: HubSource, kind: Kind) -> str:
     """A folder's name: readable, and another one for whatever changes the content."""
     first = f"first{source.limit}" if source.limit else None
     told = [source.repository, source.configuration, source.split, source.revision]
-    content = source.model_dump(exclude={"licence", "columns"}) | {"kind": kind}
+    content = source.model_dump(exclude={"licence", "columns", "domain"})
+    content |= {"kind": kind}
     return _name([*told, first], content)
 
 

@@ -72,7 +72,7 @@ def download(job: Job) -> None:
         raise UserError(
             f"{job.key}: {source.repository}: the split {source.split!r} is empty"
         )
-    manifest = source.model_dump(exclude={"source", "columns", "licence"})
+    manifest = source.model_dump(exclude={"source", "columns", "licence", "domain"})
     manifest |= {"revision": commit, "records": records, "sha256": combined(files)}
     write_json(job.folder / MANIFEST, manifest | {"files": files})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from shallower.corpus.documents import clean
 from shallower.corpus.settings import PackageFile, PackageSource
 from shallower.errors import UserError
 from shallower.files import sha256
+
+_JOINED = re.compile(r"(?<=[a-z])(?<!Mc)(?=[A-Z])")  # VanBuren
 
 
 class Raw(NamedTuple):
@@ -122,6 +125,17 @@ def _wikipedia_summaries(path: Path) -> Iterator[Raw]:
         yield Raw({"text": text, "title": title, "domain": page["topic"] or ""})
 
 
+def _speeches(path: Path) -> Iterator[Raw]:
+    """A speech a file, `<year>-<President>-<number>.txt`.
+
+    Year and president are its title: a president who spoke and wrote in one year said
+    the same, and what has one title stays in one split.
+    """
+    year, president, _ = path.stem.split("-")
+    title = f"{_JOINED.sub(' ', president)} ({year})"
+    yield Raw({"text": path.read_text(encoding="utf-8"), "title": title, "domain": ""})
+
+
 def _chatterbot(path: Path) -> Iterator[Raw]:
     """YAML: {categories, conversations: [[turn, ...], ...]}, as hh-rlhf writes it."""
     import yaml
@@ -149,5 +163,6 @@ def as_conversation(turns: list[str]) -> str:
 
 _PARSERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
     "wikipedia_summaries": _wikipedia_summaries,
+    "speeches": _speeches,
     "chatterbot": _chatterbot,
 }

@@ -103,7 +103,11 @@ def _split(
     if isinstance(data, ArticlePairs):
         path = corpus / "text" / f"{split}.parquet"
         records = readers.read(path, "parquet", {"text", "domain", "title", "id"})
-        documents = (record.values for record in records)
+        documents = (
+            record.values
+            for record in records
+            if record.values["domain"] not in settings.without
+        )
         found, origin = article_pairs(documents, limit, dropped), {}
     else:
         key = f"corpus.pairs.data.{split}"

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import (
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+)
 
 from shallower.strict import Strict
 
 # What a source's records are: texts, hh-rlhf's dialogues, WikiQA's candidates, or two
 # sentences with a label, as in MNLI.
 Kind = Literal["documents", "conversations", "answers", "pairs"]
+Domain = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 
 class PackageFile(Strict):
@@ -30,7 +38,8 @@ class PackageSource(Strict):
     version: str
     file: str  # path or glob inside the package
     sha256: str | None = None  # of the file, or of the matched files' digests in order
-    layout: Literal["wikipedia_summaries", "chatterbot"]
+    layout: Literal["wikipedia_summaries", "speeches", "chatterbot"]
+    domain: Domain | None = None  # of all documents, in place of the layout's own
     licence: str
     limit: int | None = Field(None, ge=1)  # records read at most
 
@@ -42,6 +51,7 @@ class FilesSource(Strict):
     paths: list[str] = Field(min_length=1)
     format: Literal["auto", "jsonl", "parquet", "csv", "tsv"] = "auto"
     columns: dict[str, str] = {}
+    domain: Domain | None = None  # of all documents, in place of the column
     licence: str = "not stated"
     limit: int | None = Field(None, ge=1)
 
@@ -55,6 +65,7 @@ class HubSource(Strict):
     split: str = "train"
     revision: str | None = None  # branch, tag or commit; the lock has the commit
     columns: dict[str, str] = {}
+    domain: Domain | None = None  # of all documents, in place of the column
     licence: str = "not stated"
     limit: int | None = Field(None, ge=1)  # the first ones
 
@@ -83,6 +94,13 @@ def _only_the_chosen_kind(section: Any) -> Any:
     """
     if not isinstance(section, dict) or section.get("source") not in KINDS:
         return section
+    own, others = _chosen(section)
+    # A rule passes the keys on without the section, which a person may do as well.
+    return others | (own if isinstance(own, dict) else {})
+
+
+def _chosen(section: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The chosen kind's section, and the keys beside the kinds' sections."""
     kind = section["source"]
     for other in KINDS:
         if other in section and other not in (kind, "package"):
@@ -90,16 +108,31 @@ def _only_the_chosen_kind(section: Any) -> Any:
                 f"{other} is given, but source is {kind}; set `source: {other}` or "
                 f"delete the section {other}"
             )
-    own = section.get(kind)
     others = {key: v for key, v in section.items() if key not in KINDS}
-    # A rule passes the keys on without the section, which a person may do as well.
-    return others | (own if isinstance(own, dict) else {})
+    return section.get(kind), others
 
 
 DocumentSource = Annotated[
     PackageSource | FilesSource | HubSource,
     Field(discriminator="source"),
     BeforeValidator(_only_the_chosen_kind),
+]
+_ONE: TypeAdapter[PackageSource | FilesSource | HubSource] = TypeAdapter(DocumentSource)
+
+
+def _one_or_more(section: Any, several: ValidatorFunctionWrapHandler) -> Any:
+    """The sources of the text: the chosen kind's section is a mapping or a list."""
+    if isinstance(section, list):
+        return several(section)
+    if isinstance(section, dict) and section.get("source") in KINDS:
+        own, others = _chosen(section)
+        if isinstance(own, list):
+            return several([others | {section["source"]: each} for each in own])
+    return [_ONE.validate_python(section)]
+
+
+DocumentSources = Annotated[
+    list[DocumentSource], Field(min_length=1), WrapValidator(_one_or_more)
 ]
 EvaluationSource = Annotated[
     PackageSource | FilesSource | HubSource | HeldOutText,
@@ -157,6 +190,7 @@ class Pairs(Strict):
     """The pairs of sentences that an encoder-decoder is fine-tuned on and scored by."""
 
     data: ArticlePairs | LabelledPairs = Field(discriminator="source")
+    without: list[str] = []  # domains of the text whose documents give none
     # Kept at most, chosen by a hash.
     training_pairs: int | None = Field(None, ge=4)
     held_out_pairs: int | None = Field(None, ge=4)
@@ -168,7 +202,7 @@ class Pairs(Strict):
 class Corpus(Strict):
     """The text models are trained on, and the three evaluation sets."""
 
-    text: DocumentSource
+    text: DocumentSources
     test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
     # Kept at most in each split that is held out, by a hash; the others train.
     held_out_documents: int | None = Field(None, ge=1)
@@ -178,3 +212,16 @@ class Corpus(Strict):
     qa: EvaluationSet
     # What an encoder-decoder is fine-tuned on; made from the text, or read.
     pairs: Pairs | None = None
+
+    @field_validator("text")
+    @classmethod
+    def _told_apart(
+        cls, text: list[PackageSource | FilesSource | HubSource]
+    ) -> list[PackageSource | FilesSource | HubSource]:
+        domains = [source.domain for source in text]
+        for number, domain in enumerate(domains[1:], start=1):
+            if domain is None:
+                raise ValueError(f"{number}.domain: missing, this is no first source")
+            if domain in domains[:number]:
+                raise ValueError(f"{number}.domain: {domain} is another source's")
+        return text

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ _OPTIONAL = frozenset({"domain", "title", "group"})
 _LABELS = {"1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0"}
 _PACKAGE_KINDS: dict[str, Kind] = {
     "wikipedia_summaries": "documents",
+    "speeches": "documents",
     "chatterbot": "conversations",
 }
 _ABSENT = object()
@@ -77,6 +78,19 @@ def load(
     here or from the rows, for whatever is missing, unreadable or of another kind, and
     after the last row if there was none.
     """
+    if source.domain is not None and kind != "documents":
+        raise UserError(f"{key}.domain: {source.domain}, but {kind} have none")
+    loaded = _load(source, kind, key)
+    if source.domain is None:
+        del loaded.origin["domain"]
+        return loaded
+    given = {"domain": source.domain}
+    return replace(loaded, rows=(row | given for row in loaded.rows))
+
+
+def _load(
+    source: PackageSource | FilesSource | HubSource, kind: Kind, key: str
+) -> Source:
     if isinstance(source, PackageSource):
         return _package(source, kind, key)
     if isinstance(source, FilesSource):

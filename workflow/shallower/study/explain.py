@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -23,9 +24,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """
     lines = []
     for problem in error.errors():
-        # The kind of a source, which pydantic puts into the location, is also the
-        # name of its section in the file.
-        key = ".".join(map(str, problem["loc"]))
+        key = ".".join(map(str, _place(problem["loc"])))
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}: unknown key{_suggest_key(problem['loc'], model)}")
         elif problem["type"] == "missing":
@@ -36,6 +35,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             shown = "" if isinstance(found, dict | BaseModel) else f" (found {found!r})"
             lines.append(f"{key}: {message}{shown}" if key else message)
     return "; ".join(lines)
+
+
+def _place(location: tuple[int | str, ...]) -> list[int | str]:
+    """Where it is in the file.
+
+    The kind of a source, which pydantic puts into the location, is also the name of its
+    section, and a list of sources is below that.
+    """
+    place = list(location)
+    for n, (part, kind) in enumerate(pairwise(location)):
+        if isinstance(part, int) and kind in KINDS:
+            place[n : n + 2] = kind, part
+    return place
 
 
 def _suggest_key(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

