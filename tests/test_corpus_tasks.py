@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from shallower.corpus.items import sentences
-from shallower.corpus.tasks import CONTEXT, DEPTHS, TASKS, TaskSettings, make_tasks
+from shallower.corpus.settings import TaskSettings
+from shallower.corpus.tasks import CONTEXT, DEPTHS, TASKS, make_tasks
 from shallower.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -112,7 +113,8 @@ def test_the_same_items_in_any_order_of_rows_and_any_process(
     documents.to_parquet(tmp_path / "documents.parquet")
     script = (
         "import sys, pandas as pd\n"
-        "from shallower.corpus.tasks import TaskSettings, make_tasks\n"
+        "from shallower.corpus.settings import TaskSettings\n"
+        "from shallower.corpus.tasks import make_tasks\n"
         "documents = pd.read_parquet(sys.argv[1])\n"
         "settings = TaskSettings(items=60, prompt_words=120, seed=3)\n"
         "make_tasks(documents, settings).to_json(sys.argv[2])\n"

@@ -148,16 +148,18 @@ def spec(place: Path, **changes: object) -> PretrainedSpec:
         "documents": 4,
         "calibration_documents": 2,
         "batch_size": 3,
-        "profile": True,
         "ranking_window": 8,
         "new_tokens": 4,
         "samples_kept": 0,
         "sets": [],
+        "tasks": None,
+        "tasks_under": [],
         "interventions": [
             {"skip": "attention.last.1"},
             {"skip": "block.greedy.2"},
             {"eliminate": "acc.1.25"},
             {"skip": "attention.last.1", "eliminate": "random.1.25"},
+            *({"skip": f"block.only{block}.1"} for block in range(3)),
         ],
     }
     return PretrainedSpec.model_validate(values | changes)
@@ -190,25 +192,83 @@ def test_a_checkpoint_is_scored_document_by_document(place: Path) -> None:
         assert row.value == pytest.approx(due, abs=1e-4)
 
 
-def test_every_intervention_and_every_sublayer_is_scored(place: Path) -> None:
+def test_every_intervention_is_scored(place: Path) -> None:
     table, facts = scores(place)
-    singles = [
-        f"skip={part}.only{block}.1"
-        for part in ("attention", "ffn", "block")
-        for block in range(3)
-    ]
+    singles = [f"skip=block.only{block}.1" for block in range(3)]
     asked = ["", "skip=attention.last.1", "skip=block.greedy.2", "eliminate=acc.1.25"]
     asked += ["skip=attention.last.1__eliminate=random.1.25", *singles]
     assert table["intervention"].unique().tolist() == asked
     assert list(facts["interventions"]) == asked[1:]
-    means = table.groupby("intervention")["value"].mean()
-    # The same sublayer by two names.
-    assert means["skip=attention.last.1"] == means["skip=attention.only2.1"]
-    assert means.nunique() > len(singles)
+    assert table.groupby("intervention")["value"].mean().nunique() == len(asked)
+    assert len(facts["contribution_by_document"]) == 4
     chosen = facts["interventions"]["skip=block.greedy.2"]["skip"]["attention"]
-    alone = {block: means[f"skip=block.only{block}.1"] for block in range(3)}
     assert len(chosen) == 2
-    assert len(alone) == 3
+
+
+# --- tasks ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 3, 2)])
+@pytest.mark.parametrize("eliminated", [False, True])
+def test_choices_are_scored_by_likelihood(
+    lengths: tuple[int, ...], eliminated: bool
+) -> None:
+    """The oracle goes through prompt and choice anew for each choice."""
+    model, draw = build(depth=4, kv_heads=2), token_ids(4, 40)
+    prompt = draw[0, :PROMPT].tolist()
+    choices = [draw[1 + i, :n].tolist() for i, n in enumerate(lengths)]
+    elimination = GONE if eliminated else None
+    found = pretrained.choice_scores(model, prompt, choices, elimination)
+    for score, choice in zip(found, choices, strict=True):
+        whole = torch.tensor([[*prompt, *choice]])
+        with torch.no_grad():
+            if elimination is None:
+                states = model.features(whole)[:, PROMPT - 1 :]
+            else:
+                states = continuation_features(model, whole, PROMPT, elimination)
+        nats = model.head(states)[0, :-1].log_softmax(-1)
+        due = nats.gather(1, whole[0, PROMPT:, None]).sum().item()
+        assert score == pytest.approx(due, abs=1e-4)
+
+
+def test_who_knows_the_answer_is_right(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scorer that reads the prompt for us, in place of the model's likelihoods."""
+    items = pd.DataFrame(
+        [
+            {
+                "id": f"i{n}",
+                "task": "recall",
+                "group": "start",
+                "document": f"d{n // 2}",
+                "prompt": f"the cat {WORDS[n]} sat",
+                "choices": [f" {WORDS[n]}", " sea"],
+                "answer": 0,
+                "control": "the cat sat by the sea",
+            }
+            for n in range(6, 10)
+        ]
+    )
+    tokenizer = pretrained.open_tokenizer(place / "checkpoint")
+
+    def reads(
+        model: object, prompt: list[int], choices: list[list[int]], gone: object
+    ) -> list[float]:
+        text = tokenizer.decode(prompt)
+        return [float(text.count(tokenizer.decode(c))) for c in choices]
+
+    monkeypatch.setattr(pretrained, "make_tasks", lambda documents, settings: items)
+    monkeypatch.setattr(pretrained, "choice_scores", reads)
+    under = ["skip=attention.last.1"]
+    table, _ = scores(place, tasks={"items": 4}, tasks_under=under)
+    table = table[table["dataset"] == "recall"]
+    own = table[table["intervention"] == ""]
+    by_metric = own.groupby("metric")["value"].mean()
+    assert by_metric.to_dict() == {"accuracy": 1.0, "accuracy.control": 0.0}
+    assert own["sample"].nunique() == 2  # documents, with two items each
+    intervened = table[table["intervention"] == under[0]]
+    assert intervened["metric"].unique().tolist() == ["accuracy"]
 
 
 def test_texts_that_are_too_short_are_refused(place: Path) -> None:

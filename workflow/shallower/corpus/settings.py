@@ -196,6 +196,15 @@ class Pairs(Strict):
     held_out_pairs: int | None = Field(None, ge=4)
 
 
+class TaskSettings(Strict):
+    """Tasks that need the whole prompt: how many items of each, how long they are."""
+
+    items: int = Field(40, ge=1)  # of each task
+    prompt_words: int = Field(200, ge=20)  # about, without the question
+    choices: int = Field(4, ge=2, le=10)
+    seed: int = 0
+
+
 # --- all of it ------------------------------------------------------------------------
 
 

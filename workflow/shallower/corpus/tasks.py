@@ -20,13 +20,12 @@ from random import Random
 from typing import NamedTuple
 
 import pandas as pd
-from pydantic import Field
 
 from shallower.corpus.documents import clean, digest
 from shallower.corpus.items import sentences
+from shallower.corpus.settings import TaskSettings
 from shallower.errors import UserError
 from shallower.randomness import derive
-from shallower.strict import Strict
 
 TASKS = ("recall", "reading", "choice", "last_word")
 DEPTHS = ("start", "middle", "end")  # of what is recalled, in thirds of the prompt
@@ -73,15 +72,6 @@ _COMMON = (
     "until whatever where whether which while whose within without would years "
     "yourself"
 )
-
-
-class TaskSettings(Strict):
-    """How many items of each task, and how long they are."""
-
-    items: int = Field(40, ge=1)  # of each task
-    prompt_words: int = Field(200, ge=20)  # about, without the question
-    choices: int = Field(4, ge=2, le=10)
-    seed: int = 0
 
 
 class _Text(NamedTuple):

@@ -7,6 +7,7 @@ nothing to do with what follows it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +16,22 @@ import torch
 from torch import Tensor
 
 from shallower import machine
+from shallower.corpus.tasks import make_tasks
 from shallower.errors import UserError
 from shallower.evaluation.choices import calibrate, choose, description
 from shallower.evaluation.cross_entropy import losses_of_choices
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.files import sha256, write_json
+from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
-from shallower.models.llama import LlamaLM
+from shallower.interventions.eliminate import Elimination
+from shallower.interventions.forward import prefill
+from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
 from shallower.study.runs import PretrainedSpec
+
+CONTROL = "accuracy.control"  # of a prompt without what answers it
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,12 @@ def evaluate(
     written = [each.parsed for each in spec.interventions]
     measured = calibrate(model, validation.ids, written, spec)
     choices = {str(i): choose(model, i, measured, spec) for i in written}
-    parts = continuations(model, test, choices, spec)
+    scored = Scored(model, tokenizer, spec)
+    parts = scored.continuations(test, choices)
+    if spec.tasks is not None:
+        documents = pd.read_parquet(corpus / "text" / "test.parquet")
+        items = make_tasks(documents, spec.tasks)
+        parts += scored.tasks(items, choices)
     described = description(model, measured, choices, spec)
     facts = {
         "model": spec.name,
@@ -134,25 +146,94 @@ class WindowReader:
         return Windows(torch.tensor(rows), documents, domains)
 
 
-def continuations(
-    model: LlamaLM, windows: Windows, choices: dict[str, Choice], spec: PretrainedSpec
-) -> list[Part]:
-    """What follows the windows' prompts: of the checkpoint, and under each choice."""
-    everything = {"": Choice()} | choices
-    losses = losses_of_choices(
-        model,
-        windows.ids,
-        spec.prompt_tokens,
-        spec.batch_size,
-        list(everything.values()),
-    )
-    weight = float(spec.scored_tokens)
-    parts = []
-    for text, nats in zip(everything, losses.tolist(), strict=True):
-        places = zip(windows.domains, windows.documents, nats, strict=True)
-        rows = [
-            Row("continuation", domain, document, "cross_entropy", value, weight)
-            for domain, document, value in places
-        ]
-        parts.append(Part(text, "trained", rows))
-    return parts
+@dataclass(frozen=True)
+class Scored:
+    """A checkpoint that is scored, and how."""
+
+    model: LlamaLM
+    tokenizer: TokenizerLike
+    spec: PretrainedSpec
+
+    def continuations(self, windows: Windows, choices: dict[str, Choice]) -> list[Part]:
+        """What follows the windows' prompts: without and under each choice."""
+        everything = {"": Choice()} | choices
+        losses = losses_of_choices(
+            self.model,
+            windows.ids,
+            self.spec.prompt_tokens,
+            self.spec.batch_size,
+            list(everything.values()),
+        )
+        weight = float(self.spec.scored_tokens)
+        parts = []
+        for text, nats in zip(everything, losses.tolist(), strict=True):
+            places = zip(windows.domains, windows.documents, nats, strict=True)
+            rows = [
+                Row("continuation", domain, document, "cross_entropy", value, weight)
+                for domain, document, value in places
+            ]
+            parts.append(Part(text, "trained", rows))
+        return parts
+
+    def tasks(self, items: pd.DataFrame, choices: dict[str, Choice]) -> list[Part]:
+        """Tasks that need the whole prompt, of the checkpoint with their control.
+
+        Several items of a document are one replicate: they share its name.
+        """
+        parts = [Part("", "trained", list(self._answers(items, Choice(), True)))]
+        for text in self.spec.tasks_under:
+            if text in choices:
+                rows = list(self._answers(items, choices[text]))
+                parts.append(Part(text, "trained", rows))
+        return parts
+
+    def _answers(
+        self, items: pd.DataFrame, choice: Choice, control: bool = False
+    ) -> Iterator[Row]:
+        """Whether the most likely choice is the right one, 1 or 0, by item."""
+        model = apply(self.model, choice)
+        columns = {"accuracy": "prompt"} | ({CONTROL: "control"} if control else {})
+        for item in items.to_dict("records"):
+            endings = [self.tokenizer.encode(text) for text in item["choices"]]
+            for metric, column in columns.items():
+                prompt = [*self.tokenizer.prefix, *self.tokenizer.encode(item[column])]
+                scores = choice_scores(model, prompt, endings, choice.elimination)
+                right = float(max(range(len(scores)), key=scores.__getitem__))
+                place = (item["task"], item["group"], item["document"])
+                yield Row(*place, metric, float(right == item["answer"]), 1.0)
+
+
+@torch.inference_mode()
+def choice_scores(
+    model: LlamaLM,
+    prompt: list[int],
+    choices: list[list[int]],
+    elimination: Elimination | None = None,
+) -> list[float]:
+    """Log-likelihood in nats of each choice behind the prompt, its tokens summed.
+
+    The prompt goes through the model once, with what `elimination` leaves of it.
+    """
+    device = model.embedding.weight.device
+    tokens = torch.tensor([prompt], device=device)
+    longest = max(map(len, choices))
+    cache: KeyValueCache
+    if elimination is None:
+        cache = KeyValueCache(model, 1, len(prompt) + longest)
+        logits = model(tokens, cache, last_only=True)
+    else:
+        logits, cache = prefill(model, tokens, elimination, longest)
+    first = logits[0, -1].float().log_softmax(-1)
+    scores = [float(first[choice[0]]) for choice in choices]
+    if longest == 1:
+        return scores
+    # Padded at the right, where causal attention hides it.
+    rows = [choice + [0] * (longest - len(choice)) for choice in choices]
+    padded = torch.tensor(rows, device=device)
+    cache.select(torch.zeros(len(choices), dtype=torch.long, device=device))
+    later = model(padded[:, :-1], cache).float().log_softmax(-1)
+    nats = later.gather(2, padded[:, 1:, None])[..., 0]
+    return [
+        score + float(row[: len(choice) - 1].sum())
+        for score, row, choice in zip(scores, nats, choices, strict=True)
+    ]

@@ -12,6 +12,7 @@ UNITS: dict[str, str] = {
     "corpus_bleu": RATIO,
     "empty": RATIO,
     "accuracy": RATIO,
+    "accuracy.control": RATIO,  # without what answers the question
     "perplexity": RATIO,
     "cross_entropy": NATS,
     "training_loss": NATS,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from shallower.corpus import EVALUATION_SETS, packages
-from shallower.corpus.settings import PackageFile
+from shallower.corpus.settings import PackageFile, TaskSettings
 from shallower.errors import UserError
 from shallower.models.config import LlamaConfig
 from shallower.pretrained.sizes import sizes
@@ -84,6 +84,8 @@ class Pretrained(Strict):
     new_tokens: int = Field(24, ge=1)  # of generated answers
     samples_kept: int = Field(5, ge=0)
     sets: list[str] = []  # evaluation sets that the checkpoint generates on
+    tasks: TaskSettings | None = None  # that need the whole prompt; off where null
+    tasks_under: list[str] = []  # interventions that are scored on them as well
 
     @model_validator(mode="after")
     def _fits(self) -> Pretrained:

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self, TypeVar
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from shallower.corpus.settings import TaskSettings
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.interventions.base import Intervention
@@ -122,6 +123,8 @@ class PretrainedSpec(Strict):
     new_tokens: int
     samples_kept: int
     sets: list[str]
+    tasks: TaskSettings | None
+    tasks_under: list[str]
     interventions: list[InterventionText] = []
 
 
