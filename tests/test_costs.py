@@ -7,13 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import t5_models
 from models_for_tests import ORIGINAL, build, tiny, token_ids
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice, Intervention
 from shallower.interventions.costs import Costs, Workload, costs
-from shallower.interventions.eliminate import Elimination, carry_forward
+from shallower.interventions.eliminate import (
+    Elimination,
+    carry_forward,
+    prefill_macs,
+)
 from shallower.interventions.forward import prefill
 from shallower.models.config import FFNVariant, LlamaConfig, SkippedParts
 from shallower.models.costs import (
@@ -110,6 +115,20 @@ def test_weights_read_are_those_of_the_deployed_model() -> None:
     assert weights_read(model) == due  # a bias for each value, from the fold
 
 
+@pytest.mark.parametrize("kv_heads", [4, 1])
+def test_a_prefill_costs_what_torch_counts(kv_heads: int) -> None:
+    """The last block computes keys and values of all tokens, all else of the last."""
+    config, tokens = tiny(depth=3, kv_heads=kv_heads), 24
+    model, ids = on_meta(config), torch.zeros(1, 24, dtype=torch.long, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(ids, last_only=True)
+    macs = counter.get_total_flops() // 2 - 32 * 300  # without the output head
+    # torch counts masked pairs as well, of which we count half.
+    masked = 2 * 32 * tokens**2
+    due = prefill_macs(block_costs(model), [tokens] * 3, tokens)
+    assert due == macs - masked
+
+
 # --- interventions --------------------------------------------------------------------
 
 DEPTH, WORK = 4, Workload(prompt=24, new=6)
@@ -161,12 +180,14 @@ def test_costs_are_those_of_the_deployed_model(head: str) -> None:
     found = costs_of(model, CHOICE)
     assert found.counts == ELIMINATION.counts(WORK.prompt)
     # d = 32, H = 64: by hand, 4 d^2 + d k for a token of attention, 3 d H for one of
-    # an FFN. As deployed the proposed block is the plain one.
+    # an FFN; of the last block 2 d^2 for each token, all else for the last one. As
+    # deployed the proposed block is the plain one.
     attention, ffn, tokens = 4 * 32 * 32, 3 * 32 * 64, WORK.prompt
     left = found.counts
-    full = DEPTH * tokens * (attention + 32 * tokens + ffn)
+    full = (DEPTH - 1) * tokens * (attention + 32 * tokens + ffn)
+    full += tokens * (attention // 2 + 2 * 32) + attention // 2 + ffn
     part = tokens * (attention + 32 * tokens)
-    part += left[0] * (attention + 32 * left[0]) + sum(left[1:]) * ffn
+    part += left[0] * (attention + 32 * left[0]) + (left[1] + left[2] + 1) * ffn
     assert found.predicted_prefill == pytest.approx(full / part)
     decode = weights_read(model) / weights_read(apply(model, CHOICE))
     assert found.predicted_decode == pytest.approx(decode)

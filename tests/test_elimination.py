@@ -359,12 +359,16 @@ def test_rows_can_be_taken_out_of_the_cache() -> None:
     assert (found - due[rows]).abs().max() < 1e-12
 
 
-def test_several_tokens_behind_a_ragged_cache_are_refused() -> None:
+def test_several_tokens_behind_a_ragged_cache_are_those_one_by_one() -> None:
     model, tokens = model_of("baseline"), ids()
-    _, cache = prefill(model, tokens[:, :PROMPT], random_elimination(2), 8)
-    assert isinstance(cache, RaggedCache)
-    with pytest.raises(ValueError, match="2 tokens behind"), torch.no_grad():
-        model(tokens[:, PROMPT : PROMPT + 2], cache)
+    together, alone = (
+        prefill(model, tokens[:, :PROMPT], random_elimination(2), 8)[1] for _ in "ab"
+    )
+    assert isinstance(together, RaggedCache)
+    behind = tokens[:, PROMPT : PROMPT + 3]
+    with torch.no_grad():
+        due = torch.cat([model(token, alone) for token in behind.split(1, dim=1)], 1)
+        assert (model(behind, together) - due).abs().max() < 1e-12
 
 
 def test_nothing_is_ranked_where_nothing_is_eliminated(

@@ -269,11 +269,8 @@ def test_nothing_eliminated_takes_the_plain_path(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts are padded there and not here, which rounds differently."""
-    for module, name in (
-        ("generation.forward", "prefill"),
-        ("cross_entropy", "continuation_features"),
-    ):
-        monkeypatch.setattr(f"shallower.evaluation.{module}.{name}", None)
+    monkeypatch.setattr("shallower.evaluation.generation.forward.prefill", None)
+    monkeypatch.setattr("shallower.interventions.shared.continuation_features", None)
     score(place, spec(["eliminate=acc.1"]), tmp_path)
     with pytest.raises(TypeError):
         score(place, spec(["eliminate=acc.1.5"]), tmp_path)
@@ -377,7 +374,7 @@ def test_eliminations_reach_their_speedup(scored: Scored) -> None:
 def test_alpha_is_solved_for_the_deployed_model(place: Path) -> None:
     """Its speed is what is measured: folded, its attention is cheaper."""
     model, acc = load_decoder(place / "run"), (1.0, 0.7, 0.6, 0.2)
-    measured, differ = Calibration(Importance((), (), ()), [], acc, {}), 0
+    measured, differ = Calibration(Importance((), (), ()), [], [], acc, {}), 0
     plain = Elimination(acc, window=5, seed=SEED)
     trained = block_costs(on_meta(CONFIG))
     for percent in range(110, 200, 5):

@@ -243,7 +243,7 @@ def test_rules_by_hand(text: str, due: tuple[int, ...]) -> None:
             choice.blocks(8)
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "only"])
 def test_rules_know_their_limits(rule: str) -> None:
     most, evidence = 8 - (rule == "last_but_one"), Evidence([0.0] * 8, range(8))
     assert len(Skip("ffn", rule, most).blocks(8, evidence)) == most
@@ -285,11 +285,14 @@ def test_a_greedy_path_takes_the_best_next_block() -> None:
     cost = {0: 3.0, 1: 1.0, 2: 2.0, 3: 2.0}
     asked = []
 
-    def loss(blocks: tuple[int, ...]) -> float:
-        asked.append(blocks)
-        assert blocks == tuple(sorted(blocks))
-        return -9.0 if blocks == (0, 2) else sum(cost[b] for b in blocks)
+    def losses(candidates: list[tuple[int, ...]]) -> list[float]:
+        asked.append(candidates)
+        assert all(blocks == tuple(sorted(blocks)) for blocks in candidates)
+        return [
+            -9.0 if blocks == (0, 2) else sum(cost[b] for b in blocks)
+            for blocks in candidates
+        ]
 
-    assert greedy_path(4, 3, loss) == (1, 3, 2)  # of equal ones the later
-    assert len(asked) == 4 + 3 + 2
-    assert greedy_path(4, 0, loss) == ()
+    assert greedy_path(4, 3, losses) == (1, 3, 2)  # of equal ones the later
+    assert [len(candidates) for candidates in asked] == [4, 3, 2]
+    assert greedy_path(4, 0, losses) == ()
