@@ -46,7 +46,21 @@ def source(name: ModelName) -> str:
 
 
 def skips(study: Study) -> dict[str, Skip]:
-    """Models with sublayers skipped and every token kept, healed ones too, by label."""
+    """Models with sublayers skipped and every token kept, healed ones too, by label.
+
+    But for single sublayers by their number, which are a profile: see `sublayers`.
+    """
+    found = _skips(study).items()
+    return {label: skip for label, skip in found if skip.rule != "only"}
+
+
+def sublayers(study: Study) -> dict[str, Skip]:
+    """Checkpoints without one sublayer, each in turn, by label."""
+    found = _skips(study).items()
+    return {label: skip for label, skip in found if skip.rule == "only"}
+
+
+def _skips(study: Study) -> dict[str, Skip]:
     return {
         label: Skip.parse(str(name.options["skip"]))
         for label, name in study.names.items()

@@ -23,6 +23,7 @@ from shallower.analysis.interventions import (
     skips,
     source,
     speedup,
+    sublayers,
 )
 from shallower.analysis.results import original_names
 from shallower.analysis.statistics import LEVEL, holm_levels
@@ -215,6 +216,8 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         base = source(study.names[label])
         yield change(label, base)
         yield speedup(base, label, "per_token")
+    for label in sublayers(study):
+        yield change(label, source(study.names[label]))
     for label in depth_baselines(study):
         if label != study.deepest_baseline:
             yield change(label, study.deepest_baseline)

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from shallower.analysis.estimates import Estimate
-from shallower.analysis.interventions import change, depth_baselines, skips, source
+from shallower.analysis.interventions import (
+    change,
+    depth_baselines,
+    skips,
+    source,
+    sublayers,
+)
 from shallower.analysis.results import Results
 from shallower.interventions.skip import RULES, Skip
 from shallower.reporting import style
@@ -39,13 +45,23 @@ def draw(results: Results) -> Figure:
     figure = Figure(figsize=(style.PAGE, 2.6))
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     _by_number(left, results, chosen)
-    _importance(right, results, base)
+    if any(source(study.names[label]) == base for label in sublayers(study)):
+        _profile(right, results, base)
+    else:
+        _importance(right, results, base)
     _legend(figure, results, chosen)
     return figure
 
 
 def _healed(results: Results, label: str) -> bool:
     return "healed" in results.study.names[label].options
+
+
+def _shallower(results: Results) -> list[str]:
+    """Baselines of other depths; a checkpoint has none."""
+    study = results.study
+    pretrained = study.names[study.intervened_on].pretrained
+    return [] if pretrained else depth_baselines(study)
 
 
 def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
@@ -75,7 +91,7 @@ def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
         _point(axes, x, found[label], COLOURS[skip.part], looks)
     fewer = {
         results.study.names[base].depth - results.study.names[m].depth: m
-        for m in depth_baselines(results.study)
+        for m in _shallower(results)
         if m != base
     }
     blocks = {k: results.estimate(change(m, base)) for k, m in sorted(fewer.items())}
@@ -122,6 +138,29 @@ def _importance(axes: Axes, results: Results, base: str) -> None:
     axes.set_ylim(bottom=0)
 
 
+def _profile(axes: Axes, results: Results, base: str) -> None:
+    """Change of cross-entropy without a single sublayer, by its block."""
+    study = results.study
+    for part, colour in COLOURS.items():
+        found = {
+            skip.draw + 1: results.estimate(change(label, base))
+            for label, skip in sublayers(study).items()
+            if skip.part == part and source(study.names[label]) == base
+        }
+        blocks = sorted(found)
+        low, middle, high = (
+            [getattr(found[block], end) for block in blocks]
+            for end in ("ci_low", "effect", "ci_high")
+        )
+        axes.fill_between(blocks, low, high, color=colour, alpha=0.2, lw=0)
+        axes.plot(blocks, middle, color=colour, marker="o", ms=2.4)
+    axes.axhline(0, color="0.6", lw=0.6, zorder=0)
+    # From hundredths of a nat to several: linear around 0, logarithmic beyond.
+    axes.set_yscale("symlog", linthresh=0.1)
+    axes.set(xlabel="block left out alone", ylabel="change of cross-entropy (nats)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
 def profile(results: Results, model: str, metric: str) -> pd.DataFrame:
     """Blocks, counted from 1, x seeds."""
     rows = results.profiles
@@ -153,7 +192,7 @@ def _legend(figure: Figure, results: Results, chosen: dict[str, Skip]) -> None:
             handles.append(style.key(rule.words.format("k"), **looks))
     if len(unhealed) < len(chosen):
         handles.append(style.key("healed", color="0.3", lw=0, **HEALED))
-    if len(depth_baselines(results.study)) > 1:
+    if len(_shallower(results)) > 1:
         looks = {"color": style.COLOURS["baseline"], "marker": "o", "ms": 5, "lw": 0}
         handles.append(style.key("trained with k blocks fewer", **looks))
     style.above(figure, handles, ncols=-(-len(handles) // 3), handlelength=1.7)
