@@ -43,8 +43,8 @@ CHOICES = {
 RUNS = ["baseline-2", "baseline-3", "proposed-3", "three_matrices-3"]
 FRONT = [*((run, "") for run in RUNS), *CHOICES]
 ORIGINAL = OriginalSpec(
-    model=LlamaConfig(400, 32, 2, 4, 64, 32),
-    depths=[1, 2],
+    model=LlamaConfig(400, 32, 3, 4, 64, 32),
+    depths=[1, 3],
     heads={name: HEADS[name] for name in ("baseline", "proposed")},
     ffns={name: FFNS[name] for name in ("none", "three_matrices")},
     skips=["attention.last.1", "block.last.2"],
@@ -186,17 +186,17 @@ def test_no_two_cases_share_memory(job: Job, monkeypatch: pytest.MonkeyPatch) ->
 def test_interventions_at_the_originals_size_share_the_baselines_blocks() -> None:
     plain, _ = cases.original_cases(ORIGINAL, CPU)
     baseline, intervened = cases.intervened_cases(ORIGINAL, plain)
-    assert baseline.model == "baseline-2"
+    assert baseline.model == "baseline-3"
     assert labels(intervened) == [
-        ("baseline-2", "skip=attention.last.1"),
-        ("baseline-2", "skip=block.last.2"),
-        ("baseline-2", "eliminate=linear.1.25"),
+        ("baseline-3", "skip=attention.last.1"),
+        ("baseline-3", "skip=block.last.2"),
+        ("baseline-3", "eliminate=linear.1.25"),
     ]
     for case in intervened:
         assert (case.scale, case.form, case.seed) == ("original", "trained", 0)
         assert {*storage(case.network)} <= {*storage(baseline.network)}
     assert [case.elimination is None for case in intervened] == [True, True, False]
-    assert intervened[1].network.config.skip == SkippedParts((0, 1), (0, 1))
+    assert intervened[1].network.config.skip == SkippedParts((1, 2), (1, 2))
 
 
 # --- the job --------------------------------------------------------------------------
@@ -227,11 +227,11 @@ def test_every_model_is_in_every_session(tables: list[pd.DataFrame]) -> None:
     plain = {
         "study": {*RUNS, twin("baseline-3")},
         "original": {
-            *(f"{v}-{d}" for v in ("baseline", "proposed") for d in (1, 2)),
-            *(twin("baseline-2"), "none-2", "three_matrices-2"),
+            *(f"{v}-{d}" for v in ("baseline", "proposed") for d in (1, 3)),
+            *(twin("baseline-3"), "none-3", "three_matrices-3"),
         },
     }
-    skips = {("baseline-2", f"skip={text}") for text in ORIGINAL.skips}
+    skips = {("baseline-3", f"skip={text}") for text in ORIGINAL.skips}
     for session in (0, 1):
         part = latency[latency["session"] == session]
         for scale, models in plain.items():
@@ -270,7 +270,7 @@ def test_first_tokens_by_the_prompts_length(tables: list[pd.DataFrame]) -> None:
     originals = [f"skip={text}" for text in ORIGINAL.skips] + ["eliminate=linear.1.25"]
     for scale, lengths, run, interventions in (
         ("study", [12, 48], "baseline-3", [i for r, i in CHOICES if r == "baseline-3"]),
-        ("original", [16, 32], "baseline-2", originals),
+        ("original", [16, 32], "baseline-3", originals),
     ):
         named = latency["workload"].str.startswith("prompt_")
         part = latency[named & (latency["scale"] == scale)]

@@ -106,11 +106,11 @@ def test_the_final_loss_is_the_mean_of_the_last_tenth(folder: Path) -> None:
 
 
 def test_the_inventory_has_every_file_of_every_run(folder: Path) -> None:
-    before = checksums(folder, RUNS)
+    before = checksums(folder, RUNS, FILES)
     assert len(before) == len(FILES) * len(RUNS)
     changed = "evaluations/baseline-2/seed1.interventions.json"
     (folder / changed).write_text("{}")
-    after = checksums(folder, RUNS)
+    after = checksums(folder, RUNS, FILES)
     assert [name for name in after if after[name] != before[name]] == [changed]
 
 

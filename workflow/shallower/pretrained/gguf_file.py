@@ -11,11 +11,12 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from shallower.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAGIC = b"GGUF"
 ALIGNMENT = 32  # of the tensors, unless the file says otherwise
@@ -60,6 +61,7 @@ class GGUFHeader:
 
     def tensor(self, name: str) -> np.ndarray:
         """A tensor's values in fp32. Raises UserError if it is cut off."""
+        import numpy as np
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
         place = self.tensors[name]

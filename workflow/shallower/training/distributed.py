@@ -262,6 +262,7 @@ class TensorParallel(Distributed):
             parallelize_module(block, self.mesh, present, src_data_rank=None)
             if block.attention is not None:
                 block.attention.heads //= self.size
+                block.attention.groups //= self.size
 
     def kinds(self, tensors: Iterable[Any]) -> list[list[Any]]:
         """Full tensors, then cut ones."""
