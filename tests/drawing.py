@@ -20,10 +20,10 @@ def drawn(results: Results, name: str) -> Figure:
     return figure
 
 
-def points(axes: Axes) -> set[tuple[float, float]]:
+def points(axes: Axes, digits: int = 6) -> set[tuple[float, float]]:
     """Where single points are."""
     return {
-        (round(float(line.get_xdata()[0]), 6), round(float(line.get_ydata()[0]), 6))
+        tuple(round(float(v[0]), digits) for v in (line.get_xdata(), line.get_ydata()))
         for line in axes.lines
         if len(line.get_xdata()) == 1
     }

@@ -38,7 +38,7 @@ def test_perplexity_against_time(analysed: Results) -> None:
         )
         for model in analysed.study.depth_models
     ]
-    assert np.allclose(sorted(points(axes)), sorted(due), atol=1e-6)
+    assert np.allclose(sorted(points(axes, 12)), sorted(due))
 
 
 def test_decoding_by_depth(analysed: Results) -> None:
@@ -66,8 +66,8 @@ def test_head_ablation(analysed: Results) -> None:
     pair = {(one.left, one.right): one.effect for one in found}
     due = analysed.values("silu-2", *text) - analysed.values("baseline-2", *text)
     assert pair["silu-2", "baseline-2"] == pytest.approx(due.mean())
-    shown = {x for x, _ in points(axes)}
-    assert {round(one.effect, 6) for one in found} <= shown
+    shown = {x for x, _ in points(axes, 9)}
+    assert {round(one.effect, 9) for one in found} <= shown
 
 
 def test_learning_rates(analysed: Results) -> None:

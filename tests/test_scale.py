@@ -43,9 +43,9 @@ def test_ten_thousand_runs_expand(configuration: dict) -> None:
 
 @pytest.fixture(scope="module")
 def dry_run(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Every job, with its command, of a study with 200 runs more than the default."""
+    """Every job of a study with more than 1,000 runs, with its command."""
     project = Project(tmp_path_factory.mktemp("large"))
-    content = {"study": "large", "experiments": {"learning_rate": search(1)}}
+    content = {"study": "large", "experiments": {"learning_rate": search(5)}}
     (project.folder / "overlay.yaml").write_text(yaml.safe_dump(content))
     command = ["snakemake", "--dry-run", "--printshellcmds", "--quiet", "host"]
     run = project.run(*command, "--configfile", "overlay.yaml")
@@ -58,7 +58,7 @@ def test_commands_are_short_and_can_be_read(dry_run: str) -> None:
     """They name files; none holds the study, and none grows with the runs."""
     commands = re.findall(r"shallower ([\w-]+) (--.*)$", dry_run, re.M)
     rules = [rule for rule, _ in commands]
-    assert rules.count("train") > 200
+    assert rules.count("train") > 1000
     assert {"summary", "parameters", "latency", "estimates", "tables"} < set(rules)
     assert max(len(text) for _, text in commands) < 1000
     assert not [text for _, text in commands if "{" in text]

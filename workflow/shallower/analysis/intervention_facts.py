@@ -12,6 +12,7 @@ from shallower.analysis.claims.elimination import Prefill, nats, original_prefil
 from shallower.analysis.claims.skipping import skipped
 from shallower.analysis.front import gain_counts, gain_over
 from shallower.analysis.interventions import (
+    KINDS,
     curve_of,
     eliminations,
     measured,
@@ -22,13 +23,6 @@ from shallower.analysis.interventions import (
 )
 from shallower.interventions.eliminate import Eliminate
 from shallower.study.study import Study
-
-KINDS = {  # in the text -> part and rule
-    "attention": ("attention", "last"),
-    "first": ("attention", "first"),
-    "ffn": ("ffn", "last"),
-    "block": ("block", "last"),
-}
 
 
 def facts(context: Context) -> Iterator[Fact]:

@@ -26,6 +26,12 @@ from shallower.study.study import Study
 CONTINUATION = "continuation"  # data set of the quality, workload of the times
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
 PROMPT = "prompt_"  # of a workload, before its number of tokens
+KINDS = {  # in the text -> part and rule
+    "attention": ("attention", "last"),
+    "first": ("attention", "first"),
+    "ffn": ("ffn", "last"),
+    "block": ("block", "last"),
+}
 _APPLIED = ("tuned", "skip", "healed", "by", "eliminate")
 _INTERVENTION_COLUMNS = [
     *("model", "intervention", "seed", "skipped_attention", "skipped_ffn"),

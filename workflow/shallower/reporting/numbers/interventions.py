@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from shallower.analysis.estimates import Estimate
 from shallower.analysis.interventions import (
+    KINDS,
     PROMPT,
     change,
     eliminations,
@@ -21,13 +22,6 @@ from shallower.reporting.labels import printed
 from shallower.reporting.latex import MISSING, number
 from shallower.reporting.numbers.sentences import counted_gains, listed, spread, tally
 from shallower.study.names import ModelName
-
-KINDS = {  # in the text -> part and rule
-    "attention": ("attention", "last"),
-    "first": ("attention", "first"),
-    "ffn": ("ffn", "last"),
-    "block": ("block", "last"),
-}
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
