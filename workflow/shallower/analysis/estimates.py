@@ -26,7 +26,7 @@ from shallower.analysis.statistics import (
     ratio_p,
     t_interval,
 )
-from shallower.evaluation.units import unit_of
+from shallower.evaluation.units import TIME, unit_of
 from shallower.files import write_text
 
 if TYPE_CHECKING:
@@ -161,14 +161,15 @@ def estimate(results: Results, comparison: Comparison) -> Estimate:
 
     Differences of quality are paired by seed (runs with one seed share data order and
     common initial weights) with a t interval over seeds; of a checkpoint by document,
-    over documents: a claim about that checkpoint and no other. Times are compared by
+    over documents: a claim about that checkpoint and no other; of what is pooled over
+    checkpoints, each one's mean over documents, over checkpoints. Times are compared by
     ratios of means of session medians, with a t interval over sessions (delta method).
     """
     c = comparison
     where = (c.dataset, c.metric, c.scale, c.form, c.mode)
     left = results.values(c.left, *where)
-    quality = "documents" if c.scale == "pretrained" else "seeds"
-    replicates = "sessions" if unit_of(c.metric) == "us" else quality
+    quality = results.replicates_of(c.left)
+    replicates = "sessions" if unit_of(c.metric) == TIME else quality
     if c.kind == "level":
         return mean_level(c, left, replicates)
     right = results.values(c.right, *where)

@@ -3,6 +3,10 @@
 A point takes its cross-entropy (nats, lower is better) and its time (microseconds) from
 the same trained model at the study's scale, in the form that is deployed. Seeds are the
 unit of quality, sessions (one process each) that of time.
+
+Every pretrained checkpoint has a front of its own, of the interventions on it, with
+documents as the unit of quality. The plain way to make it faster is to leave out its
+last blocks, as fewer blocks are for what is trained.
 """
 
 from __future__ import annotations
@@ -34,10 +38,12 @@ from shallower.analysis.interventions import (
     depth_baselines,
     intervention_table,
     measured,
+    predicted,
     profile_table,
     quality_of,
+    sublayers,
 )
-from shallower.analysis.results import Results
+from shallower.analysis.results import Results, labelled
 from shallower.analysis.statistics import t_interval
 from shallower.analysis.verdicts import Finding, within
 from shallower.models.registry import FFNS
@@ -49,11 +55,13 @@ LIKELY = 0.2  # probability from which a model may well be on the front
 FP32 = 4  # bytes
 PARETO_COLUMNS = [
     *("model", "intervention", "system", "axis", "scale"),
-    *("quality", "quality_ci_low", "quality_ci_high"),  # nats; 95 %, t over seeds
+    # nats; 95 %, t over seeds, of a checkpoint over documents
+    *("quality", "quality_ci_low", "quality_ci_high"),
     *("latency", "latency_ci_low", "latency_ci_high"),  # us; 95 %, t over sessions
     "on_front_probability",
     "on_front",  # by the means
-    *("seeds", "sessions"),
+    *("seeds", "sessions"),  # which
+    "documents",  # how many, of a checkpoint, which has no seeds
 ]
 METHOD_COLUMNS = [
     *("model", "intervention", "system"),
@@ -77,7 +85,8 @@ def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
     rows = []
     for label, on_front in zip(data.models, best, strict=True):
         row = _identity(results.study.names[label])
-        row |= {"axis": data.axis, "scale": "study", "on_front": bool(on_front)}
+        scale = results.scale_of(label)
+        row |= {"axis": data.axis, "scale": scale, "on_front": bool(on_front)}
         row["on_front_probability"] = chances[label]
         columns = data.quality[label].dropna(), data.latency[label].dropna()
         for name, unit, values in zip(
@@ -86,6 +95,8 @@ def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
             low, high = t_interval(values.to_numpy())
             row |= {name: values.mean(), f"{name}_ci_low": low, f"{name}_ci_high": high}
             row[unit] = " ".join(map(str, values.index))
+        if scale == "pretrained":
+            row |= {"seeds": "", "documents": str(len(columns[0]))}
         rows.append(row)
     table = pd.DataFrame(rows, columns=PARETO_COLUMNS)
     return table.sort_values(["latency", "quality"], ignore_index=True)
@@ -139,29 +150,32 @@ def gain_over(
 ) -> tuple[Estimate, Estimate]:
     """A model's gain at equal latency, and its speed-up at equal quality."""
     others = curve_of(context.study, data, curve)
-    answers = []
+    answers, replicates = [], context.results.replicates_of(label)
     measures: dict[Kind, Callable[[Measured, str, list[str]], Gain]] = {
         "gain": gains.gain_at_equal_latency,
         "speedup": gains.speedup_at_equal_quality,
     }
     for kind, measure in measures.items():
-        asked = against_curve(label, curve, data.axis, kind)
+        asked = context.results.placed(against_curve(label, curve, data.axis, kind))
         if not others:
             answers.append(Estimate.missing(asked, f"no curve of {curve} was timed"))
             continue
         if asked.id not in context.used:
-            method = "t over seeds and sessions"
-            context.keep(_estimate(asked, measure(data, label, others), method))
+            method = f"t over {replicates} and sessions"
+            found = measure(data, label, others)
+            context.keep(_estimate(asked, found, method, replicates))
         answers.append(context.used[asked.id])
     return answers[0], answers[1]
 
 
-def _estimate(asked: Comparison, found: Gain, method: str) -> Estimate:
+def _estimate(
+    asked: Comparison, found: Gain, method: str, replicates: str = "seeds"
+) -> Estimate:
     notes = [found.note, "curve: " + ", ".join(found.models) if found.models else ""]
     return Estimate.of(
         asked,
         unit="ratio" if asked.kind == "speedup" else "nats",
-        replicates="seeds",
+        replicates=replicates,
         n=found.seeds,
         effect=found.effect,
         ci_low=found.low,
@@ -237,11 +251,16 @@ def interactions(context: Context) -> Iterator[Estimate]:
     """What two changes of a model do beyond the sum of both, in nats.
 
     Zero if they add up; negative if together they do better. For every pair of changes
-    whose four models (both, either, neither) were scored.
+    whose four models (both, either, neither) were scored, of what is trained and of
+    checkpoints.
     """
-    quality = quality_of(context.results)
+    for base in (context.study.deepest_baseline, *checkpoints(context.study)):
+        yield from _interactions_of(context, quality_of(context.results, base))
+
+
+def _interactions_of(context: Context, quality: pd.DataFrame) -> Iterator[Estimate]:
     for both in quality:
-        name = context.study.names[both]
+        name, over = context.study.names[both], context.results.replicates_of(both)
         if name.t5_size:
             continue
         for first, second in combinations(changes_of(name), 2):
@@ -254,7 +273,8 @@ def interactions(context: Context) -> Iterator[Estimate]:
                 mean = float(values.mean()) if len(values) else NAN
                 gain = Gain(mean, low, high, len(values), note=f"of {a} and {b}")
                 asked = Comparison(both, base, CONTINUATION, kind="interaction")
-                yield context.keep(_estimate(asked, gain, "t over seeds"))
+                asked = context.results.placed(asked)
+                yield context.keep(_estimate(asked, gain, f"t over {over}", over))
 
 
 # --- tables and facts -----------------------------------------------------------------
@@ -263,13 +283,14 @@ def interactions(context: Context) -> Iterator[Estimate]:
 def tables(context: Context) -> dict[str, pd.DataFrame]:
     """pareto.csv, methods.csv, interventions.csv and profiles.csv."""
     results = context.results
-    measurements = [measured(results, axis) for axis in AXES]
+    bases = (results.study.deepest_baseline, *results.study.pretrained.chosen)
+    measurements = [measured(results, axis, base) for base in bases for axis in AXES]
     fronts = [_front_rows(results, data) for data in measurements if data.models]
     empty = pd.DataFrame(columns=PARETO_COLUMNS)
     chosen = intervention_table(results)
     return {
         "pareto": pd.concat(fronts, ignore_index=True) if fronts else empty,
-        "methods": _method_table(context, measurements, chosen),
+        "methods": _method_table(context, chosen),
         "interventions": chosen,
         "profiles": profile_table(results),
     }
@@ -284,41 +305,65 @@ def purpose(name: ModelName) -> str:
     return "first_token" if first else "per_token"
 
 
-def _method_table(
-    context: Context, measurements: list[Measured], chosen: pd.DataFrame
-) -> pd.DataFrame:
-    """A row for every model that was scored: what it costs, and its verdict."""
+def checkpoints(study: Study) -> list[str]:
+    """Bases of models that are scored by document, or pooled over checkpoints."""
+    return [*study.pretrained.chosen, *([study.intervened_on] if study.pooled else [])]
+
+
+def _method_table(context: Context, chosen: pd.DataFrame) -> pd.DataFrame:
+    """A row for every model that was scored: what it costs, and its verdict.
+
+    But for checkpoints without single sublayers, which are a profile.
+    """
     results, study = context.results, context.study
-    labels = list(quality_of(results))
-    flops = training_flops(results, labels)
+    flops = training_flops(results, list(quality_of(results)))
     keys = [chosen["model"], chosen["intervention"]]
     means = chosen.groupby(keys).mean(numeric_only=True)
-    by_axis = {data.axis: data for data in measurements}
+    shown = {*study.front, *study.checkpoints, *study.pooled} - {*sublayers(study)}
     rows = []
-    for label in labels:
-        name = study.names[label]
-        if label not in study.front:
-            continue
-        row = _identity(name) | {"axis": purpose(name), "cache_bytes": NAN}
-        row["training_flops"] = flops[label]
-        row["training_share"] = flops[label] / flops.get(study.deepest_baseline, NAN)
-        unhealed = name.without("healed", "by")
-        key = (str(unhealed.run), str(unhealed.intervention))
-        if key in means.index:
-            row |= means.loc[key, ["predicted_decode", "predicted_prefill"]].to_dict()
-            row["cache_bytes"] = means.loc[key, "cache_bytes"]
-            row["cache_share"] = row["cache_bytes"] / means.loc[key, "run_cache_bytes"]
-        elif label in study.models:
-            row["cache_bytes"] = _cache_bytes(results, label)
-        data = by_axis[row["axis"]]
-        row["verdict"] = "not tested"
-        if name.is_depth_baseline:
-            row["verdict"] = ""
-        elif label in data.models:
-            gain, _ = gain_over(context, data, label, "depth")
-            row["verdict"] = judged_gain(gain).verdict
-        rows.append(row)
+    for base in (study.deepest_baseline, *checkpoints(study)):
+        by_axis = {axis: measured(results, axis, base) for axis in AXES}
+        for label in quality_of(results, base):
+            if label in shown:
+                row = _costs(results, label, means)
+                row["training_flops"] = flops.get(label, NAN)
+                whole = flops.get(study.deepest_baseline, NAN)
+                row["training_share"] = row["training_flops"] / whole
+                row["verdict"] = _verdict(context, by_axis[row["axis"]], label)
+                rows.append(row)
     return pd.DataFrame(rows, columns=METHOD_COLUMNS)
+
+
+def _costs(results: Results, label: str, means: pd.DataFrame) -> dict[str, Any]:
+    """What a model is, and the memory and speed that were predicted of it."""
+    study, name = results.study, results.study.names[label]
+    row = _identity(name) | {"axis": purpose(name), "cache_bytes": NAN}
+    unhealed = name.without("healed", "by")
+    key = (str(unhealed.run), str(unhealed.intervention))
+    if key in means.index:
+        row |= means.loc[key, ["predicted_decode", "predicted_prefill"]].to_dict()
+        row["cache_bytes"] = means.loc[key, "cache_bytes"]
+        row["cache_share"] = row["cache_bytes"] / means.loc[key, "run_cache_bytes"]
+    elif label in study.models:
+        row["cache_bytes"] = _cache_bytes(results, label)
+    elif label in study.pooled:
+        for column in ("predicted_decode", "predicted_prefill"):
+            row[column] = predicted(results, column).get(label, NAN)
+    return row
+
+
+def _verdict(context: Context, data: Measured, label: str) -> str:
+    """On the gain over fewer blocks, or over blocks left out of the checkpoint.
+
+    These themselves have none.
+    """
+    name = context.study.names[label]
+    curve = "blocks" if name.pretrained else "depth"
+    if name.is_depth_baseline or label in curve_of(context.study, data, curve):
+        return ""
+    if label not in data.models:
+        return "not tested"
+    return judged_gain(gain_over(context, data, label, curve)[0]).verdict
 
 
 def _cache_bytes(results: Results, label: str) -> float:
@@ -334,6 +379,7 @@ def facts(context: Context) -> Iterator[Fact]:
     """How many models there are, are on a front, and gain."""
     study = context.study
     measurements = [measured(context.results, axis) for axis in AXES]
+    yield from _checkpoint_facts(context)
     seen = dict.fromkeys(m for data in measurements for m in data.models)
     depths = set(depth_baselines(study))
     yield Fact("front.models", len(seen))
@@ -356,9 +402,40 @@ def facts(context: Context) -> Iterator[Fact]:
     trained = [e for e in gains_over_training(context, seen) if e.left not in depths]
     yield from gain_counts("front.training", trained, 0.0)
     found = list(interactions(context))
-    yield Fact("front.interactions", len(found))
-    yield Fact("front.interactions.better", sum(e.ci_high < 0 for e in found))
-    yield Fact("front.interactions.worse", sum(e.ci_low > 0 for e in found))
+    trained = [e for e in found if e.scale == "study"]
+    yield from _interaction_counts("front.interactions", trained)
+    own = [e for e in found if str(study.names[e.left].run) == study.intervened_on]
+    if study.scored:
+        yield from _interaction_counts("pretrained.interactions", own)
+
+
+def _interaction_counts(key: str, found: list[Estimate]) -> Iterator[Fact]:
+    """How many pairs of changes there are, and which do not add up."""
+    yield Fact(key, len(found))
+    yield Fact(f"{key}.better", sum(e.ci_high < 0 for e in found))
+    yield Fact(f"{key}.worse", sum(e.ci_low > 0 for e in found))
+
+
+def _checkpoint_facts(context: Context) -> Iterator[Fact]:
+    """The same of the first checkpoint; gains over left out blocks of every one.
+
+    Keys begin with `pretrained.`.
+    """
+    study = context.study
+    for base in study.pretrained.chosen:
+        first = base == study.timed_on
+        data = {axis: measured(context.results, axis, base) for axis in AXES}
+        if first:
+            seen = {label for each in data.values() for label in each.models}
+            yield Fact("pretrained.models", len(seen))
+        for axis, each in data.items():
+            key, curve = f"pretrained.{axis}", curve_of(study, each, "blocks")
+            others = [label for label in each.models if label not in curve]
+            found = [gain_over(context, each, m, "blocks")[0] for m in others]
+            if first:
+                yield from gain_counts(key, found)
+            if first and each.models:
+                yield from _on_front(key, _front_rows(context.results, each), {*curve})
 
 
 def gain_counts(
@@ -376,7 +453,6 @@ def gain_counts(
 def _on_front(key: str, table: pd.DataFrame, depths: set[str]) -> Iterator[Fact]:
     best, others = table[table["on_front"]], table[~table["on_front"]]
     yield Fact(f"{key}.size", len(best))
-    plain = best["model"].isin(depths) & (best["intervention"] == "")
-    yield Fact(f"{key}.depths", int(plain.sum()))
+    yield Fact(f"{key}.depths", int(labelled(best)["label"].isin(depths).sum()))
     near = others["on_front_probability"] >= LIKELY
     yield Fact(f"{key}.near", int(near.sum()))

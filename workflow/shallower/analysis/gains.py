@@ -40,6 +40,7 @@ NAN = float("nan")
 class Measured:
     """Quality (seeds x models, nats) and latency (sessions x models, us) on one axis.
 
+    Of a checkpoint the first are documents: what is said of seeds here holds of them.
     NaN where a model lacks a seed or a session. Runs with one seed share data order and
     initial weights, and models of one session share the state of the machine: both are
     paired over models.

@@ -1,4 +1,8 @@
-"""Numbers of the text about skipping and elimination that are no estimates."""
+"""Numbers of the text about skipping and elimination that are no estimates.
+
+Of the models that claims are judged on (`Study.intervened_on`); times are those of
+`Study.timed_on`, which differs where several checkpoints are pooled.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +39,12 @@ def _gains(
     context: Context, key: str, axis: str, curve: str, labels: list[str]
 ) -> Iterator[Fact]:
     """Verdicts on the gains of these models over a curve that they are not part of."""
-    data = measured(context.results, axis)
+    data = measured(context.results, axis, context.study.timed_on)
     members = curve_of(context.study, data, curve)
     found = [
         gain_over(context, data, label, curve)[0]
         for label in labels
-        if label in data.models and label not in members
+        if label in data.models and label not in members and members
     ]
     yield from gain_counts(key, found)
 
@@ -69,9 +73,11 @@ def _skipping(context: Context) -> Iterator[Fact]:
         label = skipped(study).get(key, {}).get(k)
         if label in due:
             yield Fact(f"skipping.{kind}.predicted", due[label], "ratio")
-    errors = []
+    errors, base = [], study.timed_on
+    alone = [m for m in skips(study) if source(study.names[m]) == base]
+    unhealed = [m for m in alone if "healed" not in study.names[m].options]
+    healed = [m for m in alone if m not in unhealed]
     for label in unhealed:
-        base = study.intervened_on
         timed = context.estimate(speedup(base, label, "per_token"))
         if timed.exists and label in due:
             errors.append(abs(timed.effect / due[label] - 1))
@@ -118,9 +124,11 @@ def _elimination(context: Context) -> Iterator[Fact]:
             percent = 100 * (math.exp(nats(context, acc[most], base).effect) - 1)
             yield Fact(f"elimination.{key}.perplexity", percent, "percent")
     yield from _contributions(context)
-    yield from _errors(context, found)
-    if curve_of(study, measured(context.results, "first_token"), "depth"):
-        yield from _gains(context, "elimination", "first_token", "depth", [*found])
+    alone = _of_deepest(study, study.timed_on)
+    yield from _errors(context, alone)
+    curve = "blocks" if study.scored else "depth"
+    if curve_of(study, measured(context.results, "first_token", study.timed_on), curve):
+        yield from _gains(context, "elimination", "first_token", curve, [*alone])
 
 
 def common_speedup(study: Study) -> float:
@@ -146,32 +154,36 @@ def common_speedup(study: Study) -> float:
     return 0.0
 
 
-def _of_deepest(study: Study) -> dict[str, Eliminate]:
-    """Interventions that only eliminate, on the deepest baseline or tuned from it."""
+def _of_deepest(study: Study, base: str = "") -> dict[str, Eliminate]:
+    """Interventions that only eliminate, on the deepest baseline or tuned from it.
+
+    Or on what claims are judged on in its place, unless `base` is another model.
+    """
     return {
         label: choice
         for label, choice in eliminations(study).items()
-        if source(study.names[label]) == study.intervened_on
+        if source(study.names[label]) == (base or study.intervened_on)
     }
 
 
 def _contributions(context: Context) -> Iterator[Fact]:
     """Share of tokens that carries most attention, first and last block, in percent."""
-    base = context.study.intervened_on
-    by_seed = [
-        run["contribution"]
+    study = context.study
+    models = study.pretrained.chosen if study.pooled else [study.intervened_on]
+    ends = [
+        (run["contribution"][0], run["contribution"][-1])
         for run in context.results.choices
-        if run["model"] == base and run["contribution"]
+        if run["model"] in models and run["contribution"]
     ]
-    if by_seed:
-        means = 100 * np.mean(by_seed, axis=0)
+    if ends:
+        means = 100 * np.mean(ends, axis=0)
         yield Fact("elimination.contribution.first", means[0], "percent")
-        yield Fact("elimination.contribution.last", means[-1], "percent")
+        yield Fact("elimination.contribution.last", means[1], "percent")
 
 
 def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
     """Largest relative error of a predicted speed-up of the first token, in percent."""
-    base, study = context.study.intervened_on, context.study
+    base, study = context.study.timed_on, context.study
     due = predicted(context.results, "predicted_prefill")
     at_study = [
         Prefill(label, due[label], study.prompt_tokens, timed, due[label])

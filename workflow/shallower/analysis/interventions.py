@@ -1,8 +1,8 @@
 """Which models are intervened on, what they are compared with, and what was chosen.
 
-The deepest baseline is what interventions are made on most. A change is against the
-model before anything was done to it: before it was fine-tuned or healed, and before
-sublayers were skipped or tokens eliminated. Quality is the cross-entropy of
+The deepest baseline or a checkpoint is what interventions are made on most. A change is
+against the model before anything was done to it: before it was fine-tuned or healed,
+and before sublayers were skipped or tokens eliminated. Quality is the cross-entropy of
 continuations, the one thing that every model can be scored on: elimination has no
 output where it dropped a token.
 """
@@ -114,8 +114,8 @@ def speedup(
 def against_curve(label: str, curve: str, axis: str, kind: Kind = "gain") -> Comparison:
     """Gain at equal latency, or speed-up at equal quality, over `depth` or `blocks`.
 
-    `depth` are the baselines with fewer blocks, `blocks` the deepest baseline with its
-    last blocks skipped. The metric names the axis.
+    `depth` are the baselines with fewer blocks, `blocks` the deepest baseline, or the
+    checkpoint, with its last blocks skipped. The metric names the axis.
     """
     return Comparison(label, curve, CONTINUATION, AXES[axis], kind)
 
@@ -128,21 +128,43 @@ def against_training(label: str) -> Comparison:
 # --- what is measured -----------------------------------------------------------------
 
 
-def quality_of(results: Results) -> pd.DataFrame:
-    """Seeds x models, nats, of every model that was scored and did not diverge."""
+def family_of(results: Results, base: str) -> list[str]:
+    """The models of the plane that a model is in, in the order of the study.
+
+    A checkpoint's own plane has it and the interventions on it: a token of another one
+    is another. All that is trained shares a plane.
+    """
+    names = results.study.names
+    of_checkpoint = base in names and names[base].pretrained
+    if not of_checkpoint:
+        return [label for label, name in names.items() if not name.pretrained]
+    return [label for label, name in names.items() if name.variant == base]
+
+
+def quality_of(results: Results, base: str = "") -> pd.DataFrame:
+    """Replicates x models, nats, of every model that was scored and did not diverge.
+
+    Of the models that are trained, with seeds as replicates; or, if `base` is a
+    checkpoint, of that and what is done to it, with documents.
+    """
     columns = {}
-    for label in results.study.names:
-        values = results.values(label, CONTINUATION, "cross_entropy")
+    for label in family_of(results, base):
+        scale = results.scale_of(label)
+        values = results.values(label, CONTINUATION, "cross_entropy", scale)
         if len(values) and np.isfinite(values).all():
             columns[label] = values
     return pd.DataFrame(columns, dtype=float).sort_index()
 
 
-def measured(results: Results, axis: str) -> Measured:
-    """The models with finite quality and with times, in the order of the study."""
-    quality = quality_of(results)
+def measured(results: Results, axis: str, base: str = "") -> Measured:
+    """The models with finite quality and with times, in the order of the study.
+
+    `base` is a checkpoint, or for trained models anything else (see `quality_of`).
+    """
+    quality = quality_of(results, base)
+    where: dict[str, Any] = {"scale": results.scale_of(base), "form": "deployed"}
     times = {
-        label: results.values(label, CONTINUATION, AXES[axis], form="deployed")
+        label: results.values(label, CONTINUATION, AXES[axis], **where)
         for label in quality
     }
     timed = {label: values for label, values in times.items() if len(values)}
@@ -153,15 +175,18 @@ def measured(results: Results, axis: str) -> Measured:
 def curve_of(study: Study, data: Measured, curve: str) -> list[str]:
     """The models that a curve is chosen from, of those that were measured.
 
-    `depth`: the plain baselines. `blocks`: the deepest baseline, unchanged and without
-    its last blocks, which trains nothing else either; empty if either lacks.
+    `depth`: the plain baselines. `blocks`: the deepest baseline, or the checkpoint,
+    unchanged and without its last blocks, which trains nothing else either; empty if
+    either lacks.
     """
     if curve == "depth":
         return [label for label in depth_baselines(study) if label in data.models]
-    deepest, chosen = study.deepest_baseline, {}
+    names = (study.names[label] for label in data.models)
+    checkpoints = [name.variant for name in names if name.pretrained]
+    deepest, chosen = next(iter(checkpoints), study.deepest_baseline), {}
     for label, skip in skips(study).items():
         last_blocks = (skip.part, skip.rule) == ("block", "last")
-        unhealed = study.names[label].without("skip") == study.names[deepest]
+        unhealed = str(study.names[label].without("skip")) == deepest
         if last_blocks and unhealed and label in data.models:
             chosen[label] = skip.k
     complete = chosen and deepest in data.models
@@ -186,10 +211,19 @@ def intervention_table(results: Results) -> pd.DataFrame:
 
 
 def predicted(results: Results, column: str) -> dict[str, float]:
-    """A predicted speed-up by label, mean over seeds: at the study's own size."""
+    """A predicted speed-up by label, at the study's own size, or a checkpoint's.
+
+    The mean over seeds, or of what is pooled over checkpoints.
+    """
     table = labelled(intervention_table(results))
     means = table.groupby("label", sort=False)[column].mean()
-    return {str(label): float(value) for label, value in means.items()}
+    found = {str(label): float(value) for label, value in means.items()}
+    study = results.study
+    for label in study.pooled:
+        each = [study.of_checkpoint(label, one) for one in study.pretrained.chosen]
+        if all(one in found for one in each):
+            found[label] = float(np.mean([found[one] for one in each]))
+    return found
 
 
 def profile_table(results: Results) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Estimate
-from shallower.evaluation.units import TIME
+from shallower.evaluation.units import TIME, unit_of
 from shallower.files import read_json
 from shallower.study.names import SEPARATOR, ModelName, twin
 from shallower.study.stages import original_spec
@@ -139,7 +139,23 @@ class Results:
             values = part.astype({"unit_id": kind}).set_index("unit_id")["value"]
             keys = [part[column].to_numpy() for column in _KEY]
             found |= dict(iter(values.groupby(keys, sort=False)))
-        return found
+        return found | self._pooled(found)
+
+    def _pooled(
+        self, found: dict[tuple[str, ...], pd.Series]
+    ) -> dict[tuple[str, ...], pd.Series]:
+        """What all checkpoints have, by checkpoint: each one's mean over documents."""
+        pooled: dict[tuple[str, ...], dict[str, float]] = {}
+        rests = dict.fromkeys(key[1:] for key in found if key[1] == "pretrained")
+        for label in self.study.pooled:
+            for checkpoint in self.study.pretrained.chosen:
+                one = self.study.of_checkpoint(label, checkpoint)
+                for rest in rests:
+                    values = found.get((one, *rest))
+                    if values is not None and unit_of(rest[-1]) != TIME:
+                        by_checkpoint = pooled.setdefault((label, *rest), {})
+                        by_checkpoint[checkpoint] = float(values.mean())
+        return {key: pd.Series(values) for key, values in pooled.items()}
 
     @cached_property
     def _forms(self) -> dict[tuple[str, ...], list[str]]:
@@ -211,10 +227,20 @@ class Results:
 
     def placed(self, comparison: Comparison) -> Comparison:
         """The same at the scale of its models: a checkpoint has one of its own."""
-        name = self.study.names.get(comparison.left)
-        if name is None or not name.pretrained or comparison.scale != "study":
+        if comparison.scale != "study":
             return comparison
-        return replace(comparison, scale="pretrained")
+        return replace(comparison, scale=self.scale_of(comparison.left))
+
+    def scale_of(self, label: str) -> str:
+        """That a model of this study is measured at: `study` or `pretrained`."""
+        name = self.study.names.get(label)
+        return "pretrained" if name is not None and name.pretrained else "study"
+
+    def replicates_of(self, label: str) -> str:
+        """What a quality of a model has a value for each of."""
+        if self.scale_of(label) == "study":
+            return "seeds"
+        return "checkpoints" if label in self.study.pooled else "documents"
 
     def estimates_of(self, **where: Any) -> list[Estimate]:
         """All estimates whose columns have these values, in the table's order."""

@@ -322,10 +322,13 @@ class PretrainedGrid(Strict):
 
 
 class Experiments(Strict):
-    """Named parts of a study; all but `depth` may be empty."""
+    """Named parts of a study; all but `depth` may be empty.
+
+    That may be too, with all others, in a study of pretrained checkpoints alone.
+    """
 
     seeds: Seeds = [0, 1, 2]  # of every grid that states none
-    depth: list[Grid]
+    depth: list[Grid] = []  # empty where nothing is trained
     head: list[Grid] = []  # which part of the added layer matters
     learning_rate: list[Grid] = []  # a search: scored on validation data only
     budget: list[Grid] = []  # more or fewer tokens, for trends over depth

@@ -130,6 +130,8 @@ def sizes_spec(study: Study) -> SizesSpec:
     """The models of `parameters.csv`."""
     models = []
     for label, name in study.names.items():
+        if label in study.pooled:
+            continue
         config = t5_config if name.t5_size else llama_config
         spec = study.models.get(label)
         models.append(

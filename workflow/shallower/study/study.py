@@ -6,6 +6,7 @@ which knows its models and runs. Unknown keys are refused, and an error names th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ QUALITY = {"depth", "head", "budget", "ffn", "distillation"}
 FRONT = {
     *("depth", "head", "ffn", "distillation", "skip", "elimination", "combined"),
 }
+ALL_CHECKPOINTS = "all_checkpoints"  # the name of what is pooled over checkpoints
+FEWEST_CHECKPOINTS = 3  # from which on a checkpoint is the replicate
 Run = tuple[str, int]  # label of a model, and seed
 PairsByFamily = dict[str, list[tuple[str, str]]]
 
@@ -77,6 +80,8 @@ class Study(Strict):
     @classmethod
     def _depth_compares(cls, value: Experiments) -> Experiments:
         """The paper compares both variants at two depths or more."""
+        if not any(grids for _, grids in value.grids):
+            return value  # nothing is trained
         if len(value.depth) != 1:
             raise ValueError("depth: expected one grid; the figures compare its models")
         grid = value.depth[0]
@@ -89,6 +94,15 @@ class Study(Strict):
         if len(grid.depths) < 2:
             raise ValueError("depth.0.depths: at least two depths are compared")
         return value
+
+    @model_validator(mode="after")
+    def _has_models(self) -> Study:
+        if not (self.experiments.depth or self.pretrained.chosen):
+            raise ValueError(
+                "experiments.depth: missing, expected one grid, or checkpoints under "
+                "pretrained.models"
+            )
+        return self
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Study:
@@ -187,7 +201,7 @@ class Study(Strict):
     @cached_property
     def names(self) -> dict[str, ModelName]:
         """Every model by its label: trained or pretrained, or intervened on."""
-        return self.models | self.interventions | self.checkpoints
+        return self.models | self.interventions | self.checkpoints | self.pooled
 
     @cached_property
     def checkpoints(self) -> dict[str, ModelName]:
@@ -205,6 +219,31 @@ class Study(Strict):
         """Every trained model under an intervention, by label."""
         names = [name for _, name, _ in self.cells if name.is_intervened]
         return {str(name): name for name in names}
+
+    @cached_property
+    def pooled(self) -> dict[str, ModelName]:
+        """What all checkpoints have, each a replicate, by label; of three or more.
+
+        Their names are `all_checkpoints`, which no checkpoint can have.
+        """
+        chosen = self.pretrained.chosen
+        if len(chosen) < FEWEST_CHECKPOINTS:
+            return {}
+        depths = {name.depth for name in self.checkpoints.values()}
+        depth, shared = min(depths), dict[str, ModelName]()
+        for name in self.checkpoints.values():
+            skip = expand.skip_of(name)
+            if skip is not None and skip.rule == "only" and len(depths) > 1:
+                continue  # a block's number says where it is among as many alone
+            same = [str(replace(name, variant=each)) for each in chosen]
+            if all(label in self.checkpoints for label in same):
+                one = replace(name, variant=ALL_CHECKPOINTS, depth=depth)
+                shared[str(one)] = one
+        return shared
+
+    def of_checkpoint(self, pooled: str, checkpoint: str) -> str:
+        """The label of one checkpoint that a pooled label stands for."""
+        return str(replace(self.pooled[pooled], variant=checkpoint))
 
     @property
     def scored(self) -> list[Run]:
@@ -285,12 +324,17 @@ class Study(Strict):
     @property
     def seeds(self) -> list[int]:
         """The seeds of the depth experiment."""
-        return self.experiments.depth[0].seeds or self.experiments.seeds
+        grid = self.experiments.depth
+        return (grid[0].seeds if grid else None) or self.experiments.seeds
 
     @property
     def depths(self) -> list[int]:
-        """The depths of the depth experiment, ascending."""
-        return sorted(self.experiments.depth[0].depths)
+        """The depths of the depth experiment, ascending.
+
+        Where nothing is trained those of the original, of which nothing is measured.
+        """
+        grid = self.experiments.depth
+        return sorted(grid[0].depths if grid else self.original.depths)
 
     @property
     def depth_models(self) -> list[str]:
@@ -306,7 +350,16 @@ class Study(Strict):
     def intervened_on(self) -> str:
         """Label of the model that claims about interventions are judged on.
 
-        The first pretrained checkpoint; without one the deepest baseline.
+        All checkpoints where there are three or more, else the first one; without one
+        the deepest baseline.
+        """
+        return ALL_CHECKPOINTS if self.pooled else self.timed_on
+
+    @property
+    def timed_on(self) -> str:
+        """The same for claims that need times, which belong to one model.
+
+        The first checkpoint; without one the deepest baseline.
         """
         return next(iter(self.pretrained.chosen), self.deepest_baseline)
 

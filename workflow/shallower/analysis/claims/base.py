@@ -15,7 +15,7 @@ from shallower.analysis.estimates import (
 )
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL
-from shallower.analysis.verdicts import Finding
+from shallower.analysis.verdicts import Finding, absent, joined
 from shallower.study.names import ModelName
 from shallower.study.study import Study
 
@@ -152,16 +152,30 @@ class Claim:
     scale: str = "study"
     weights: Weights = "trained"
     registered: str = ""  # "pre-registered" for a contrast of the configuration
+    timed: bool = False  # of one model, whose times are compared
 
     def row(self, context: Context) -> dict[str, Any]:
         """Its row of claims.csv."""
-        found = self.judge(context)
-        row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
         own = self.source in ON_CHECKPOINTS and self.scale == "study"
-        if own and context.study.scored:
+        own &= bool(context.study.scored)
+        if self.weights == "trained" and not (own or context.study.models):
+            found = absent("models that are trained")
+        else:
+            found = self.judge(context)
+        row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
+        if own:
             row |= {"scale": "pretrained", "weights": "pretrained"}
+            found = replace(found, note=joined(found.note, self._whose(context)))
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
         return {key: row[key] for key in COLUMNS}
+
+
+    def _whose(self, context: Context) -> str:
+        """Of which checkpoint a verdict is; costs are those of the first one."""
+        study = context.study
+        if study.pooled and not self.timed:
+            return f"over {len(study.pretrained.chosen)} checkpoints"
+        return f"of {study.timed_on} alone"
 
 
 def scaled(found: Finding, factor: float) -> Finding:

@@ -2,7 +2,7 @@
 
 Tyukin (arXiv 2404.05741) and Tyukin et al. (2407.15516) on Llama-2. That skipping is
 exact (S3-1) is arithmetic and tested in tests/test_skipping.py. Quality is the
-cross-entropy of continuations, of the deepest baseline.
+cross-entropy of continuations, of the deepest baseline, or of a checkpoint.
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ RIVALS = {
 ByNumber = dict[int, str]  # number of blocks -> label
 
 
-def skipped(study: Study) -> dict[tuple[str, str], ByNumber]:
-    """The deepest baseline with sublayers skipped, not healed, by part and rule."""
+def skipped(study: Study, base: str = "") -> dict[tuple[str, str], ByNumber]:
+    """The deepest baseline with sublayers skipped, not healed, by part and rule.
+
+    Or what claims are judged on in its place, unless `base` is another model.
+    """
     found: dict[tuple[str, str], ByNumber] = {}
     for label, skip in skips(study).items():
-        if str(study.names[label].without("skip")) == study.intervened_on:
+        if str(study.names[label].without("skip")) == (base or study.intervened_on):
             found.setdefault((skip.part, skip.rule), {})[skip.k] = label
     return {key: dict(sorted(labels.items())) for key, labels in found.items()}
 
@@ -80,8 +83,9 @@ def cheapest(context: Context) -> Finding:
 
 def cheaper_than_blocks(context: Context) -> Finding:
     """S3-2b: at equal latency too, against whole blocks, where their curve reaches."""
-    data = measured(context.results, "per_token")
-    last = skipped(context.study).get(("attention", "last"), {})
+    base = context.study.timed_on
+    data = measured(context.results, "per_token", base)
+    last = skipped(context.study, base).get(("attention", "last"), {})
     if not last or not curve_of(context.study, data, "blocks"):
         return absent("times of skipped attention and of skipped blocks")
     parts, labels, outside = [], [], []
@@ -114,7 +118,7 @@ def can_improve(context: Context) -> Finding:
     found = {k: context.estimate(change(m, deepest)) for k, m in last.items()}
     found = {k: one for k, one in found.items() if one.n > 1}
     if not found:
-        return absent("two seeds of skipped attention")
+        return absent("two replicates of skipped attention")
     levels = holm_levels([one.p for one in found.values()])
     parts = {}
     for k, level in zip(found, levels, strict=True):
@@ -128,7 +132,8 @@ def can_improve(context: Context) -> Finding:
         verdict = "not supported"
     best = min(better or parts, key=lambda k: parts[k].effect)
     effects = ", ".join(f"{k}: {part.effect:+.3f}" for k, part in parts.items())
-    note = f"{best} of {context.deep} skipped, adjusted (Holm); by number {effects}"
+    depth = context.study.names[deepest].depth
+    note = f"{best} of {depth} skipped, adjusted (Holm); by number {effects}"
     return replace(parts[best], verdict=verdict, note=joined(parts[best].note, note))
 
 
@@ -240,6 +245,7 @@ CLAIMS = [
         "nats",
         cheaper_than_blocks,
         "S3",
+        timed=True,
     ),
     Claim(
         "S3-3",
