@@ -22,6 +22,7 @@ FIGURES = {  # name -> label in the HTML report
     "elimination": "S4: eliminated tokens",
     "front_per_token": "all methods: quality against time per token",
     "front_first_token": "all methods: quality against time to first token",
+    "front_pretrained": "a checkpoint: quality against both times",
 }
 
 TABLES = [
@@ -32,6 +33,7 @@ TABLES = [
     *("metrics_completion", "metrics_chat", "metrics_qa", "search", "budget"),
     # ffn and t5 (S2), skipping (S3), elimination (S4), front (combined)
     *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "front"),
+    *("front_pretrained", "both"),
 ]
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv

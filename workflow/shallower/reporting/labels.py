@@ -31,6 +31,8 @@ def label(name: ModelName) -> str:
     elif head == "baseline":
         head = ""
     kind = " ".join(part for part in (head, ffn) if part)
+    if name.pretrained:
+        return ", ".join([name.variant.replace("_", " "), *_applied(name)])
     if name.t5_size:
         return ", ".join([f"T5 {name.t5_size} {ffn}".rstrip(), *_others(name)])
     return ", ".join([f"{kind} {name.depth}", *_others(name), *_applied(name)])
@@ -78,9 +80,13 @@ def _applied(name: ModelName) -> list[str]:
 
 
 def changes(name: ModelName, deepest: int) -> str:
-    """A phrase of what a model changes in the deepest baseline; `none` for itself."""
+    """A phrase of what a model changes in the deepest baseline; `none` for itself.
+
+    Or in the checkpoint that it is made of.
+    """
     options = name.options
-    parts = [] if name.depth == deepest else [_count(name.depth)]
+    same = name.pretrained or name.depth == deepest
+    parts = [] if same else [_count(name.depth)]
     if name.head != "baseline":
         parts.append(f"{name.head.replace('_', ' ')} heads")
     if name.ffn != "default":

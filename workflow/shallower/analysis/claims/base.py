@@ -169,7 +169,6 @@ class Claim:
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
         return {key: row[key] for key in COLUMNS}
 
-
     def _whose(self, context: Context) -> str:
         """Of which checkpoint a verdict is; costs are those of the first one."""
         study = context.study

@@ -172,8 +172,8 @@ def prefill_as_predicted(context: Context) -> Finding:
     last = max(rows, key=lambda row: row.tokens)
     found = within(divided(last.timed, last.predicted), WITHIN)
     note = f"{last.timed.effect:.2f} of {last.predicted:.2f} at {last.tokens} tokens"
-    base = context.study.timed_on
-    label = by_run(context, base).get(base, {}).get(("acc", SPEEDUP))
+    base = context.study.intervened_on
+    label = by_run(context).get(base, {}).get(("acc", SPEEDUP))
     timed = context.study.latency.interventions
     for tokens in sorted(timed.study.lengths if timed and label else [])[::-1]:
         small = prompt_speedup(context, base, str(label), "study", tokens)
@@ -257,9 +257,7 @@ def one_model_for_all(context: Context) -> Finding:
     return replace(found, note=joined(found.note, range_of, rise_note))
 
 
-def _no_step_is_better(
-    context: Context, run: str, path: dict[float, str]
-) -> Finding:
+def _no_step_is_better(context: Context, run: str, path: dict[float, str]) -> Finding:
     """Of a checkpoint each step to the next speed-up is judged by itself.
 
     A document's largest fall is one of the noise of its few tokens, which seeds, each a
@@ -388,6 +386,7 @@ CLAIMS = [
         kind="cost",
         scale="original",
         weights="untrained",
+        timed=True,
     ),
     Claim(
         "S4-3",

@@ -256,6 +256,7 @@ CLAIMS = [
         kind="cost",
         scale="original",
         weights="untrained",
+        timed=True,
     ),
     Claim(
         "S3-3b",
@@ -266,6 +267,7 @@ CLAIMS = [
         kind="cost",
         scale="original",
         weights="untrained",
+        timed=True,
     ),
     Claim("S3-4", "quality can improve by skipping", "nats", can_improve, "S3"),
     Claim(

@@ -1,4 +1,8 @@
-"""Figures of the front: every model of a study by quality and latency."""
+"""Figures of the front: every model of a study by quality and latency.
+
+Of what is trained, an axis a figure; of a checkpoint both, with whole blocks left out
+of it as the baseline in place of fewer blocks.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
-from shallower.analysis.interventions import depth_baselines
+from shallower.analysis.interventions import depth_baselines, skips
 from shallower.analysis.results import Results
 from shallower.reporting import style
 from shallower.reporting.labels import SYSTEMS, label
@@ -29,6 +33,7 @@ LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "S4": ("#56B4E9", "v", 4.2),
     "combined": ("#E69F00", "P", 4.4),
 }
+RUINED = 1.5  # nats above a checkpoint from which on models lie at the upper edge
 SHOWN = 0.75  # of the points that are slower and no better, how far up is drawn
 SIZE = (330.0, 180.0)  # of the axes, about, in points
 # Centres of letters relative to their models, in the order in which they are tried.
@@ -43,30 +48,83 @@ def draw(results: Results, axis: str) -> Figure:
     if table.empty:
         return style.absent("quality against latency", style.PAGE)
     figure = Figure(figsize=(style.PAGE, 3.25))
+    _plane(figure, results, table, axis, highest(table))
+    _legend(figure, table, "baseline of so many blocks, and their curve")
+    return figure
+
+
+def draw_checkpoint(results: Results) -> Figure:
+    """Both axes of the first checkpoint, one above the other."""
+    base = results.study.timed_on
+    tables = {axis: points(results, axis, base) for axis in UNITS}
+    tables = {axis: table for axis, table in tables.items() if len(table)}
+    if not tables:
+        return style.absent("quality of a checkpoint against latency", style.PAGE)
+    figure = Figure(figsize=(style.PAGE, 2.9 * len(tables)))
+    rows = figure.subfigures(len(tables), 1, squeeze=False)[:, 0]
+    for row, (axis, table) in zip(rows, tables.items(), strict=True):
+        whole = table.loc[table["label"] == base, "quality"]
+        ceiling = RUINED + float(
+            whole.iloc[0] if len(whole) else table["quality"].min()
+        )
+        _plane(row, results, table, axis, ceiling)
+    words = "the checkpoint with so many blocks, the last ones left out"
+    _legend(figure, pd.concat(tables.values()), f"{words}, and their curve")
+    return figure
+
+
+def _plane(
+    figure: FigureBase,
+    results: Results,
+    table: pd.DataFrame,
+    axis: str,
+    ceiling: float,
+) -> None:
+    """One axis: all models, the front as a stepped line, its models in a key."""
     axes, side = figure.subplots(1, 2, width_ratios=[2.75, 1])
-    ceiling = highest(table)
+    if not (table["quality"] > ceiling).any():
+        ceiling = float("inf")
     axes.plot(*depth_curve(table), color=BASELINE, lw=1.1, alpha=0.55, zorder=1)
     for row in table.to_dict("records"):
         _point(axes, row, ceiling)
     best = table[table["on_front"]].sort_values("latency")
     _step(axes, best, table["latency"].max())
     _limits(axes, table, ceiling)
+    best = best[best["quality"] <= ceiling]
     _letters(axes, best)
     _key(side, results, best)
     axes.set(xlabel=UNITS[axis][1], ylabel="cross-entropy of continuations (nats)")
-    _legend(figure, table)
-    return figure
 
 
-def points(results: Results, axis: str) -> pd.DataFrame:
-    """Rows of pareto.csv of one axis, in its unit; `blocks` is 0 but for baselines."""
+def points(results: Results, axis: str, base: str = "") -> pd.DataFrame:
+    """Rows of pareto.csv of one axis, in its unit; `blocks` is 0 but for baselines.
+
+    Of what is trained, or of the checkpoint `base`.
+    """
     table = results.pareto
-    table = table[table["axis"] == axis].dropna(subset=["quality", "latency"])
+    scale = results.scale_of(base)
+    chosen = (table["axis"] == axis) & (table["scale"] == scale)
+    if scale == "pretrained":
+        chosen &= table["model"] == base
+    table = table[chosen].dropna(subset=["quality", "latency"])
     times = ["latency", "latency_ci_low", "latency_ci_high"]
     table = table.assign(**{name: table[name] / UNITS[axis][0] for name in times})
-    names, plain = results.study.names, set(depth_baselines(results.study))
-    blocks = [names[m].depth if m in plain else 0 for m in table["label"]]
-    return table.assign(blocks=blocks, on_front=table["on_front"].astype(bool))
+    blocks = _blocks(results, base)
+    numbers = [blocks.get(m, 0) for m in table["label"]]
+    return table.assign(blocks=numbers, on_front=table["on_front"].astype(bool))
+
+
+def _blocks(results: Results, base: str) -> dict[str, int]:
+    """Blocks of the models that are the baseline of a plane, by label."""
+    study = results.study
+    if results.scale_of(base) == "study":
+        return {m: study.names[m].depth for m in depth_baselines(study)}
+    found, depth = {base: study.names[base].depth}, study.names[base].depth
+    for model, skip in skips(study).items():
+        last = (skip.part, skip.rule) == ("block", "last")
+        if last and str(study.names[model].run) == base:
+            found[model] = depth - skip.k
+    return found
 
 
 def depth_curve(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -260,10 +318,10 @@ def chance(probability: float) -> str:
     return f"{probability:.2f}".removeprefix("0")
 
 
-def _legend(figure: Figure, table: pd.DataFrame) -> None:
-    """The systems that are there, the depth baselines and the front."""
+def _legend(figure: Figure, table: pd.DataFrame, baseline: str) -> None:
+    """The systems that are there, the baselines (in words) and the front."""
     blue: dict[str, Any] = {"color": BASELINE, "marker": "o", "ms": 5.5, "lw": 1}
-    handles = [style.key("baseline of so many blocks, and their curve", **blue)]
+    handles = [style.key(baseline, **blue)]
     others = set(table.loc[table["blocks"] == 0, "system"])
     for system, (colour, marker, size) in LOOKS.items():
         if system in others:
@@ -277,4 +335,4 @@ def _legend(figure: Figure, table: pd.DataFrame) -> None:
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
     f"front_{axis}": partial(draw, axis=axis) for axis in UNITS
-}
+} | {"front_pretrained": draw_checkpoint}

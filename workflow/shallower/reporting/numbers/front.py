@@ -21,18 +21,57 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
         for key in ("size", "depths", "near"):
             yield f"front.{axis}.{key}", number(fact(f"front.{axis}.{key}"), 0)
         yield f"front.{axis}.models", _on_front(results, axis)
-        yield from _best(results, axis)
+        yield from _best(results, axis, f"front.{axis}", "depth")
     for axis in (*AXES, "training"):
         for key in (*VERDICTS, "compared"):
             name = f"front.{axis}.gains.{key.replace(' ', '_')}"
             yield name, number(fact(name), 0)
     yield from _interactions(results)
+    yield from _checkpoint(results)
 
 
-def _on_front(results: Results, axis: str) -> str:
-    """The models on the front with their probabilities, fastest first."""
+def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
+    """The same of the first checkpoint, over blocks left out of it; both together."""
+    study, fact = results.study, results.fact
+    base = study.timed_on if study.scored else ""
+    yield "has.pretrained", "yes" if base else ""
+    yield "has.trained", "yes" if study.models else ""
+    yield "pretrained.name", printed(study.names[base]) if base else MISSING
+    count = fact("pretrained.models")
+    yield "has.pretrained.front", "yes" if count > 0 else ""
+    yield "pretrained.models", number(count, 0)
+    for axis in AXES:
+        key = f"pretrained.{axis}"
+        for each in ("size", "depths", "near"):
+            yield f"{key}.{each}", number(fact(f"{key}.{each}"), 0)
+        yield f"{key}.models", _on_front(results, axis, base) if base else MISSING
+        for each in (*VERDICTS, "compared"):
+            name = f"{key}.gains.{each.replace(' ', '_')}"
+            yield name, number(fact(name), 0)
+        yield from _best(results, axis, key, "blocks", base)
+    found = results.estimates_of(kind="interaction", scale="pretrained")
+    judged = study.intervened_on  # several checkpoints are pooled
+    own = [one for one in found if str(study.names[one.left].run) == judged]
+    yield "has.pretrained.interactions", "yes" if own else ""
+    for each in ("", ".better", ".worse"):
+        key = f"pretrained.interactions{each}"
+        yield key, number(fact(key), 0)
+    empty = Estimate.missing(Comparison(""))
+    most = max(own, key=lambda one: abs(one.effect), default=empty)
+    shown = printed(study.names[most.left]) if own else MISSING
+    yield "pretrained.interactions.largest.model", shown
+    yield from spread("pretrained.interactions.largest", most, 3)
+
+
+def _on_front(results: Results, axis: str, base: str = "") -> str:
+    """The models on the front with their probabilities, fastest first.
+
+    Of what is trained, or of a checkpoint.
+    """
     table, names = results.pareto, results.study.names
     rows = table[(table["axis"] == axis) & table["on_front"].astype(bool)]
+    rows = rows[rows["scale"] == results.scale_of(base)]
+    rows = rows[rows["model"] == base] if base else rows
     shown = [
         f"{printed(names[row['label']])} ({number(row['on_front_probability'])})"
         for row in rows.sort_values("latency").to_dict("records")
@@ -40,21 +79,25 @@ def _on_front(results: Results, axis: str) -> str:
     return listed(shown, ";") if shown else MISSING
 
 
-def _best(results: Results, axis: str) -> Iterator[tuple[str, str]]:
-    """The largest gain over fewer blocks."""
-    asked: Comparison = against_curve("", "depth", axis)
-    found = results.estimates_of(kind="gain", right="depth", metric=asked.metric)
-    known = [one for one in found if one.effect == one.effect]
-    best = min(known, key=lambda one: one.effect, default=Estimate.missing(asked))
+def _best(
+    results: Results, axis: str, key: str, curve: str, base: str = ""
+) -> Iterator[tuple[str, str]]:
+    """The largest gain over a curve: fewer blocks; of a checkpoint, left out ones."""
+    asked = against_curve("", curve, axis)
+    found = results.estimates_of(kind="gain", right=curve, metric=asked.metric)
     names = results.study.names
-    yield f"has.front.{axis}.best", "yes" if known else ""
-    yield f"front.{axis}.best", printed(names[best.left]) if known else MISSING
-    yield from spread(f"front.{axis}.best.gain", best, 3)
+    known = [one for one in found if one.effect == one.effect]
+    if curve == "blocks":
+        known = [one for one in known if str(names[one.left].run) == base]
+    best = min(known, key=lambda one: one.effect, default=Estimate.missing(asked))
+    yield f"has.{key}.best", "yes" if known else ""
+    yield f"{key}.best", printed(names[best.left]) if known else MISSING
+    yield from spread(f"{key}.best.gain", best, 3)
 
 
 def _interactions(results: Results) -> Iterator[tuple[str, str]]:
     """How many pairs of changes there are, and which do not add up."""
-    found = results.estimates_of(kind="interaction")
+    found = results.estimates_of(kind="interaction", scale="study")
     yield "has.interactions", "yes" if found else ""
     for key in ("", ".better", ".worse"):
         count = results.fact(f"front.interactions{key}")

@@ -1,4 +1,4 @@
-"""The one table of all methods: what each changes, costs and gains."""
+"""Tables of all methods: what each changes, costs and gains; of checkpoints too."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from shallower.analysis.interventions import (
     AXES,
     against_curve,
     against_training,
+    change,
     eliminations,
     skips,
 )
@@ -22,6 +23,7 @@ from shallower.reporting.latex import (
     absent_table,
     escape,
     number,
+    separated,
     tabular,
 )
 from shallower.reporting.tables.interventions import gain_cells, value_cells
@@ -43,6 +45,7 @@ def shown(results: Results) -> pd.DataFrame:
     families does not leave the others out.
     """
     table, names = results.methods, results.study.names
+    table = table[[not names[label].pretrained for label in table.index]]
     pareto = results.pareto
     on_front = set(pareto.loc[pareto["on_front"].astype(bool), "label"])
     first = [m for m in table.index if m in on_front or names[m].is_depth_baseline]
@@ -141,4 +144,77 @@ def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[
     ]
 
 
-TABLES: dict[str, Callable[[Results], str]] = {"front": methods}
+# --- a checkpoint ---------------------------------------------------------------------
+
+
+def checkpoint(results: Results) -> str:
+    """What was timed of the first checkpoint: costs, and gains over left out blocks."""
+    base, points = results.study.timed_on, results.pareto.set_index(["label", "axis"])
+    table = results.methods
+    timed = {label for label, _ in points.index}
+    of_base = (table["model"] == base) & table["label"].isin(timed)
+    rows = table[of_base & (results.scale_of(base) == "pretrained")].to_dict("records")
+    if not rows:
+        return absent_table()
+    lines = [_checkpoint_cells(results, points, row) for row in rows]
+    above = r"& cache & \multicolumn{2}{c}{latency} & quality & on & "
+    above += r"\multicolumn{3}{c}{over left out blocks, at equal latency} \\"
+    header = ["what it changes", r"(\%)", "token (ms)", "first (ms)", "(nats)", "front"]
+    header += ["gain (nats)", r"95\,\%", "verdict"]
+    layout = r">{\raggedright\arraybackslash}p{6.4cm}rrrrlrll"
+    return tabular(layout, [above, header], lines)
+
+
+def _checkpoint_cells(
+    results: Results, points: pd.DataFrame, row: dict[str, Any]
+) -> list[str]:
+    label, verdict = str(row["label"]), row["verdict"]
+    at = {
+        each: points.loc[label, each] for each in AXES if (label, each) in points.index
+    }
+    times = {each: float(point["latency"]) / 1e3 for each, point in at.items()}
+    quality = [float(point["quality"]) for point in at.values()]
+    name = results.study.names[label]
+    share = float(row["cache_share"]) if name.is_intervened else 1.0
+    return [
+        escape(changes(name, name.depth)),
+        number(100 * share, 0),
+        number(times.get("per_token", math.nan), 2),
+        number(times.get("first_token", math.nan), 1),
+        number(quality[0], 3),
+        ", ".join(MARKS[each] for each, point in at.items() if bool(point["on_front"])),
+        *gain_cells(results, label, "blocks", str(row["axis"])),
+        escape(verdict if isinstance(verdict, str) else "") or MISSING,
+    ]
+
+
+def both(results: Results) -> str:
+    """Skipping and elimination of a checkpoint, apart and together."""
+    found = results.estimates_of(kind="interaction", scale="pretrained")
+    names, rows = results.study.names, list[tuple[str, list[str]]]()
+    for one in found:
+        name = names[one.left]
+        base, alone = str(name.run), [name.without("eliminate"), name.without("skip")]
+        costs = [
+            results.estimate(change(str(each), base)).effect for each in (*alone, name)
+        ]
+        cells = [printed(name.run)]
+        cells += [escape(changes(each, name.depth)) for each in alone]
+        cells += [number(cost, 3) for cost in costs]
+        rows.append((base, [*cells, *value_cells(one, 3)]))
+    if not rows:
+        return absent_table()
+    above = r"& & & \multicolumn{3}{c}{change in cross-entropy (nats)} & "
+    above += r"\multicolumn{2}{c}{beyond the sum} \\"
+    header = ["model", "skipped", "eliminated", "skipped", "eliminated", "both"]
+    header += ["(nats)", r"95\,\%"]
+    wide = r">{\raggedright\arraybackslash}p"
+    layout = rf"l{wide}{{3.6cm}}{wide}{{4.4cm}}rrrrl"
+    return tabular(layout, [above, header], separated(rows))
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "front": methods,
+    "front_pretrained": checkpoint,
+    "both": both,
+}

@@ -23,8 +23,8 @@ from shallower.reporting.numbers.study import DIGITS, shown, source_name
 SAMPLES_SHOWN = 2  # of each evaluation set
 WIDE = r">{\raggedright\arraybackslash}p"
 VALUE = r"(?:(?!__)[\w.-])*[a-z0-9]"
-# A model with options, in a note.
-LABEL = re.compile(rf"[a-z][a-z0-9_]*-\d+(?:__[a-z_]+={VALUE})+")
+# A model with options, in a note; a checkpoint's name may have dots and more hyphens.
+LABEL = re.compile(rf"[a-z0-9](?:(?!__)[a-z0-9_.-])*(?:__[a-z_]+={VALUE})+")
 
 
 def corpus(results: Results) -> str:
