@@ -121,6 +121,11 @@ def choices(study: Study, checkpoint: str) -> dict[str, Any]:
     return {
         "model": checkpoint,
         "seed": 0,
+        "precision": "float32",
+        "device": "cpu",
+        "commit": "abc",
+        "versions": {"python": "3.11", "torch": "2"},
+        "sha256": {"weights": "0"},
         "importance": {part: list(0.3 - 0.2 * share) for part in EACH},
         "contribution": list(np.mean(by_document, axis=0)),
         "contribution_by_document": by_document,

@@ -198,8 +198,8 @@ def gains_over_training(context: Context, labels: Iterable[str]) -> list[Estimat
     results, study = context.results, context.study
     quality = quality_of(results)
     flops = training_flops(results, list(quality))
-    deepest = study.names[study.deepest_baseline]
-    controls = [m for m in quality if study.names[m].without("steps") == deepest]
+    deepest = study.deepest_baseline
+    controls = [m for m in quality if str(study.names[m].without("steps")) == deepest]
     found = []
     for label in labels:
         if label in controls:

@@ -104,6 +104,8 @@ def _dropped(entry: dict[str, Any], reason: str) -> int:
 def _training(results: Results) -> Numbers:
     """Settings and totals of the training runs."""
     settings, trainings = results.study.training, results.trainings
+    if not trainings:
+        return
     yield "threads", trainings[0]["threads"], ""
     yield "training.steps", settings.steps, ""
     yield "training.batch_size", settings.batch_size, ""
@@ -140,10 +142,11 @@ def _parameters(results: Results) -> Numbers:
     yield "parameters.original.overhead.min", min(shares), "percent"
     yield "parameters.original.overhead.max", max(shares), "percent"
     ours = {m: results.size(m, "parameters_trained") for m in study.depth_models}
-    yield "parameters.study.min", min(ours.values()), ""
-    yield "parameters.study.max", max(ours.values()), ""
-    for role, label in roles(results).items():
-        yield f"parameters.study.{role}", ours[label], ""
+    if ours:
+        yield "parameters.study.min", min(ours.values()), ""
+        yield "parameters.study.max", max(ours.values()), ""
+        for role, label in roles(results).items():
+            yield f"parameters.study.{role}", ours[label], ""
     for scale in ("study", "original"):
         yield f"ratio.{scale}.bound", weights_bound(results, scale), "ratio"
 

@@ -296,6 +296,11 @@ class Results:
         """training.json of every run."""
         return [self.training(*run) for run in self.study.runs]
 
+    @property
+    def made_on(self) -> list[dict[str, Any]]:
+        """Device, commit and versions: of training, else of scoring checkpoints."""
+        return self.trainings or self.choices
+
     def tokens_of(self, model: str) -> int:
         """Training tokens of a run of this model, as it was trained."""
         return int(self.training(model, self.study.seeds_of(model)[0])["tokens"])

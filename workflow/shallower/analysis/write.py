@@ -154,6 +154,8 @@ def pairs_of(study: Study, scale: str) -> PairsByFamily:
     for name in names:
         if not (name.options or name.variant in FFNS or name.t5_size):
             depths.setdefault(name.variant, []).append(name.depth)
+    if "baseline" not in depths:  # nothing is trained
+        return {}
     plain = sorted(depths.pop("baseline"))
     deepest = str(ModelName("baseline", plain[-1]))
     layer = [

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from shallower import machine
+from shallower.code import commit
 from shallower.corpus.tasks import make_tasks
 from shallower.errors import UserError
 from shallower.evaluation.choices import calibrate, choose, description
@@ -84,7 +85,9 @@ def evaluate(
         "seed": spec.seed,
         "precision": precision,
         "device": machine.device_name(chosen),
-        "sha256": sha256(path) if path.is_file() else None,
+        "sha256": checksums(path),
+        "commit": commit(),
+        "versions": machine.versions(),
         "contribution_by_document": measured.by_window,
         "windows": {domain: test.domains.count(domain) for domain in set(test.domains)},
     }
@@ -103,6 +106,12 @@ def checked_path(spec: PretrainedSpec) -> Path:
                 f"{key}.sha256: {path.name} has {found}, expected {checkpoint.sha256}"
             )
     return path
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """SHA-256 of a checkpoint's file, or of every file in its folder, by name."""
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return {file.name: sha256(file) for file in files if file.is_file()}
 
 
 def precision_of(spec: PretrainedSpec, device: torch.device) -> Precision:

@@ -41,6 +41,8 @@ OF_A_RUN = (
     *("spec.yaml", "losses.csv", "diagnostics.csv", "training.json"),
     "model.safetensors",
 )
+OF_A_CHECKPOINT = ("sha256", "precision", "device", "commit", "versions")
+SCORED_FROM_FILE = (".spec.json", ".parquet", ".interventions.json")
 SCORED = (".parquet", ".samples.jsonl")
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
 
@@ -64,6 +66,11 @@ def write_provenance(directory: Path) -> None:
                 }
                 for facts in results.trainings
             },
+            "checkpoints": {
+                facts["model"]: {key: facts[key] for key in OF_A_CHECKPOINT}
+                for facts in results.choices
+                if facts["model"] in results.study.pretrained.chosen
+            },
             "configuration": read_json(directory / "study.json"),
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
@@ -81,6 +88,8 @@ def given(study: Study) -> list[str]:
         patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED]
     for model, seed in study.intervened_runs:
         patterns.append(f"evaluations/{model}/seed{seed}.interventions.json")
+    for model, seed in study.scored:
+        patterns += [f"evaluations/{model}/seed{seed}{end}" for end in SCORED_FROM_FILE]
     return patterns
 
 
@@ -92,6 +101,7 @@ def verify(directory: Path, processes: int = 1) -> list[str]:
     problems = list(touched.values())
     if "study.json" not in touched:
         problems = code_problems(Results.read(directory)) + problems
+        problems += checkpoint_problems(directory)
     if not all(_is_made(name) for name in touched):
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
@@ -144,6 +154,21 @@ def changed_files(directory: Path) -> dict[str, str]:
             problems[name] = f"{path}: missing"
         elif sha256(path) != due:
             problems[name] = f"{path}: checksum differs from provenance.json"
+    return problems
+
+
+def checkpoint_problems(directory: Path) -> list[str]:
+    """Checkpoints that are not the files that were scored."""
+    study, problems = Results.read(directory).study, []
+    scored = read_json(directory / "provenance.json")["checkpoints"]
+    for name, facts in scored.items():
+        path = study.pretrained.chosen[name].path(f"pretrained.models.{name}")
+        for file, due in facts["sha256"].items():
+            found = path / file if path.is_dir() else path
+            if not found.is_file():
+                problems.append(f"{found}: missing, {name} was scored with it")
+            elif sha256(found) != due:
+                problems.append(f"{found}: not the file that {name} was scored with")
     return problems
 
 

@@ -10,6 +10,7 @@ import math
 import shutil
 from dataclasses import asdict
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -210,8 +211,11 @@ def front_table(folder: Path) -> str:
     """The models that no other dominates, by time: of each axis the fastest first."""
     points = labelled(pd.read_csv(folder / "pareto.csv"))
     rows = [["model on the front", "system", "µs", "nats", "probability", "time"]]
-    for axis, label in AXES.items():
-        chosen = points[(points["axis"] == axis) & points["on_front"]]
+    # Every checkpoint has a front of its own.
+    planes = points["model"].where(points["scale"] == "pretrained", "")
+    for plane, (axis, label) in product(sorted(set(planes)), AXES.items()):
+        chosen = points[(planes == plane) & (points["axis"] == axis)]
+        chosen = chosen[chosen["on_front"]]
         for row in chosen.sort_values("latency").to_dict("records"):
             cells = [f"`{row['label']}`", row["system"], printed(row["latency"], 0)]
             cells += [

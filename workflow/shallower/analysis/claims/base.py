@@ -159,7 +159,7 @@ class Claim:
         own = self.source in ON_CHECKPOINTS and self.scale == "study"
         own &= bool(context.study.scored)
         if self.weights == "trained" and not (own or context.study.models):
-            found = absent("models that are trained")
+            found = absent("trained models")
         else:
             found = self.judge(context)
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}

@@ -324,7 +324,7 @@ def small_drop(context: Context) -> Finding:
     shown = conjunction(parts, labels)
     untuned = by_run(context).get(base, {}).get(("acc", SPEEDUP))
     loss = nats(context, untuned, base) if untuned is not None else None
-    if loss is not None and loss.exists:
+    if loss is not None and loss.exists and not context.study.scored:
         shown = replace(shown, note=f"{shown.note}; untuned {loss.effect:+.3f} nats")
     return shown
 

@@ -71,7 +71,7 @@ def counts(context: Context) -> Finding:
 def per_block(context: Context) -> Finding:
     """C2: d^2/n + d parameters more in every block, at both scales."""
     study, wrong, total = context.study, 0, 0
-    scales = [("study", study.model, study.depths)]
+    scales = [("study", study.model, study.depths)] if study.models else []
     scales += [("original", study.original, study.original.depths)]
     for scale, sizes, depths in scales:
         due = sizes.width**2 // sizes.heads + sizes.width
@@ -270,8 +270,9 @@ def facts(context: Context) -> Iterator[Fact]:
     yield from learning_rates.facts(context, search)
     ratios = [b.tokens_per_parameter for b in budgets.depth_budgets(context.results)]
     yield Fact("heads.budget.count", len(ratios))
-    for key, value in (("smallest", min(ratios)), ("largest", max(ratios))):
-        yield Fact(f"heads.budget.{key}", value, "tokens per parameter")
+    for key, values in (("smallest", ratios[:1]), ("largest", ratios[-1:])):
+        for value in values:  # none where nothing is trained
+            yield Fact(f"heads.budget.{key}", value, "tokens per parameter")
     yield Fact("heads.margin", margin(context), "nats")
 
 

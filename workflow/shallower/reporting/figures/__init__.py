@@ -63,8 +63,13 @@ def draw(
 ) -> None:
     """Draw some of the figures; matplotlib and seaborn are loaded here alone."""
     from shallower.reporting import style
+    from shallower.reporting.figures import heads
 
     style.use_style()
     results, drawers = Results.read(directory), all_figures()
     for name in names:
-        style.save(drawers[name](results), folder, name, kinds)
+        if name in heads.FIGURES and not results.study.models:
+            figure = style.absent("trained models")
+        else:
+            figure = drawers[name](results)
+        style.save(figure, folder, name, kinds)

@@ -25,7 +25,8 @@ DECODING = "time_per_output_token"
 
 def variants(study: Study) -> list[str]:
     """Variants of the depth experiment, in the configuration's order."""
-    return study.experiments.depth[0].variants
+    grid = study.experiments.depth
+    return grid[0].variants if grid else ["baseline", "proposed"]
 
 
 def training_loss(results: Results) -> Figure:

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from shallower.analysis.results import Results
 from shallower.reporting import style
+from shallower.reporting.figures import heads
 
 APART = 0.04  # share of the bytes by which models of one depth are drawn apart
 PALE = 0.4  # opacity of eager points, beside their compiled twins
@@ -25,7 +26,7 @@ def roofline(results: Results) -> Figure:
     nearly the same number of bytes and are drawn a little apart.
     """
     table, study = results.roofline, results.study
-    chosen = study.experiments.depth[0].variants
+    chosen = heads.variants(study)
     table = table[table["variant"].isin(chosen) & (table["intervention"] == "")]
     table = table[table["model"].isin([*study.depth_models, *_originals(results)])]
     table = table[table["workload"] == _workload(table)]

@@ -79,7 +79,7 @@ def _made_with(results: Results) -> Pairs:
     """The machine and the programs; more than one value would be a mixture."""
     from shallower.evaluation.metrics import signature
 
-    first = results.trainings[0]
+    first = results.made_on[0]
     yield "study", escape(results.study.study)
     for key in ("commit", "device"):
         yield key, escape(", ".join(distinct(results, key)))
@@ -89,8 +89,11 @@ def _made_with(results: Results) -> Pairs:
 
 
 def distinct(results: Results, key: str) -> list[str]:
-    """The different values of a fact over all runs, sorted."""
-    return sorted({str(facts[key]) for facts in results.trainings})
+    """The different values of a fact over all runs, sorted.
+
+    Where nothing is trained, over the checkpoints that were scored.
+    """
+    return sorted({str(facts[key]) for facts in results.made_on})
 
 
 def _fate(results: Results) -> str:

@@ -74,6 +74,8 @@ def published(results: Results) -> str:
     }
     shown = number(added.pop(), 0) if len(added) == 1 else "differs by depth"
     due = number(fact("heads.parameters.original.block.added"), 0)
+    if not study.models:
+        return absent_table()
     window = round(fact("heads.training.window"))
     points = f"{window} logged point{'' if window == 1 else 's'}"
     seconds = number(fact("heads.time.training.mean"), 0)

@@ -12,6 +12,7 @@ from shallower.analysis.results import Results
 from shallower.reporting.labels import label
 from shallower.reporting.latex import (
     MISSING,
+    absent_table,
     escape,
     interval,
     number,
@@ -92,6 +93,8 @@ def _percent(fraction: float) -> str:
 def samples(results: Results) -> str:
     """Some generated texts of the deepest baseline and the shallowest proposed."""
     depths = results.study.depths
+    if not results.study.models:
+        return absent_table()
     left, right = plain("baseline", depths[-1]), plain("proposed", depths[0])
     ours, theirs = (_samples(results, model) for model in (left, right))
     rows: list[list[str] | str] = []
