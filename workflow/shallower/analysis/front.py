@@ -34,6 +34,7 @@ from shallower.analysis.interventions import (
     CONTINUATION,
     against_curve,
     against_training,
+    change,
     curve_of,
     depth_baselines,
     intervention_table,
@@ -41,6 +42,7 @@ from shallower.analysis.interventions import (
     predicted,
     profile_table,
     quality_of,
+    speedup,
     sublayers,
 )
 from shallower.analysis.results import Results, labelled
@@ -245,6 +247,15 @@ def without(name: ModelName, change: str) -> ModelName:
     left = name.without(*_CHANGES[change])
     named_after_ffn = change == "ffn" and name.variant in FFNS
     return ModelName("baseline", name.depth, left.options) if named_after_ffn else left
+
+
+def comparisons(study: Study) -> Iterator[Comparison]:
+    """Cost and speed-ups of skipping and eliminating together, of checkpoints."""
+    for label, name in (study.checkpoints | study.pooled).items():
+        if {"skip", "eliminate"} <= set(name.options):
+            yield change(label, str(name.run))
+            for axis in AXES:
+                yield speedup(str(name.run), label, axis)
 
 
 def interactions(context: Context) -> Iterator[Estimate]:

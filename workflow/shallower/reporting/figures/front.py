@@ -25,6 +25,7 @@ UNITS = {  # axis -> microseconds in one unit, label
     "per_token": (1.0, "time per token (µs)"),
     "first_token": (1e3, "time to the first token (ms)"),
 }
+OF_CHECKPOINTS = UNITS | {"per_token": (1e3, "time per token (ms)")}
 BASELINE = style.COLOURS["baseline"]
 LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "S1": ("#D55E00", "s", 3.6),
@@ -93,7 +94,8 @@ def _plane(
     best = best[best["quality"] <= ceiling]
     _letters(axes, best)
     _key(side, results, best)
-    axes.set(xlabel=UNITS[axis][1], ylabel="cross-entropy of continuations (nats)")
+    units = OF_CHECKPOINTS if (table["scale"] == "pretrained").all() else UNITS
+    axes.set(xlabel=units[axis][1], ylabel="cross-entropy of continuations (nats)")
 
 
 def points(results: Results, axis: str, base: str = "") -> pd.DataFrame:
@@ -108,7 +110,8 @@ def points(results: Results, axis: str, base: str = "") -> pd.DataFrame:
         chosen &= table["model"] == base
     table = table[chosen].dropna(subset=["quality", "latency"])
     times = ["latency", "latency_ci_low", "latency_ci_high"]
-    table = table.assign(**{name: table[name] / UNITS[axis][0] for name in times})
+    factor = (UNITS if scale == "study" else OF_CHECKPOINTS)[axis][0]
+    table = table.assign(**{name: table[name] / factor for name in times})
     blocks = _blocks(results, base)
     numbers = [blocks.get(m, 0) for m in table["label"]]
     return table.assign(blocks=numbers, on_front=table["on_front"].astype(bool))
@@ -280,7 +283,11 @@ def _key(axes: Axes, results: Results, best: pd.DataFrame) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1))
     lines: list[tuple[str, list[str], str, str]] = []
     for letter, row in zip(letters(len(best)), best.to_dict("records"), strict=True):
-        text = wrapped(label(results.study.names[row["label"]]))
+        name = results.study.names[row["label"]]
+        words = label(name)
+        if name.pretrained and name.is_intervened:  # of one checkpoint all
+            words = words.removeprefix(f"{label(name.run)}, ")
+        text = wrapped(words)
         colour = BASELINE if row["blocks"] else LOOKS[row["system"]][0]
         lines.append((letter, text, chance(row["on_front_probability"]), colour))
     rows = sum(len(text) for _, text, *_ in lines) + 0.35 * len(lines) + 1.3
