@@ -148,7 +148,8 @@ rule verify:
         " --threads {threads} 2>&1 | tee {log} >&2"
 
 
-SHOWN = (study.depth_models[-1], study.seeds[0])
+# Where nothing is trained, of no run: nothing asks for the notebooks then.
+SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])
 
 
 # the training curves of one run, of the deepest model
@@ -219,5 +220,5 @@ rule notebook_comparison:
 
 rule notebooks:
     input:
-        rules.notebook_training.output.html,
-        rules.notebook_comparison.output.html,
+        rules.notebook_training.output.html if study.models else [],
+        rules.notebook_comparison.output.html if study.models else [],

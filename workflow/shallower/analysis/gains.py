@@ -104,7 +104,8 @@ def on_front_probability(
     nats = quality.mean(axis=0) + _t_noise(random, draws, quality)
     # A time stays positive: noise in its logarithm, to first order the same.
     us = latency.mean(axis=0)
-    times = us * np.exp(_t_noise(random, draws, latency / us))
+    with np.errstate(over="ignore"):  # of two sessions noise may be anything
+        times = us * np.exp(_t_noise(random, draws, latency / us))
     return pd.Series(non_dominated(nats, times).mean(axis=0), index=data.models)
 
 

@@ -344,6 +344,8 @@ class Results:
             rows = self.scores(model, seed)
             chosen = (rows["dataset"] == "text") & (rows["metric"] == "cross_entropy")
             parts.append(rows[chosen].assign(model=model, seed=seed))
+        if not parts:
+            return {}
         rows = labelled(pd.concat(parts, ignore_index=True))
         columns = ["seed", "sample", "value", "weight"]
         return {key: part[columns] for key, part in rows.groupby(["label", "form"])}

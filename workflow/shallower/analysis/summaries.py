@@ -98,6 +98,8 @@ def quality_rows(evaluations: Path, runs: Iterable[Run]) -> pd.DataFrame:
     baselines = evaluations / "pairs.parquet"  # rules that answer the test pairs
     if baselines.is_file():
         parts.append(pd.read_parquet(baselines))
+    if not parts:
+        return pd.DataFrame()
     table = pd.concat(parts, ignore_index=True)
     keys = ["model", "intervention", "seed", "dataset", "form"]
     nats = table[table["metric"] == "cross_entropy"]

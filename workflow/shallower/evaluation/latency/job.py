@@ -55,7 +55,7 @@ from shallower.evaluation.latency.harness import (
     fixed_requests,
     interleave,
 )
-from shallower.evaluation.latency.step_time import time_training_steps
+from shallower.evaluation.latency.step_time import StepTime, time_training_steps
 from shallower.evaluation.table import write_table
 from shallower.randomness import derive
 from shallower.study.schema import PromptLengths, Repeats, Workload
@@ -105,7 +105,11 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
         "background_load": load.cores(),
     }
     tables: Sequence[Sequence[Mapping[str, object]]] = (rows, steps, reads)
-    return tuple(pd.DataFrame(list(part)).assign(**common) for part in tables)
+    names = None, list(StepTime.__annotations__), None  # of a table without rows too
+    return tuple(
+        pd.DataFrame(list(part), columns=columns).assign(**common)
+        for part, columns in zip(tables, names, strict=True)
+    )
 
 
 # --- what is timed with which requests ------------------------------------------------
@@ -116,6 +120,8 @@ def time_study_scale(
 ) -> list[TokenTime]:
     """Trained models as trained and deployed: fixed lengths and the evaluation sets."""
     settings = job.spec.settings
+    if not job.models("all"):  # nothing is trained
+        return []
     cases, others = study_cases(job, session, device)
     fixed = settings.study
     requests = fixed_requests(fixed, "eager")
@@ -134,6 +140,8 @@ def time_front(
 ) -> list[TokenTime]:
     """Every model of the quality-latency plot, and what shortens the prefill."""
     cases = front_cases(job, session, device)
+    if not cases:
+        return []
     lengths = job.spec.settings.study.model_copy(
         update={"prompt_tokens": job.spec.prompt_tokens}
     )
