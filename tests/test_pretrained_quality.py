@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
+from checkpoint_folder import WORDS, article, save_checkpoint
 from models_for_tests import build, token_ids
 from shallower.errors import UserError
 from shallower.evaluation import pretrained
 from shallower.evaluation.cross_entropy import continuation_losses, losses_of_choices
-from shallower.files import read_json
+from shallower.files import read_json, sha256
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
 from shallower.interventions.eliminate import (
@@ -30,7 +30,6 @@ from shallower.interventions.shared import SharedBlocks, first_changed
 from shallower.interventions.skip import Skip
 from shallower.models.config import SkippedParts
 from shallower.study.runs import PretrainedSpec
-from test_pretrained import make
 
 PROMPT = 16
 GONE = Elimination(linear_profile(4), alpha=0.7, window=8)
@@ -98,30 +97,11 @@ def test_a_single_sublayer_is_a_rule() -> None:
 
 # --- a checkpoint, from its folder to the table ---------------------------------------
 
-WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "ran", "to"]
-WORDS += ["old", "house", "by", "sea"]
-
-
-def article(number: int, words: int = 120) -> str:
-    return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(words))
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    backend.train_from_iterator([article(n) for n in range(20)], trainer)
-    make("grouped", tmp_path / "checkpoint")
-    backend.save(str(tmp_path / "checkpoint" / "tokenizer.json"))
-    config = {"bos_token": "<s>", "eos_token": "</s>"}
-    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(config))
+    save_checkpoint(tmp_path / "checkpoint")
     for split, first in (("validation", 0), ("test", 100)):
         rows = [
             {"id": f"{split}{n}", "text": article(first + n), "domain": domain}
@@ -179,6 +159,9 @@ def test_a_checkpoint_is_scored_document_by_document(place: Path) -> None:
     assert own["group"].tolist() == ["tales"] * 4 + ["speeches"] * 3
     assert own["sample"].is_unique
     assert facts["windows"] == {"tales": 4, "speeches": 3}
+    checkpoint = place / "checkpoint"
+    due = {file.name: sha256(file) for file in checkpoint.iterdir()}
+    assert facts["sha256"] == due
     # The oracle: transformers on the same tokens, written out.
     theirs = AutoModelForCausalLM.from_pretrained(place / "checkpoint")
     backend = Tokenizer.from_file(str(place / "checkpoint" / "tokenizer.json"))
