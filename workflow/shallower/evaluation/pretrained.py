@@ -23,13 +23,17 @@ from shallower.evaluation.cross_entropy import losses_of_choices
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.files import sha256, write_json
 from shallower.interventions.base import Choice
+from shallower.interventions.costs import deployed_costs
+from shallower.interventions.eliminate import prefill_speedup
 from shallower.interventions.shared import SharedBlocks
+from shallower.models.costs import count_parameters
 from shallower.models.llama import LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
 from shallower.study.runs import PretrainedSpec
 
 NOTHING = Choice()
+LENGTHS = (128, 256, 512, 1024, 2048)  # of prompts, tokens
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,35 @@ def evaluate(
     facts = {
         "model": spec.name,
         "seed": spec.seed,
+        "parameters": count_parameters(model),
         "precision": precision,
         "device": machine.device_name(chosen),
         "sha256": sha256(path) if path.is_file() else None,
         "contribution_by_document": measured.by_window,
+        "prefill_at": predicted_by_length(model, choices),
         "windows": {domain: test.domains.count(domain) for domain in set(test.domains)},
     }
     write_json(interventions, facts | described)
     write_table(table_of(parts), output)
+
+
+def predicted_by_length(
+    model: LlamaLM, choices: dict[str, Choice]
+) -> dict[str, dict[str, float]]:
+    """Predicted speed-up of the prefill by a prompt's tokens, of each elimination.
+
+    Skipped sublayers are not counted.
+    """
+    block_costs = deployed_costs(model.config)
+    return {
+        text: {
+            str(n): prefill_speedup(block_costs, choice.elimination.counts(n), n)
+            for n in LENGTHS
+            if n <= model.config.context
+        }
+        for text, choice in choices.items()
+        if choice.elimination is not None and not choice.skip.attention
+    }
 
 
 def checked_path(spec: PretrainedSpec) -> Path:

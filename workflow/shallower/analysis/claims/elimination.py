@@ -22,6 +22,7 @@ from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate, mean_l
 from shallower.analysis.interventions import (
     CONTINUATION,
     PROMPT,
+    accuracy,
     change,
     eliminations,
     fine_tuned,
@@ -29,6 +30,7 @@ from shallower.analysis.interventions import (
     predicted,
     source,
     speedup,
+    task_changes,
 )
 from shallower.analysis.results import original_names
 from shallower.analysis.verdicts import (
@@ -41,6 +43,7 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
+from shallower.corpus.tasks import TASKS
 from shallower.study.study import Study
 
 WITHIN = (0.85, 1.15)  # measured over predicted
@@ -367,6 +370,15 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         base = source(study.names[label])
         yield change(label, base)
         yield speedup(base, label, "first_token")
+        timed = study.latency.pretrained
+        if study.names[label].pretrained and timed and timed.prompts:
+            for tokens in timed.prompts.lengths:
+                yield speedup(base, label, "first_token", f"{PROMPT}{tokens}")
+    yield from task_changes(study)
+    for checkpoint, _ in study.scored if study.pretrained.tasks else []:
+        for task in TASKS:
+            yield accuracy(checkpoint, task)
+            yield accuracy(checkpoint, task, "accuracy.control")
 
 
 CLAIMS = [
