@@ -43,9 +43,15 @@ def configuration(*names: str) -> dict[str, Any]:
     }
 
 
-def study_of_checkpoints(*names: str) -> Study:
-    """The checked study, without training."""
-    return load_study(configuration(*names))
+def study_of_checkpoints(*names: str, beside: Study | None = None) -> Study:
+    """The checked study, without training; or with that of another study."""
+    given = configuration(*names)
+    if beside is None:
+        return load_study(given)
+    trained = beside.model_dump(mode="json")
+    trained["experiments"] |= given["experiments"]
+    trained["latency"]["pretrained"] = given["latency"]["pretrained"]
+    return load_study(trained | {"pretrained": given["pretrained"]})
 
 
 def quality(name: ModelName) -> float:
@@ -128,6 +134,9 @@ def choices(study: Study, checkpoint: str) -> dict[str, Any]:
         "commit": "abc",
         "versions": {"python": "3.11", "torch": "2"},
         "sha256": {"weights": "0"},
+        "parameters": 5e6,
+        "windows": {"speeches": 8, "articles": 8},
+        "prefill_at": {},
         "importance": {part: list(0.3 - 0.2 * share) for part in EACH},
         "contribution": list(np.mean(by_document, axis=0)),
         "contribution_by_document": by_document,

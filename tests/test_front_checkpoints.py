@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -223,6 +224,32 @@ def test_every_claim_of_a_study_without_training_has_a_verdict(
 def test_what_has_neither_training_nor_checkpoints_is_refused() -> None:
     with pytest.raises(UserError, match=r"experiments\.depth: missing"):
         load_study(configuration() | {"experiments": {}})
+
+
+def test_trained_models_are_judged_as_without_a_checkpoint(
+    analysed: Results, tmp_path: Path
+) -> None:
+    study = study_of_checkpoints(NAME, beside=analysed.study)
+    made = MadeUpCheckpoints(study, tmp_path)
+    made.results()
+    write_analysis(tmp_path)
+    both = Results.read(tmp_path)
+    for name in ("pareto", "methods"):
+        ours, theirs = both.table(name), analysed.table(name)
+        ours = ours[~ours["model"].eq(NAME)].reset_index(drop=True)
+        assert len(ours) < len(both.table(name))
+        pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
+    where = {"scale": "study", "dataset": "continuation"}
+    assert both.estimates_of(**where) == analysed.estimates_of(**where)
+    keys = [f"front.{key}" for key in ("per_token.size", "interactions", "models")]
+    assert [both.fact(key) for key in keys] == [analysed.fact(key) for key in keys]
+    ours, theirs = (r.claims.set_index("id")["verdict"] for r in (both, analysed))
+    plain = [claim for claim in theirs.index if claim[:2] not in ("S3", "S4")]
+    assert ours[plain].equals(theirs[plain])
+    assert both.claims.set_index("id").loc["S3-2", "scale"] == "pretrained"
+    for make in all_tables().values():
+        make(both)
+    assert all_numbers(both)["has.trained"] == "yes"
 
 
 # --- several checkpoints --------------------------------------------------------------

@@ -156,8 +156,8 @@ class Claim:
 
     def row(self, context: Context) -> dict[str, Any]:
         """Its row of claims.csv."""
-        own = self.source in ON_CHECKPOINTS and self.scale == "study"
-        own &= bool(context.study.scored)
+        timed = self.scale == "study" or context.study.timed_checkpoint
+        own = self.source in ON_CHECKPOINTS and timed and bool(context.study.scored)
         if self.weights == "trained" and not (own or context.study.models):
             found = absent("trained models")
         else:
