@@ -239,8 +239,13 @@ def test_trained_models_are_judged_as_without_a_checkpoint(
         ours = ours[~ours["model"].eq(NAME)].reset_index(drop=True)
         assert len(ours) < len(both.table(name))
         pd.testing.assert_frame_equal(ours, theirs, check_dtype=False)
-    where = {"scale": "study", "dataset": "continuation"}
-    assert both.estimates_of(**where) == analysed.estimates_of(**where)
+    ours, theirs = (r.estimates.set_index("id").sort_index() for r in (both, analysed))
+    # The noise of made up twins and of the original's size depends on what is beside.
+    theirs = theirs[(theirs["scale"] == "study") & (theirs["family"] != "twin")]
+    # All but what claims about interventions ask for, which are another model's now.
+    shared = theirs.index.intersection(ours.index)
+    assert len(shared) > 0.9 * len(theirs)
+    pd.testing.assert_frame_equal(ours.loc[shared], theirs.loc[shared])
     keys = [f"front.{key}" for key in ("per_token.size", "interactions", "models")]
     assert [both.fact(key) for key in keys] == [analysed.fact(key) for key in keys]
     ours, theirs = (r.claims.set_index("id")["verdict"] for r in (both, analysed))
