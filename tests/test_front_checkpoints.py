@@ -34,6 +34,7 @@ from shallower.errors import UserError
 from shallower.reporting.figures.front import points
 from shallower.reporting.numbers import all_numbers
 from shallower.reporting.tables import all_tables
+from shallower.reporting.tables.study import with_labels
 from shallower.study.study import ALL_CHECKPOINTS, load_study
 
 NAME = "small-1.5b"
@@ -193,6 +194,12 @@ def test_numbers_of_a_checkpoint(written: Results) -> None:
     )
     assert found["pretrained.per_token.best.gain"] == f"$-${-best.effect:.3f}"
     assert found["has.front.per_token.best"] == ""
+
+
+def test_labels_in_notes_are_put_in_words(written: Results) -> None:
+    found = with_labels(written, f"supported: {ELIMINATE}acc.2, 1.5; of {NAME} alone")
+    words = f"{NAME}, eliminate ×2 by attention received"
+    assert found == f"supported: \u201c{words}\u201d, 1.5; of {NAME} alone"
 
 
 def test_every_claim_of_a_study_without_training_has_a_verdict(

@@ -98,3 +98,10 @@ def test_printed_lines_break_between_parts_alone() -> None:
 )
 def test_what_a_model_changes(name: ModelName, words: str) -> None:
     assert changes(name, 8) == words
+
+
+def test_a_checkpoint_goes_by_its_name() -> None:
+    name = ModelName("smollm2-135m", 30, {"skip": "attention.last.4"}, pretrained=True)
+    assert label(name) == "smollm2-135m, skip attention of the last 4"
+    assert label(name.run) == "smollm2-135m"
+    assert changes(name, 8) == "attention of the last 4 blocks skipped"

@@ -33,7 +33,7 @@ TABLES = [
     *("metrics_completion", "metrics_chat", "metrics_qa", "search", "budget"),
     # ffn and t5 (S2), skipping (S3), elimination (S4), front (combined)
     *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "front"),
-    *("front_pretrained", "both"),
+    *("tasks", "front_pretrained", "both"),
 ]
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
