@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -194,23 +195,40 @@ class Scored:
         model = apply(self.model, choice)
         columns = {"accuracy": "prompt"} | ({CONTROL: "control"} if control else {})
         for item in items.to_dict("records"):
-            endings = [self.tokenizer.encode(text) for text in item["choices"]]
+            choices = [self.tokenizer.encode(text) for text in item["choices"]]
             for metric, column in columns.items():
                 prompt = [*self.tokenizer.prefix, *self.tokenizer.encode(item[column])]
-                scores = choice_scores(model, prompt, endings, choice.elimination)
+                scores = choice_scores(model, prompt, choices, choice.elimination)
                 right = float(max(range(len(scores)), key=scores.__getitem__))
                 place = (item["task"], item["group"], item["document"])
                 yield Row(*place, metric, float(right == item["answer"]), 1.0)
 
 
-@torch.inference_mode()
 def choice_scores(
     model: LlamaLM,
     prompt: list[int],
     choices: list[list[int]],
     elimination: Elimination | None = None,
 ) -> list[float]:
-    """Log-likelihood in nats of each choice behind the prompt, its tokens summed.
+    """Log-likelihood in nats of each choice behind the prompt, its tokens summed."""
+    return [each.nats for each in endings(model, prompt, choices, elimination)]
+
+
+class Ending(NamedTuple):
+    """How a model judges what may follow a prompt."""
+
+    nats: float  # log-likelihood, its tokens summed
+    greedy: bool  # whether each of its tokens is the most likely one
+
+
+@torch.inference_mode()
+def endings(
+    model: LlamaLM,
+    prompt: list[int],
+    choices: list[list[int]],
+    elimination: Elimination | None = None,
+) -> list[Ending]:
+    """Each choice behind the prompt.
 
     The prompt goes through the model once, with what `elimination` leaves of it.
     """
@@ -224,16 +242,21 @@ def choice_scores(
     else:
         logits, cache = prefill(model, tokens, elimination, longest)
     first = logits[0, -1].float().log_softmax(-1)
-    scores = [float(first[choice[0]]) for choice in choices]
+    best = int(first.argmax())
+    begun = [Ending(float(first[c[0]]), c[0] == best) for c in choices]
     if longest == 1:
-        return scores
+        return begun
     # Padded at the right, where causal attention hides it.
     rows = [choice + [0] * (longest - len(choice)) for choice in choices]
     padded = torch.tensor(rows, device=device)
     cache.select(torch.zeros(len(choices), dtype=torch.long, device=device))
-    later = model(padded[:, :-1], cache).float().log_softmax(-1)
-    nats = later.gather(2, padded[:, 1:, None])[..., 0]
+    later, targets = model(padded[:, :-1], cache).float(), padded[:, 1:]
+    greedy = later.argmax(-1) == targets
+    nats = later.log_softmax(-1).gather(2, targets[..., None])[..., 0]
     return [
-        score + float(row[: len(choice) - 1].sum())
-        for score, row, choice in zip(scores, nats, choices, strict=True)
+        Ending(
+            start.nats + float(nats[row, : len(choice) - 1].sum()),
+            start.greedy and bool(greedy[row, : len(choice) - 1].all()),
+        )
+        for row, (start, choice) in enumerate(zip(begun, choices, strict=True))
     ]
