@@ -9,7 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
@@ -106,9 +113,8 @@ def article(number: int, words: int = 120) -> str:
     return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(words))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
+def write_checkpoint(folder: Path, kind: str = "grouped", bos: bool = False) -> None:
+    """A checkpoint with random weights and its tokenizer, which may put BOS first."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -118,20 +124,36 @@ def place(tmp_path: Path) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator([article(n) for n in range(20)], trainer)
-    make("grouped", tmp_path / "checkpoint")
-    backend.save(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    make(kind, folder)
+    backend.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>"}
-    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(config))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
+    write_checkpoint(tmp_path / "checkpoint")
+    write_corpus(tmp_path / "corpus")
+    return tmp_path
+
+
+def write_corpus(folder: Path) -> None:
+    """Held-out documents, one of them too short."""
     for split, first in (("validation", 0), ("test", 100)):
         rows = [
             {"id": f"{split}{n}", "text": article(first + n), "domain": domain}
             for n, domain in enumerate(["tales"] * 5 + ["speeches"] * 3)
         ]
         rows.append({"id": "short", "text": "the cat", "domain": "tales"})
-        path = tmp_path / "corpus" / "text" / f"{split}.parquet"
+        path = folder / "text" / f"{split}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pd.DataFrame(rows).to_parquet(path)
-    return tmp_path
 
 
 def spec(place: Path, **changes: object) -> PretrainedSpec:
