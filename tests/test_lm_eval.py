@@ -28,7 +28,8 @@ from test_pretrained_quality import article, scores, write_checkpoint, write_cor
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="`make test` installs lm_eval"
 )
-BOTH = "skip=attention.last.1__eliminate=linear.1.2"
+# Of three blocks the second eliminates, and the third attends to what is left.
+BOTH = "skip=attention.first.1__eliminate=linear.1.5"
 METRICS = {"choices": "acc", "answers": "bypass", "texts": "word_perplexity"}
 KINDS = {"grouped": False, "plain": True}  # whether the tokenizer puts BOS first
 
@@ -122,10 +123,12 @@ def theirs(checkpoint: Path, without_attention: int | None = None) -> Any:
 
 @pytest.mark.parametrize(("kind", "skipped"), [("grouped", 2), ("plain", None)])
 def test_what_the_harness_finds_is_what_it_finds_with_transformers(
-    kind: str, skipped: int | None, folder: Path
+    kind: str, skipped: int | None, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     intervention = "" if skipped is None else f"skip=attention.only{skipped}.1"
     found = run(ours(folder / kind, intervention), folder)
+    # Of the last document, 3 choices behind a prompt that is too long.
+    assert "3 contexts do not fit into 64 tokens" in caplog.text
     due = run(theirs(folder / kind, skipped), folder, "choices", "answers")
     for mine, other in zip(
         responses(found, "choices"), responses(due, "choices"), strict=True
@@ -147,7 +150,8 @@ def test_with_elimination_it_is_that_of_our_forward_pass(folder: Path) -> None:
     """The oracle goes through prompt and choice anew for each choice."""
     checkpoint = folder / "plain"
     model = ours(checkpoint, BOTH, prompt_tokens=32)
-    found, plain = (run(each, folder, "choices") for each in (model, ours(checkpoint)))
+    skipped = ours(checkpoint, BOTH.partition("__")[0])
+    found, plain = (run(each, folder, "choices") for each in (model, skipped))
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     for sample in found["samples"]["choices"]:
         for choice, (nats, greedy) in zip(
@@ -166,12 +170,12 @@ def test_with_elimination_it_is_that_of_our_forward_pass(folder: Path) -> None:
             assert nats == pytest.approx(due.sum().item(), abs=1e-4)
             assert greedy == (logits.argmax(-1).tolist() == ending)
     last, without = (responses(each, "choices")[-1] for each in (found, plain))
-    assert all(abs(a[0] - b[0]) > 0.01 for a, b in zip(last, without, strict=True))
+    assert all(abs(a[0] - b[0]) > 0.002 for a, b in zip(last, without, strict=True))
     # Answers are those of a model that is asked without a batch.
     alone = ours(checkpoint, BOTH, prompt_tokens=32, batch_size=1)
     both = [responses(run(m, folder, "answers"), "answers") for m in (model, alone)]
     assert both[0] == both[1]
-    assert both[0] != responses(run(ours(checkpoint), folder, "answers"), "answers")
+    assert both[0] != responses(run(skipped, folder, "answers"), "answers")
 
 
 def test_a_run_of_a_study(corpus: Path, folder: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from models_for_tests import build, token_ids
 from shallower.errors import UserError
 from shallower.evaluation import pretrained
 from shallower.evaluation.cross_entropy import continuation_losses, losses_of_choices
+from shallower.evaluation.generation import generate
 from shallower.files import read_json
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
@@ -251,6 +252,17 @@ def test_choices_are_scored_by_likelihood(
         nats = model.head(states)[0, :-1].log_softmax(-1)
         due = nats.gather(1, whole[0, PROMPT:, None]).sum().item()
         assert score == pytest.approx(due, abs=1e-4)
+
+
+def test_an_ending_is_greedy_if_each_of_its_tokens_is() -> None:
+    model, prompt = build(depth=4, kv_heads=2), token_ids(1, PROMPT)[0].tolist()
+    (best,) = generate(model, [prompt], 3, None)
+    other = (best[0] + 1) % 300
+    (behind,) = generate(model, [[*prompt, other]], 2, None)
+    choices = [best, best[:1], [other, *behind], [other], [*best[:2], best[2] - 1]]
+    found = pretrained.endings(model, prompt, choices)
+    assert [each.greedy for each in found] == [True, True, False, False, False]
+    assert pretrained.endings(model, prompt, [best[:1], [other]])[0].greedy
 
 
 def test_who_knows_the_answer_is_right(

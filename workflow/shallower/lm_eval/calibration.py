@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shallower.errors import UserError
-from shallower.evaluation.choices import Calibration, calibrate, choose, tuned_profile
+from shallower.evaluation.choices import Calibration, calibrate, choose
 from shallower.evaluation.pretrained import WindowReader
 from shallower.interventions.base import Choice, Intervention
 from shallower.interventions.calibration import Importance
@@ -79,8 +79,3 @@ class ByText:
                 f"--calibration: {text} has {len(ids)} tokens, expected {step} or more"
             )
         return torch.tensor([[*prefix, *ids[i : i + step]] for i in starts])
-
-
-def tuned_for(path: Path) -> tuple[float, ...] | None:
-    """The profile that a run was fine-tuned with; None for checkpoints and others."""
-    return tuned_profile(path) if (path / "training.json").is_file() else None

@@ -7,11 +7,11 @@ eliminated; tokens of a continuation or an answer never are.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -26,16 +26,12 @@ from shallower.evaluation.generation import generate_all
 from shallower.evaluation.pretrained import Ending, endings
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Intervention
-from shallower.lm_eval.calibration import ByText, tuned_for
-from shallower.models.llama import LlamaLM
-from shallower.pretrained.checkpoint import open_model
-from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
-from shallower.tokens.tokenizer import Tokenizer
-from shallower.training.runs import load_decoder
+from shallower.lm_eval.calibration import DEFAULTS, ByText
+from shallower.lm_eval.source import Precision, opened, tuned_for
 
-Precision = Literal["auto", "float32", "bfloat16"]
 Request = tuple[Any, list[int], list[int]]  # texts, tokens of context and continuation
 
+log = logging.getLogger(__name__)
 NEW_TOKENS = 256  # of an answer, unless its task says how many
 
 
@@ -56,7 +52,7 @@ class InterventionLM(TemplateLM):
         intervention: str = "",
         precision: Precision = "auto",
         calibration: str | None = None,
-        prompt_tokens: int = 256,
+        prompt_tokens: int = DEFAULTS.prompt_tokens,
         batch_size: int = 8,
         device: str = "auto",
     ) -> None:
@@ -116,6 +112,7 @@ class InterventionLM(TemplateLM):
         A context that is too long loses its beginning.
         """
         by_prompt: dict[tuple[int, ...], list[int]] = {}
+        cut = 0
         for index, (texts, context, ending) in enumerate(requests):
             room = self.max_length + 1 - len(ending)
             if not ending or room < 1:
@@ -124,6 +121,8 @@ class InterventionLM(TemplateLM):
                     f"{self.max_length}, the context: {str(texts)[-80:]}"
                 )
             by_prompt.setdefault(tuple(context[-room:]), []).append(index)
+            cut += len(context) > room
+        self._warn(cut)
         found: dict[int, Ending] = {}
         with tqdm(total=len(requests), disable=disable_tqdm) as progress:
             for prompt, indices in by_prompt.items():
@@ -208,7 +207,9 @@ class InterventionLM(TemplateLM):
             text = self.text.decode(ids)
             return any(end in text for end in until)
 
-        prompts = [self.tok_encode(context)[-room:] for context in contexts]
+        whole = [self.tok_encode(context) for context in contexts]
+        self._warn(sum(len(prompt) > room for prompt in whole))
+        prompts = [prompt[-room:] for prompt in whole]
         how = self.text.eos, self.batch_size, self.choice.elimination, ends
         found = generate_all(self.model, prompts, new_tokens, *how)
         return [
@@ -216,25 +217,10 @@ class InterventionLM(TemplateLM):
             for ids in found
         ]
 
-
-# --- reading a model -----------------------------------------------------------------
-
-
-def opened(
-    path: Path, precision: Precision, device: torch.device
-) -> tuple[LlamaLM, TokenizerLike]:
-    """The model on its device, and its tokenizer.
-
-    Raises UserError for a run without its study's tokenizer, and as `open_model`.
-    """
-    if not (path / "spec.yaml").is_file():
-        if precision == "auto":
-            fast = machine.multiplies_bfloat16(device)
-            precision = "bfloat16" if fast else "float32"
-        return open_model(path, None, precision).to(device), open_tokenizer(path)
-    # results/<study>/runs/<model>/seed<k>
-    tokens = path.resolve().parents[2] / "tokens" / "tokenizer.model"
-    model = load_decoder(path).to(device)
-    if precision == "bfloat16":
-        model = model.bfloat16()
-    return model, Tokenizer(tokens)
+    def _warn(self, cut: int) -> None:
+        if cut:
+            log.warning(
+                "%s contexts do not fit into %s tokens and lose their beginning",
+                cut,
+                self.max_length,
+            )
