@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -23,11 +24,13 @@ from shallower import machine
 from shallower.errors import UserError
 from shallower.evaluation.cross_entropy import pass_size
 from shallower.evaluation.generation import generate_all
-from shallower.evaluation.pretrained import Ending, endings
+from shallower.evaluation.pretrained import Ending, score_endings
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Intervention
+from shallower.interventions.forward import prefill
 from shallower.lm_eval.calibration import DEFAULTS, ByText
 from shallower.lm_eval.source import Precision, opened, tuned_for
+from shallower.models.llama import KeyValueCache
 
 Request = tuple[Any, list[int], list[int]]  # texts, tokens of context and continuation
 
@@ -128,10 +131,21 @@ class InterventionLM(TemplateLM):
             for prompt, indices in by_prompt.items():
                 for some in self._batches(indices, requests):
                     rows = [requests[index][2] for index in some]
-                    what = list(prompt), rows, self.choice.elimination
-                    found.update(zip(some, endings(self.model, *what), strict=True))
+                    found.update(zip(some, self._score(prompt, rows), strict=True))
                     progress.update(len(some))
         return [found[index] for index in range(len(requests))]
+
+    @torch.inference_mode()
+    def _score(self, prompt: Sequence[int], rows: list[list[int]]) -> list[Ending]:
+        """Continuations of a prompt, which goes through the model once."""
+        model, longest = self.model, max(map(len, rows))
+        ids = torch.tensor([prompt], device=self._device)
+        if self.choice.elimination is not None:
+            begun = prefill(model, ids, self.choice.elimination, longest)
+            return score_endings(model, *begun, rows)
+        cache = KeyValueCache(model, 1, len(prompt) + longest)
+        logits = model(ids, cache, last_only=True)
+        return score_endings(model, logits, cache, rows)
 
     def _batches(
         self, indices: list[int], requests: Sequence[Request]
