@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import pandas as pd
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from test_pretrained import make
 
@@ -17,8 +25,8 @@ def article(number: int, words: int = 120) -> str:
     return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(words))
 
 
-def save_checkpoint(folder: Path) -> None:
-    """Random weights of three blocks with grouped queries; 300 pieces of bytes."""
+def save_checkpoint(folder: Path, kind: str = "grouped", bos: bool = False) -> None:
+    """Random weights of three blocks; 300 pieces of bytes, BOS first where asked."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -28,7 +36,25 @@ def save_checkpoint(folder: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator([article(n) for n in range(20)], trainer)
-    make("grouped", folder)
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 0)]
+        )
+    make(kind, folder)
     backend.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>"}
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def save_documents(folder: Path) -> None:
+    """Held-out documents of two domains, one of them too short."""
+    for split, first in (("validation", 0), ("test", 100)):
+        rows = [
+            {"id": f"{split}{n}", "text": article(first + n), "domain": domain}
+            for n, domain in enumerate(["tales"] * 5 + ["speeches"] * 3)
+        ]
+        rows.append({"id": "short", "text": "the cat", "domain": "tales"})
+        path = folder / "text" / f"{split}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(rows).to_parquet(path)

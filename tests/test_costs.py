@@ -163,6 +163,22 @@ def test_an_intervention_is_written_as_in_labels() -> None:
     assert str(Intervention()) == ""
 
 
+def test_an_intervention_is_read_as_it_is_written() -> None:
+    for text, needs in (
+        ("", False),
+        ("skip=attention.last_but_one.2", False),
+        ("skip=block.cosine.1", True),
+        ("eliminate=uniform.2", False),
+        ("skip=ffn.only3.1__eliminate=acc.1.5", True),
+    ):
+        read = Intervention.from_text(text)
+        assert str(read) == text
+        assert read.needs_model == needs
+    for bad in ("attention.last.2", "skip=ffn.last.1__skip=ffn.last.2", "drop=acc.2"):
+        with pytest.raises(ValueError, match=r"expected skip=<skip>"):
+            Intervention.from_text(bad)
+
+
 def test_an_intervention_applies_to_any_form_and_adds_to_what_is_skipped() -> None:
     model = build("proposed", depth=DEPTH)
     pairs = [apply(fold(model), CHOICE), fold(apply(model, CHOICE))]

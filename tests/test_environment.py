@@ -73,6 +73,16 @@ def test_packages_of_files_are_pinned_apart() -> None:
     assert re.search(r"pip install .*--no-deps -r envs/files\.lock", setup)
 
 
+def test_the_harness_is_pinned_apart() -> None:
+    """Only tests need it: `make test` installs it, `make paper` does not."""
+    pins, extra = lock("lm-eval.lock"), project()["optional-dependencies"]["lm-eval"]
+    assert not pins.keys() & (lock().keys() | lock("files.lock").keys())
+    for name, bound in bare(extra).items():
+        assert parts((lock() | pins)[name]) >= parts(bound), name
+    test = (ROOT / "Makefile").read_text().split("\ntest:")[1].split("\n\n")[0]
+    assert re.search(r"pip install .*--no-deps -r envs/lm-eval\.lock", test)
+
+
 def test_data_versions_are_the_locks(configuration: dict) -> None:
     pins = lock() | lock("files.lock")
     text, chat = (configuration["corpus"][name] for name in ("text", "chat"))

@@ -277,7 +277,7 @@ def test_the_card_says_what_it_is(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_the_harness_runs_with_our_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    from shallower import lm_eval
+    from shallower.lm_eval.__main__ import main
 
     called = []
     package, stand_in = (
@@ -287,8 +287,10 @@ def test_the_harness_runs_with_our_models(monkeypatch: pytest.MonkeyPatch) -> No
     stand_in.cli_evaluate = lambda: called.append(1)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lm_eval", package)
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", stand_in)
-    lm_eval.main()
+    monkeypatch.setattr(sys, "argv", [])
+    main(["--model", "hf", "--tasks", "arc_easy"])
+    assert sys.argv[1:] == ["--model", "hf", "--tasks", "arc_easy"]
     assert called
     monkeypatch.setitem(sys.modules, "lm_eval.__main__", None)
     with pytest.raises(UserError, match="lm_eval"):
-        lm_eval.main()
+        main([])

@@ -197,3 +197,25 @@ def test_prompts_share_batches_by_length(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_eliminated_prompts_must_fit_the_context_too() -> None:
     with pytest.raises(UserError, match="exceed the context of 32"):
         generate_all(build(), [[1] * 20], 13, None, 1, ELIMINATION)
+
+
+@pytest.mark.parametrize("elimination", [None, ELIMINATION])
+def test_generation_may_end_where_the_caller_says(
+    elimination: Elimination | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to there it is the same, and nothing is computed behind the last end."""
+    model, steps = build(), []
+    free = generate_all(model, PROMPTS, 12, 299, 9, elimination)
+    real = LlamaLM.features
+
+    def counted(self: LlamaLM, tokens: Tensor, *rest: Any) -> Tensor:
+        steps.append(tokens.shape[1])
+        return real(self, tokens, *rest)
+
+    monkeypatch.setattr(LlamaLM, "features", counted)
+    ended = generate_all(
+        *(model, PROMPTS, 12, 299, 9, elimination), lambda ids: len(ids) == 4
+    )
+    assert [ids[:4] for ids in ended] == [ids[:4] for ids in free]
+    assert any(len(ids) > 4 for ids in free)
+    assert steps.count(1) == 3 * (1 if elimination is None else len(PROMPTS))

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
-from checkpoint_folder import WORDS, article, save_checkpoint
+from checkpoint_folder import WORDS, save_checkpoint, save_documents
 from models_for_tests import build, token_ids
 from shallower.errors import UserError
 from shallower.evaluation import pretrained
 from shallower.evaluation.cross_entropy import continuation_losses, losses_of_choices
+from shallower.evaluation.generation import generate
 from shallower.files import read_json, sha256
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
@@ -103,15 +104,7 @@ def test_a_single_sublayer_is_a_rule() -> None:
 def place(tmp_path: Path) -> Path:
     """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
     save_checkpoint(tmp_path / "checkpoint")
-    for split, first in (("validation", 0), ("test", 100)):
-        rows = [
-            {"id": f"{split}{n}", "text": article(first + n), "domain": domain}
-            for n, domain in enumerate(["tales"] * 5 + ["speeches"] * 3)
-        ]
-        rows.append({"id": "short", "text": "the cat", "domain": "tales"})
-        path = tmp_path / "corpus" / "text" / f"{split}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).to_parquet(path)
+    save_documents(tmp_path / "corpus")
     return tmp_path
 
 
@@ -212,6 +205,18 @@ def test_choices_are_scored_by_likelihood(lengths: tuple[int, ...], name: str) -
         nats = model.head(states)[0, :-1].log_softmax(-1)
         due = nats.gather(1, whole[0, PROMPT:, None]).sum().item()
         assert score == pytest.approx(due, abs=1e-4)
+
+
+def test_an_ending_is_greedy_if_each_of_its_tokens_is() -> None:
+    model, prompt = build(depth=4, kv_heads=2), token_ids(1, PROMPT)[0].tolist()
+    (best,) = generate(model, [prompt], 3, None)
+    other = (best[0] + 1) % 300
+    (behind,) = generate(model, [[*prompt, other]], 2, None)
+    choices = [best, best[:1], [other, *behind], [other], [*best[:2], best[2] - 1]]
+    with torch.inference_mode():
+        shared = SharedBlocks(model, torch.tensor([prompt]), cached=True)
+    found = pretrained.score_endings(*shared.prefill(Choice(), 3), choices)
+    assert [each.greedy for each in found] == [True, True, False, False, False]
 
 
 def test_who_knows_the_answer_is_right(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -32,6 +32,35 @@ from shallower.models.llama import LlamaLM
 from shallower.study.runs import EvaluationSpec, PretrainedSpec
 
 
+class Settings(Protocol):
+    """What a choice depends on beside the model and the text."""
+
+    @property
+    def name(self) -> str:
+        """Of the model, for messages."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of random ranking."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Length of the prompt that a speed-up is solved for."""
+        ...
+
+    @property
+    def ranking_window(self) -> int:
+        """Last queries that rank tokens."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Windows at once."""
+        ...
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What a run's model does on validation windows."""
@@ -47,7 +76,7 @@ def calibrate(
     model: LlamaLM,
     windows: Tensor,
     interventions: Sequence[Intervention],
-    spec: EvaluationSpec | PretrainedSpec,
+    spec: Settings,
     tuned: Profile | None = None,
 ) -> Calibration:
     """Measure a trained model on validation `windows` (windows, T + 1).
@@ -88,7 +117,7 @@ def search_paths(
     model: LlamaLM,
     windows: Tensor,
     skips: Sequence[Skip],
-    spec: EvaluationSpec | PretrainedSpec,
+    spec: Settings,
 ) -> dict[Part, Blocks]:
     """One path for each part, as long as the longest that one of the skips needs."""
     longest: dict[Part, Skip] = {}
@@ -113,7 +142,7 @@ def choose(
     model: LlamaLM,
     intervention: Intervention,
     measured: Calibration,
-    spec: EvaluationSpec | PretrainedSpec,
+    spec: Settings,
 ) -> Choice:
     """The blocks that are skipped, and an elimination of the asked strength.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -20,6 +20,8 @@ from shallower.tokens.tokenizer import Tokenizer
 # padding. Fewer at a time would make the matrix products too small.
 PREFILLED = 16
 
+Ends = Callable[[list[int]], bool]  # whether a continuation so far is all of it
+
 
 def encode_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
     """BOS and the last pieces of `text`, at most `room` ids in all.
@@ -32,12 +34,17 @@ def encode_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
 
 @torch.inference_mode()
 def generate(
-    model: LlamaLM, prompts: list[list[int]], new_tokens: int, stop: int | None
+    model: LlamaLM,
+    prompts: list[list[int]],
+    new_tokens: int,
+    stop: int | None,
+    ends: Ends | None = None,
 ) -> list[list[int]]:
     """Continue each prompt greedily by at most `new_tokens` ids.
 
-    A continuation ends before the id `stop`. Prompts of different length are padded
-    at the left; no prompt sees the padding, so each gets what it would get alone.
+    A continuation ends before the id `stop`; one for which `ends` is true may go on.
+    Prompts of different length are padded at the left; no prompt sees the padding, so
+    each gets what it would get alone.
     Raises UserError if prompt and continuation exceed the model's context.
     """
     longest = longest_prompt(model, prompts, new_tokens)
@@ -46,7 +53,7 @@ def generate(
     cache = KeyValueCache(model, len(prompts), longest + new_tokens)
     logits = prefill(model, ordered, cache)
     padding = padding_of(ordered).to(logits.device)
-    answers = decode_greedily(model, logits, cache, padding, new_tokens, stop)
+    answers = decode_greedily(model, logits, cache, padding, new_tokens, stop, ends)
     by_prompt = dict(zip(order, answers, strict=True))
     return [by_prompt[i] for i in range(len(prompts))]
 
@@ -79,11 +86,13 @@ def decode_greedily(
     padding: Tensor,
     new_tokens: int,
     stop: int | None,
+    ends: Ends | None = None,
 ) -> list[list[int]]:
     """Greedy continuations of the sequences that `cache` holds, in its order.
 
     `logits` (batch, tokens, vocabulary) are those behind the prompts, `padding`
-    (batch,) counts the padded tokens at the left of each.
+    (batch,) counts the padded tokens at the left of each. Without `stop`, `ends` is not
+    asked.
     """
     # Row r of the batch continues sequence rows[r]; rows that have ended are removed.
     rows = torch.arange(len(logits), device=logits.device)
@@ -95,6 +104,11 @@ def decode_greedily(
         answers[rows, column] = tokens[:, 0]
         if stop is not None:
             ended |= tokens[:, 0] == stop
+            if ends is not None:
+                so_far = answers[rows, : column + 1].tolist()
+                ended |= torch.tensor(
+                    [ends(ids) for ids in so_far], device=ended.device
+                )
             running = len(rows) - int(ended.sum())
             if running == 0:
                 break
@@ -145,6 +159,7 @@ def generate_all(
     stop: int | None,
     batch_size: int,
     elimination: Elimination | None = None,
+    ends: Ends | None = None,
 ) -> list[list[int]]:
     """`generate` in batches, with tokens of the prompts eliminated if asked for.
 
@@ -156,7 +171,8 @@ def generate_all(
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         for first in range(0, len(order), batch_size):
             chosen = order[first : first + batch_size]
-            batch = generate(model, [prompts[i] for i in chosen], new_tokens, stop)
+            asked = [prompts[i] for i in chosen]
+            batch = generate(model, asked, new_tokens, stop, ends)
             answers.update(zip(chosen, batch, strict=True))
         return [answers[i] for i in range(len(prompts))]
     longest_prompt(model, prompts, new_tokens)
@@ -168,6 +184,6 @@ def generate_all(
         drawn = replace(elimination, seed=seed)
         logits, cache = forward.prefill(model, tokens, drawn, new_tokens)
         padding = torch.zeros(len(chosen), dtype=torch.long, device=device)
-        batch = decode_greedily(model, logits, cache, padding, new_tokens, stop)
+        batch = decode_greedily(model, logits, cache, padding, new_tokens, stop, ends)
         answers.update(zip(chosen, batch, strict=True))
     return [answers[i] for i in range(len(prompts))]

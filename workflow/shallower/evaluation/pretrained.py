@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -28,7 +29,7 @@ from shallower.interventions.costs import deployed_costs
 from shallower.interventions.eliminate import prefill_speedup
 from shallower.interventions.shared import SharedBlocks
 from shallower.models.costs import count_parameters
-from shallower.models.llama import LlamaLM
+from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
 from shallower.study.runs import PretrainedSpec
@@ -255,20 +256,42 @@ def choice_scores(
     The prompt is the one sequence of `shared`. What the model does under the
     intervention is done to the prompt and behind it.
     """
-    longest = max(map(len, choices))
-    model, logits, cache = shared.prefill(intervention, longest)
-    first = logits[0, -1].float().log_softmax(-1)
-    scores = [float(first[choice[0]]) for choice in choices]
+    begun = shared.prefill(intervention, max(map(len, choices)))
+    return [each.nats for each in score_endings(*begun, choices)]
+
+
+class Ending(NamedTuple):
+    """How a model judges what may follow a prompt."""
+
+    nats: float  # log-likelihood, its tokens summed
+    greedy: bool  # whether each of its tokens is the most likely one
+
+
+@torch.inference_mode()
+def score_endings(
+    model: LlamaLM, logits: Tensor, cache: KeyValueCache, endings: list[list[int]]
+) -> list[Ending]:
+    """Each ending behind a prompt that `cache` holds, with room for the longest.
+
+    `logits` (1, 1, vocabulary) are those behind the prompt.
+    """
+    first, longest = logits[0, -1].float().log_softmax(-1), max(map(len, endings))
+    best = int(first.argmax())
+    begun = [Ending(float(first[ids[0]]), ids[0] == best) for ids in endings]
     if longest == 1:
-        return scores
+        return begun
     # Padded at the right, where causal attention hides it.
     device = logits.device
-    rows = [choice + [0] * (longest - len(choice)) for choice in choices]
-    padded = torch.tensor(rows, device=device)
-    cache.select(torch.zeros(len(choices), dtype=torch.long, device=device))
-    later = model(padded[:, :-1], cache).float().log_softmax(-1)
-    nats = later.gather(2, padded[:, 1:, None])[..., 0]
+    padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in endings])
+    inputs, targets = padded[:, :-1].to(device), padded[:, 1:].to(device)
+    cache.select(torch.zeros(len(endings), dtype=torch.long, device=device))
+    later = model(inputs, cache).float().log_softmax(-1)
+    nats = later.gather(2, targets[..., None])[..., 0]
+    greedy = later.argmax(-1) == targets
     return [
-        score + float(row[: len(choice) - 1].sum())
-        for score, row, choice in zip(scores, nats, choices, strict=True)
+        Ending(
+            start.nats + float(nats[row, : len(ids) - 1].sum()),
+            start.greedy and bool(greedy[row, : len(ids) - 1].all()),
+        )
+        for row, (start, ids) in enumerate(zip(begun, endings, strict=True))
     ]

@@ -33,6 +33,26 @@ class Intervention:
             Eliminate.parse(eliminate) if eliminate else None,
         )
 
+    @classmethod
+    def from_text(cls, text: str) -> Intervention:
+        """From what `str` gives; ValueError if bad."""
+        pairs = [part.partition("=") for part in text.split("__")] if text else []
+        parts = {key: value for key, _, value in pairs}
+        if len(parts) < len(pairs) or not parts.keys() <= {"skip", "eliminate"}:
+            raise ValueError(
+                f"found {text!r}, expected skip=<skip>, eliminate=<eliminate> or both "
+                "joined by __, as skip=attention.last.2__eliminate=acc.1.5"
+            )
+        return cls.parse(**parts)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a trained model must be measured before anything can be chosen."""
+        skip, eliminate = self.skip, self.eliminate
+        return bool(
+            (skip and skip.needs_model) or (eliminate and eliminate.needs_model)
+        )
+
     def __bool__(self) -> bool:
         return self.skip is not None or self.eliminate is not None
 

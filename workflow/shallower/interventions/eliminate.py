@@ -78,6 +78,11 @@ class Eliminate:
     def __str__(self) -> str:
         return f"{self.rule}.{self.speedup:g}"
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether the profile is that of a trained model."""
+        return RULES[self.rule].profile == "acc"
+
     def elimination(
         self,
         acc: Profile,

@@ -1,0 +1,1 @@
+"""EleutherAI's lm-evaluation-harness on our models: `python -m shallower.lm_eval`."""
