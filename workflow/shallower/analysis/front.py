@@ -250,7 +250,9 @@ def without(name: ModelName, change: str) -> ModelName:
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:
-    """Cost and speed-ups of skipping and eliminating together, of checkpoints."""
+    """Of checkpoints: their quality; what two interventions cost and gain together."""
+    for checkpoint in study.pretrained.chosen:
+        yield Comparison(checkpoint, "", CONTINUATION, kind="level")
     for label, name in (study.checkpoints | study.pooled).items():
         if {"skip", "eliminate"} <= set(name.options):
             yield change(label, str(name.run))

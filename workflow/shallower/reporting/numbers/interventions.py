@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from shallower.analysis.estimates import Estimate
+from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import (
     CONTINUATION,
     KINDS,
@@ -43,13 +43,23 @@ def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
     yield "has.checkpoint", "yes" if found else ""
     tasks = found and study.pretrained.tasks
     yield "has.tasks", "yes" if tasks else ""
-    keys = ("about", "parameters", "blocks", "width", "heads", "groups", "precision")
+    keys = (
+        "name",
+        "about",
+        "parameters",
+        "blocks",
+        "width",
+        "heads",
+        "groups",
+        "precision",
+    )
     values = dict.fromkeys((*keys, "documents", "prompt", "scored", "nats"), MISSING)
     if found:
         run = next(run for run in results.choices if run["model"] == base)
         size = found.sizes
-        level = results.values(base, CONTINUATION, "cross_entropy", "pretrained")
+        level = results.estimate(Comparison(base, "", CONTINUATION, kind="level"))
         values |= {
+            "name": escape(base),
             "about": escape(found.about),
             "parameters": number(run["parameters"] / 1e6, 0),
             "blocks": str(size.depth),
@@ -60,7 +70,7 @@ def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
             "documents": str(sum(run["windows"].values())),
             "prompt": str(study.pretrained.prompt_tokens),
             "scored": str(study.pretrained.scored_tokens),
-            "nats": number(level.mean(), 3),
+            "nats": number(level.effect, 3),
         }
     for key, value in values.items():
         yield f"checkpoint.{key}", value
