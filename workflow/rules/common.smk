@@ -18,6 +18,10 @@ gc.set_threshold(200_000, 50, 100)
 try:
     study = load_study(config)
     downloaded.check(study.corpus)
+    for _, checkpoint in study.pretrained.downloads.values():
+        downloaded.check_checkpoint(
+            checkpoint.repository, checkpoint.file, checkpoint.revision
+        )
     # The tokenizer's file, if the study takes it from the hub.
     HUB_FILE = study.tokenizer.hub
     if HUB_FILE is not None:
@@ -131,8 +135,13 @@ def tokenizer_given():
 
 
 def checkpoint_file(wildcards):
-    """A local checkpoint; a package's is pinned by version and checksum."""
+    """A local checkpoint, or the manifest of a downloaded one.
+
+    A package's is pinned by version and checksum.
+    """
     chosen = study.pretrained.chosen[wildcards.checkpoint]
+    if chosen.source == "hub":
+        return str(downloaded.FOLDER / chosen.folder / downloaded.MANIFEST)
     return chosen.file if chosen.source == "files" else []
 
 

@@ -33,6 +33,20 @@ class Intervention:
             Eliminate.parse(eliminate) if eliminate else None,
         )
 
+    @classmethod
+    def read(cls, text: str) -> Intervention:
+        """From `str` of one. Raises ValueError that says what was expected."""
+        parts: dict[str, str] = {}
+        for part in text.split("__"):
+            key, equals, value = part.partition("=")
+            if key not in ("skip", "eliminate") or not (equals and value):
+                raise ValueError(
+                    f"found {text!r}, expected an intervention, as "
+                    "skip=attention.last.4, eliminate=acc.2 or both with __ between"
+                )
+            parts[key] = value
+        return cls.parse(**parts)
+
     def __bool__(self) -> bool:
         return self.skip is not None or self.eliminate is not None
 
