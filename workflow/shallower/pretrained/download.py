@@ -78,7 +78,7 @@ def _fetch(
     for file in [*tokenizers, SETTINGS, weights]:
         if file in there:
             path = get(file)
-    for shard in _shards(path, there) if weights == INDEX else []:
+    for shard in _shards(path, there, where) if weights == INDEX else []:
         get(shard)
     return files
 
@@ -98,14 +98,17 @@ def _weights(there: set[str], where: str) -> str:
     raise UserError(f"{where}: it has no {SINGLE} or {INDEX}, and no GGUF `file`")
 
 
-def _shards(index: Path, there: set[str]) -> list[str]:
+def _shards(index: Path, there: set[str], where: str) -> list[str]:
     """The files that an index names, all of them safetensors of the repository."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = sorted({str(file) for file in places.values()})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{index}: not an index of shards ({error!r})") from None
+        raise UserError(f"{where}: {INDEX} lists no shards ({error!r})") from None
     for shard in shards:
         if shard not in there or not shard.endswith(".safetensors"):
-            raise UserError(f"{index}: {shard} is no safetensors of the repository")
+            raise UserError(
+                f"{where}: {INDEX} lists {shard}, which is no safetensors of the "
+                "repository"
+            )
     return shards
