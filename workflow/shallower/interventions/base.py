@@ -34,17 +34,15 @@ class Intervention:
         )
 
     @classmethod
-    def read(cls, text: str) -> Intervention:
-        """From `str` of one. Raises ValueError that says what was expected."""
-        parts: dict[str, str] = {}
-        for part in text.split("__"):
-            key, equals, value = part.partition("=")
-            if key not in ("skip", "eliminate") or not (equals and value):
-                raise ValueError(
-                    f"found {text!r}, expected an intervention, as "
-                    "skip=attention.last.4, eliminate=acc.2 or both with __ between"
-                )
-            parts[key] = value
+    def from_text(cls, text: str) -> Intervention:
+        """From what `str` gives; ValueError if bad."""
+        pairs = [part.partition("=") for part in text.split("__")] if text else []
+        parts = {key: value for key, _, value in pairs}
+        if len(parts) < len(pairs) or not parts.keys() <= {"skip", "eliminate"}:
+            raise ValueError(
+                f"found {text!r}, expected skip=<skip>, eliminate=<eliminate> or both "
+                "joined by __, as skip=attention.last.2__eliminate=acc.1.5"
+            )
         return cls.parse(**parts)
 
     def __bool__(self) -> bool:

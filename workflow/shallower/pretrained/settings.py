@@ -17,7 +17,16 @@ from shallower.pretrained.sizes import check, from_config_json, sizes, up_to
 from shallower.strict import Strict
 
 Precision = Literal["float32", "bfloat16"]
-Written = Annotated[str, AfterValidator(lambda text: str(Intervention.read(text)))]
+
+
+def _as_labels_have_it(text: str) -> str:
+    found = str(Intervention.from_text(text))
+    if not found:
+        raise ValueError("found no intervention, expected one as skip=attention.last.2")
+    return found
+
+
+Written = Annotated[str, AfterValidator(_as_labels_have_it)]  # an intervention
 
 
 def _sizes(value: Any) -> Any:
