@@ -13,7 +13,13 @@ from shallower.errors import UserError
 from shallower.files import sha256
 from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
-from shallower.pretrained.sizes import check, from_config_json, sizes, up_to
+from shallower.pretrained.sizes import (
+    check,
+    count_weights,
+    from_config_json,
+    sizes,
+    up_to,
+)
 from shallower.strict import Strict
 
 Precision = Literal["float32", "bfloat16"]
@@ -53,6 +59,14 @@ class CheckpointBase(Strict):
         """Its sizes, which every checkpoint of a configuration has."""
         assert self.sizes is not None
         return self.sizes
+
+    def host_megabytes(self, precision: str | None = None) -> int:
+        """Memory that a process takes until the weights are loaded (to a GPU or not).
+
+        In another precision than its own, if given.
+        """
+        size = 2 if (precision or self.precision) == "bfloat16" else 4
+        return 4000 + round(1.3 * size * count_weights(self.config) / 1e6)
 
     def path(self, key: str) -> Path:
         """The file or folder; `key` is the checkpoint's. UserError if it is missing."""

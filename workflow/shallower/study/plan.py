@@ -237,8 +237,7 @@ def jobs(study: Study) -> dict[str, int]:
         "download": len(hub_sources(study.corpus)) + len(study.pretrained.downloads),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
-    # The test split, and what searches and choices are made by.
-    held_out = 2 if study.experiments.learning_rate or study.interventions else 1
+    held_out = 2  # splits beside the training text, which the estimates count
     return {
         **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
@@ -275,11 +274,12 @@ def disk_use(
     items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
     tested = corpus.test_documents
     rows = items * ROWS_OF_ITEM + 4 * (tested or 0)
-    there = [each.disk for each in checkpoints]
-    pretrained = sum(each or 0 for each in there)
+    # By where they are: two checkpoints of one repository are downloaded once.
+    there = {each.folder: each.disk for each in checkpoints}.values()
+    pretrained = None if None in there else sum(each or 0 for each in there)
     return {
         "downloads": corpus.text if hub_sources(study.corpus) else 0,
-        **({"pretrained": None if None in there else pretrained} if there else {}),
+        **({"pretrained": pretrained} if checkpoints else {}),
         "corpus": corpus.text,
         "tokens": tokens and size * tokens + 8 * (corpus.documents or 0),
         "weights": sum(each.runs * each.weights for each in models),

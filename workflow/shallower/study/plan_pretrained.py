@@ -45,6 +45,7 @@ class CheckpointPlan:
     """One checkpoint that is scored with all interventions on it."""
 
     name: str
+    folder: str  # that it is downloaded to, or where it is
     parameters: int
     download: int | None  # bytes; 0: it is here; None: not known
     disk: int | None  # bytes of its files
@@ -61,9 +62,10 @@ def checkpoint_plan(study: Study, name: str) -> CheckpointPlan:
     checkpoint, spec = study.pretrained.chosen[name], pretrained_spec(study, name)
     config, stated = checkpoint.config, checkpoint.precision
     precision: Precision = "bfloat16" if stated == "auto" else stated
-    disk = _disk(checkpoint, f"pretrained.models.{name}")
+    folder, disk = _place(checkpoint, f"pretrained.models.{name}")
     return CheckpointPlan(
         name=name,
+        folder=folder,
         parameters=count_weights(config),
         download=disk if isinstance(checkpoint, HubCheckpoint) else 0,
         disk=disk,
@@ -75,17 +77,16 @@ def checkpoint_plan(study: Study, name: str) -> CheckpointPlan:
     )
 
 
-def _disk(checkpoint: Checkpoint, key: str) -> int | None:
+def _place(checkpoint: Checkpoint, key: str) -> tuple[str, int | None]:
+    """Where a checkpoint is, or will be, and its bytes there; None: not known."""
     if not isinstance(checkpoint, HubCheckpoint):
-        return _bytes(checkpoint.path(key))
+        path = checkpoint.path(key)
+        files = path.rglob("*") if path.is_dir() else [path]
+        return str(path), sum(f.stat().st_size for f in files if f.is_file())
     if checkpoint.file is not None:
-        return None  # depends on how it is quantised
-    return count_weights(checkpoint.config) * BYTES[checkpoint.stored]
-
-
-def _bytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+        return checkpoint.folder, None  # depends on how it is quantised
+    size = count_weights(checkpoint.config) * BYTES[checkpoint.stored]
+    return checkpoint.folder, size
 
 
 def _memory(config: LlamaConfig, spec: PretrainedSpec, item: int) -> EvaluationMemory:
