@@ -106,9 +106,8 @@ def article(number: int, words: int = 120) -> str:
     return " ".join(WORDS[(number * 7 + i * i) % len(WORDS)] for i in range(words))
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
+def write_tokenizer(folder: Path) -> None:
+    """Byte-level BPE of 300 tokens, as a checkpoint's folder has it."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -118,10 +117,16 @@ def place(tmp_path: Path) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     backend.train_from_iterator([article(n) for n in range(20)], trainer)
-    make("grouped", tmp_path / "checkpoint")
-    backend.save(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    backend.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>"}
-    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder with a checkpoint, its tokenizer, and a corpus of two domains."""
+    make("grouped", tmp_path / "checkpoint")
+    write_tokenizer(tmp_path / "checkpoint")
     for split, first in (("validation", 0), ("test", 100)):
         rows = [
             {"id": f"{split}{n}", "text": article(first + n), "domain": domain}

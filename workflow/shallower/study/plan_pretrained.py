@@ -8,7 +8,6 @@ whole model counts, so these are upper bounds.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from shallower.corpus.tasks import CONTINUATION, TASKS
 from shallower.interventions.base import Intervention
