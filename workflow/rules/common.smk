@@ -140,7 +140,7 @@ def checkpoint_file(wildcards):
     chosen = study.pretrained.chosen[wildcards.checkpoint]
     if chosen.source == "hub":
         return str(downloaded.FOLDER / chosen.folder / downloaded.MANIFEST)
-    return chosen.file if chosen.source == "files" else []
+    return str(Path(chosen.file).expanduser()) if chosen.source == "files" else []
 
 
 def checkpoint_memory(wildcards):
