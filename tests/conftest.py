@@ -12,13 +12,12 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-import yaml
 from hypothesis import settings
 
 from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import MadeUp, all_systems, default_configuration, study_of
 from models_for_tests import tiny
-from project import ONE_NODE, ROOT, THROUGH_SLURM, Project, no_slurm
+from project import ONE_NODE, THROUGH_SLURM, Project, no_slurm
 from shallower.analysis.results import Results
 from shallower.analysis.write import write_analysis
 from shallower.study.runs import RunSpec
@@ -109,8 +108,8 @@ def spec() -> RunSpec:
 
 @pytest.fixture
 def configuration() -> dict:
-    """The default study's configuration, free to change."""
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    """The default study's, on trained models alone; free to change."""
+    return default_configuration()
 
 
 # --- made-up studies, analysed; not to be changed -------------------------------------

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import ROOT
 from hub_stand_in import Downloads, Hub, hh_rlhf, lines, slimpajama, wiki_qa
+from project import ROOT
 from shallower.corpus import downloaded
 from shallower.corpus.build import build
 from shallower.corpus.hub import Job, download

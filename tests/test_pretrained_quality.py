@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -214,23 +215,22 @@ def test_every_intervention_is_scored(place: Path) -> None:
 
 
 @pytest.mark.parametrize("lengths", [(1, 1, 1), (1, 3, 2)])
-@pytest.mark.parametrize("eliminated", [False, True])
-def test_choices_are_scored_by_likelihood(
-    lengths: tuple[int, ...], eliminated: bool
-) -> None:
+@pytest.mark.parametrize("name", CHOICES)
+def test_choices_are_scored_by_likelihood(lengths: tuple[int, ...], name: str) -> None:
     """The oracle goes through prompt and choice anew for each choice."""
     model, draw = build(depth=4, kv_heads=2), token_ids(4, 40)
-    prompt = draw[0, :PROMPT].tolist()
+    prompt, intervention = draw[:1, :PROMPT], CHOICES[name]
     choices = [draw[1 + i, :n].tolist() for i, n in enumerate(lengths)]
-    elimination = GONE if eliminated else None
-    found = pretrained.choice_scores(model, prompt, choices, elimination)
+    shared = SharedBlocks(model, prompt, cached=True)
+    found = pretrained.choice_scores(shared, choices, intervention)
+    network, gone = apply(model, intervention), intervention.elimination
     for score, choice in zip(found, choices, strict=True):
-        whole = torch.tensor([[*prompt, *choice]])
+        whole = torch.tensor([[*prompt[0].tolist(), *choice]])
         with torch.no_grad():
-            if elimination is None:
-                states = model.features(whole)[:, PROMPT - 1 :]
+            if gone is None:
+                states = network.features(whole)[:, PROMPT - 1 :]
             else:
-                states = continuation_features(model, whole, PROMPT, elimination)
+                states = continuation_features(network, whole, PROMPT, gone)
         nats = model.head(states)[0, :-1].log_softmax(-1)
         due = nats.gather(1, whole[0, PROMPT:, None]).sum().item()
         assert score == pytest.approx(due, abs=1e-4)
@@ -258,9 +258,9 @@ def test_who_knows_the_answer_is_right(
     tokenizer = pretrained.open_tokenizer(place / "checkpoint")
 
     def reads(
-        model: object, prompt: list[int], choices: list[list[int]], gone: object
+        shared: SharedBlocks, choices: list[list[int]], intervention: object = None
     ) -> list[float]:
-        text = tokenizer.decode(prompt)
+        text = tokenizer.decode(shared.tokens[0].tolist())
         return [float(text.count(tokenizer.decode(c))) for c in choices]
 
     monkeypatch.setattr(pretrained, "make_tasks", lambda documents, settings: items)
@@ -270,10 +270,15 @@ def test_who_knows_the_answer_is_right(
     table = table[table["dataset"] == "recall"]
     own = table[table["intervention"] == ""]
     by_metric = own.groupby("metric")["value"].mean()
-    assert by_metric.to_dict() == {"accuracy": 1.0, "accuracy.control": 0.0}
+    nats = {
+        "choice_loss": math.log(1 + math.exp(-1)),
+        "choice_loss.control": math.log1p(math.e),
+    }
+    due = {"accuracy": 1.0, "accuracy.control": 0.0} | nats
+    assert by_metric.to_dict() == pytest.approx(due)
     assert own["sample"].nunique() == 2  # documents, with two items each
     intervened = table[table["intervention"] == under[0]]
-    assert intervened["metric"].unique().tolist() == ["accuracy"]
+    assert intervened["metric"].unique().tolist() == ["accuracy", "choice_loss"]
 
 
 def test_texts_that_are_too_short_are_refused(place: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import ROOT
+from project import ROOT
 from shallower.cli import main
 from shallower.errors import UserError
 from shallower.models.costs import block_costs, count_parameters

@@ -19,7 +19,7 @@ rule pretrained:
         mem_mb=checkpoint_memory,
         runtime=120,
     params:
-        corpus=CORPUS,
+        corpus=lambda wildcards, input: str(Path(input.corpus[0]).parents[1]),
     shell:
         "python -m shallower pretrained --settings {input.settings}"
         " --corpus {params.corpus} --output {output.scores}"

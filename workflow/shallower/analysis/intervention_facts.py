@@ -9,10 +9,11 @@ import numpy as np
 
 from shallower.analysis.claims.base import Context, Fact
 from shallower.analysis.claims.elimination import Prefill, nats, original_prefills
-from shallower.analysis.claims.skipping import skipped
+from shallower.analysis.claims.skipping import CLAIMED, skipped
 from shallower.analysis.front import gain_counts, gain_over
 from shallower.analysis.interventions import (
     KINDS,
+    change,
     curve_of,
     eliminations,
     measured,
@@ -20,14 +21,24 @@ from shallower.analysis.interventions import (
     skips,
     source,
     speedup,
+    sublayers,
 )
 from shallower.interventions.eliminate import Eliminate
+from shallower.interventions.skip import PARTS
+from shallower.models.config import LlamaConfig
 from shallower.study.study import Study
+
+# Touvron et al. (arXiv 2307.09288); of its sizes the source's 21 % is.
+LLAMA2_7B = LlamaConfig(
+    vocabulary=32000, width=4096, heads=32, ffn_hidden=11008, depth=32, context=4096
+)
 
 
 def facts(context: Context) -> Iterator[Fact]:
     """What was done to models, how well times are predicted, and gains over depth."""
     yield from _skipping(context)
+    yield from _sublayers(context)
+    yield from _llama2()
     yield from _elimination(context)
 
 
@@ -80,6 +91,34 @@ def _skipping(context: Context) -> Iterator[Fact]:
     yield from _gains(context, "skipping", "per_token", "depth", unhealed)
     yield from _gains(context, "skipping.blocks", "per_token", "blocks", unhealed)
     yield from _gains(context, "skipping.healed", "per_token", "depth", healed)
+
+
+def _sublayers(context: Context) -> Iterator[Fact]:
+    """Cost of single sublayers of a checkpoint, nats: in the median block, and most."""
+    study, base = context.study, context.study.intervened_on
+    for part in PARTS:
+        costs = {
+            skip.draw + 1: context.estimate(change(label, base)).effect
+            for label, skip in sublayers(study).items()
+            if skip.part == part and source(study.names[label]) == base
+        }
+        if costs:
+            most = max(costs, key=lambda block: costs[block])
+            key = f"skipping.only.{part}"
+            yield Fact(key, float(np.median(list(costs.values()))), "nats")
+            yield Fact(f"{key}.most", costs[most], "nats")
+            yield Fact(f"{key}.block", most)
+
+
+def _llama2() -> Iterator[Fact]:
+    """By the weights read, of Llama-2-7B: without half of its attention; 21 %."""
+    c = LLAMA2_7B
+    attention = 4 * c.width**2
+    read = c.depth * (attention + 3 * c.width * c.ffn_hidden)
+    read += c.width * c.vocabulary
+    half = read / (read - c.depth // 2 * attention)
+    yield Fact("skipping.llama2.half", half, "ratio")
+    yield Fact("skipping.llama2.claimed", read * (1 - 1 / CLAIMED) / attention)
 
 
 def common_number(study: Study) -> int:

@@ -9,6 +9,7 @@ output where it dropped a token.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from shallower.analysis.estimates import Comparison, Kind
 from shallower.analysis.gains import Measured
 from shallower.analysis.results import Results, labelled
 from shallower.analysis.statistics import LEVEL
+from shallower.corpus.tasks import TASKS
 from shallower.interventions.eliminate import Eliminate
 from shallower.interventions.skip import Skip
 from shallower.study.names import ModelName
@@ -109,6 +111,31 @@ def speedup(
     """Time of the base over that of the model, both in the form that is deployed."""
     where: dict[str, Any] = {"scale": scale, "form": "deployed"}
     return Comparison(base, label, dataset, AXES[axis], "ratio", **where)
+
+
+def task_changes(study: Study) -> Iterator[Comparison]:
+    """What interventions change of a task: nats of the right choice, paired."""
+    for label in tasked(study):
+        for task in TASKS:
+            base = str(study.names[label].run)
+            yield Comparison(label, base, task, "choice_loss")
+
+
+def tasked(study: Study) -> list[str]:
+    """Checkpoints under the interventions that are scored on tasks, by label."""
+    if study.pretrained.tasks is None:
+        return []
+    under = set(study.pretrained.tasks_under)
+    return [
+        label
+        for label, name in study.checkpoints.items()
+        if str(name.intervention) in under
+    ]
+
+
+def accuracy(checkpoint: str, task: str, metric: str = "accuracy") -> Comparison:
+    """Share of right answers of a checkpoint as it was."""
+    return Comparison(checkpoint, "", task, metric, "level")
 
 
 def against_curve(label: str, curve: str, axis: str, kind: Kind = "gain") -> Comparison:

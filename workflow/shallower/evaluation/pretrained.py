@@ -22,16 +22,18 @@ from shallower.evaluation.choices import calibrate, choose, description
 from shallower.evaluation.cross_entropy import losses_of_choices
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.files import sha256, write_json
-from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
-from shallower.interventions.eliminate import Elimination
-from shallower.interventions.forward import prefill
-from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.interventions.costs import deployed_costs
+from shallower.interventions.eliminate import prefill_speedup
+from shallower.interventions.shared import SharedBlocks
+from shallower.models.costs import count_parameters
+from shallower.models.llama import LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
 from shallower.study.runs import PretrainedSpec
 
-CONTROL = "accuracy.control"  # of a prompt without what answers it
+NOTHING = Choice()
+LENGTHS = (128, 256, 512, 1024, 2048)  # of prompts, tokens
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,35 @@ def evaluate(
     facts = {
         "model": spec.name,
         "seed": spec.seed,
+        "parameters": count_parameters(model),
         "precision": precision,
         "device": machine.device_name(chosen),
         "sha256": sha256(path) if path.is_file() else None,
         "contribution_by_document": measured.by_window,
+        "prefill_at": predicted_by_length(model, choices),
         "windows": {domain: test.domains.count(domain) for domain in set(test.domains)},
     }
     write_json(interventions, facts | described)
     write_table(table_of(parts), output)
+
+
+def predicted_by_length(
+    model: LlamaLM, choices: dict[str, Choice]
+) -> dict[str, dict[str, float]]:
+    """Predicted speed-up of the prefill by a prompt's tokens, of each elimination.
+
+    Skipped sublayers are not counted.
+    """
+    block_costs = deployed_costs(model.config)
+    return {
+        text: {
+            str(n): prefill_speedup(block_costs, choice.elimination.counts(n), n)
+            for n in LENGTHS
+            if n <= model.config.context
+        }
+        for text, choice in choices.items()
+        if choice.elimination is not None and not choice.skip.attention
+    }
 
 
 def precision_of(spec: PretrainedSpec, device: torch.device) -> Precision:
@@ -167,54 +190,57 @@ class Scored:
 
         Several items of a document are one replicate: they share its name.
         """
-        parts = [Part("", "trained", list(self._answers(items, Choice(), True)))]
-        for text in self.spec.tasks_under:
-            if text in choices:
-                rows = list(self._answers(items, choices[text]))
-                parts.append(Part(text, "trained", rows))
-        return parts
-
-    def _answers(
-        self, items: pd.DataFrame, choice: Choice, control: bool = False
-    ) -> Iterator[Row]:
-        """Whether the most likely choice is the right one, 1 or 0, by item."""
-        model = apply(self.model, choice)
-        columns = {"accuracy": "prompt"} | ({CONTROL: "control"} if control else {})
+        asked = {text: choices[text] for text in self.spec.tasks_under}
+        rows: dict[str, list[Row]] = {text: [] for text in ("", *asked)}
         for item in items.to_dict("records"):
+            place = (item["task"], item["group"], item["document"])
             endings = [self.tokenizer.encode(text) for text in item["choices"]]
-            for metric, column in columns.items():
-                prompt = [*self.tokenizer.prefix, *self.tokenizer.encode(item[column])]
-                scores = choice_scores(model, prompt, endings, choice.elimination)
-                right = float(max(range(len(scores)), key=scores.__getitem__))
-                place = (item["task"], item["group"], item["document"])
-                yield Row(*place, metric, float(right == item["answer"]), 1.0)
+            shared = self._read(item["prompt"])
+            for text, choice in ({"": Choice()} | asked).items():
+                scores = choice_scores(shared, endings, choice)
+                rows[text] += answered(place, scores, item["answer"])
+            scores = choice_scores(self._read(item["control"]), endings)
+            rows[""] += answered(place, scores, item["answer"], ".control")
+        return [Part(text, "trained", found) for text, found in rows.items()]
+
+    def _read(self, prompt: str) -> SharedBlocks:
+        """The checkpoint behind a prompt."""
+        ids = [*self.tokenizer.prefix, *self.tokenizer.encode(prompt)]
+        device = self.model.embedding.weight.device
+        with torch.inference_mode():
+            return SharedBlocks(self.model, torch.tensor([ids], device=device), True)
+
+
+def answered(
+    place: tuple[str, str, str], scores: list[float], answer: int, of: str = ""
+) -> Iterator[Row]:
+    """Whether the most likely choice is right, 1 or 0, and the right one's nats.
+
+    The nats are those of the right one among the choices: log(choices) at chance.
+    """
+    nats = torch.tensor(scores, dtype=torch.float64).log_softmax(0)
+    right = float(nats.argmax() == answer)
+    yield Row(*place, f"accuracy{of}", right, 1.0)
+    yield Row(*place, f"choice_loss{of}", -float(nats[answer]), 1.0)
 
 
 @torch.inference_mode()
 def choice_scores(
-    model: LlamaLM,
-    prompt: list[int],
-    choices: list[list[int]],
-    elimination: Elimination | None = None,
+    shared: SharedBlocks, choices: list[list[int]], intervention: Choice = NOTHING
 ) -> list[float]:
-    """Log-likelihood in nats of each choice behind the prompt, its tokens summed.
+    """Log-likelihood in nats of each choice behind a prompt, its tokens summed.
 
-    The prompt goes through the model once, with what `elimination` leaves of it.
+    The prompt is the one sequence of `shared`. What the model does under the
+    intervention is done to the prompt and behind it.
     """
-    device = model.embedding.weight.device
-    tokens = torch.tensor([prompt], device=device)
     longest = max(map(len, choices))
-    cache: KeyValueCache
-    if elimination is None:
-        cache = KeyValueCache(model, 1, len(prompt) + longest)
-        logits = model(tokens, cache, last_only=True)
-    else:
-        logits, cache = prefill(model, tokens, elimination, longest)
+    model, logits, cache = shared.prefill(intervention, longest)
     first = logits[0, -1].float().log_softmax(-1)
     scores = [float(first[choice[0]]) for choice in choices]
     if longest == 1:
         return scores
     # Padded at the right, where causal attention hides it.
+    device = logits.device
     rows = [choice + [0] * (longest - len(choice)) for choice in choices]
     padded = torch.tensor(rows, device=device)
     cache.select(torch.zeros(len(choices), dtype=torch.long, device=device))

@@ -13,6 +13,8 @@ UNITS: dict[str, str] = {
     "empty": RATIO,
     "accuracy": RATIO,
     "accuracy.control": RATIO,  # without what answers the question
+    "choice_loss": NATS,  # of the right one among the choices
+    "choice_loss.control": NATS,
     "perplexity": RATIO,
     "cross_entropy": NATS,
     "training_loss": NATS,

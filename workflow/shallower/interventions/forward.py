@@ -67,28 +67,33 @@ class RaggedCache(KeyValueCache):
 # --- three uses of the forward pass ---------------------------------------------------
 
 
-@torch.no_grad()
-def prefill(
-    model: LlamaLM, tokens: Tensor, elimination: Elimination, new_tokens: int
-) -> tuple[Tensor, RaggedCache]:
-    """Logits (batch, 1, vocabulary) behind prompts (batch, tokens), and their cache.
-
-    All prompts are of one length. `model(token, cache)` continues, a token at a time,
-    up to `new_tokens`.
-    """
-    batch, length = tokens.shape
-    reaching = entering(elimination.counts(length), length)
-    cache = RaggedCache(model, batch, reaching, new_tokens)
-    x, _ = _through_blocks(model, tokens, length, elimination, cache, last_only=True)
-    cache.length = length
-    return model.head(model.norm(x)), cache
-
-
 class Begin(NamedTuple):
     """Where a forward pass begins: a block, and the residual stream in front of it."""
 
     block: int
     x: Tensor  # (batch, tokens, width)
+
+
+@torch.no_grad()
+def prefill(
+    model: LlamaLM,
+    tokens: Tensor,
+    elimination: Elimination,
+    new_tokens: int,
+    begin: Begin | None = None,
+) -> tuple[Tensor, RaggedCache]:
+    """Logits (batch, 1, vocabulary) behind prompts (batch, tokens), and their cache.
+
+    All prompts are of one length. `model(token, cache)` continues, a token at a time,
+    up to `new_tokens`. No block before `begin` may eliminate tokens, and the cache does
+    not have its keys and values.
+    """
+    batch, length = tokens.shape
+    reaching = entering(elimination.counts(length), length)
+    cache = RaggedCache(model, batch, reaching, new_tokens)
+    x, _ = _through_blocks(model, tokens, length, elimination, cache, True, begin)
+    cache.length = length
+    return model.head(model.norm(x)), cache
 
 
 def continuation_features(

@@ -8,26 +8,64 @@ blocks above them.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
-from shallower.interventions.forward import Begin, continuation_features
-from shallower.models.llama import LlamaLM
+from shallower.interventions.forward import Begin, continuation_features, prefill
+from shallower.models.llama import KeyValueCache, LlamaLM
 
 
 class SharedBlocks:
     """A model's residual stream in front of every block, for `tokens` (batch, T).
 
-    Takes the memory of depth + 1 states (batch, T, width).
+    Takes the memory of depth + 1 states (batch, T, width), and with `cached` of the
+    keys and values, which `prefill` needs.
     """
 
-    def __init__(self, model: LlamaLM, tokens: Tensor) -> None:
+    def __init__(self, model: LlamaLM, tokens: Tensor, cached: bool = False) -> None:
         self.model, self.tokens = model, tokens
-        rotary = model.rotary[:, : tokens.shape[1]]
+        batch, length = tokens.shape
+        self.cache = KeyValueCache(model, batch, length) if cached else None
+        self.rotary = model.rotary[:, :length]
         self.states = [model.embedding(tokens)]
         for index, block in enumerate(model.blocks):
-            self.states.append(block(self.states[-1], rotary, None, None, index))
+            x = block(self.states[-1], self.rotary, None, self.cache, index)
+            self.states.append(x)
+
+    @torch.no_grad()
+    def prefill(
+        self, choice: Choice, new_tokens: int
+    ) -> tuple[LlamaLM, Tensor, KeyValueCache]:
+        """The model under a choice, its logits behind `tokens`, and its cache.
+
+        The logits are (batch, 1, vocabulary); the cache has room for `new_tokens`.
+        """
+        model, elimination = apply(self.model, choice), choice.elimination
+        batch, length = self.tokens.shape
+        depth = model.config.depth
+        start = first_changed(choice, length, depth)
+        cache: KeyValueCache
+        if elimination is not None:
+            begin = Begin(start, self.states[start])
+            logits, cache = prefill(model, self.tokens, elimination, new_tokens, begin)
+        else:
+            cache = KeyValueCache(model, batch, length + new_tokens)
+            x = self.states[start]
+            for index in range(start, depth):
+                block = model.blocks[index]
+                # The last block for the last token alone.
+                forward = block.last_token if index == depth - 1 else block
+                x = forward(x, self.rotary, None, cache, index)  # type: ignore[operator]
+            logits = model.head(model.norm(x[:, -1:]))
+        assert self.cache is not None
+        cache.length = 0
+        for index in range(start):
+            if index in model.config.attending:
+                cache.append(index, *self.cache.held(index, length))
+        cache.length = length
+        return model, logits, cache
 
     def continuation(self, choice: Choice, prompt: int) -> Tensor:
         """The output head's input from the prompt's last token on, under a choice.
@@ -40,9 +78,8 @@ class SharedBlocks:
         if elimination is not None:
             begin = Begin(start, x)
             return continuation_features(model, self.tokens, prompt, elimination, begin)
-        rotary = model.rotary[:, : self.tokens.shape[1]]
         for index in range(start, model.config.depth):
-            x = model.blocks[index](x, rotary, None, None, index)
+            x = model.blocks[index](x, self.rotary, None, None, index)
         return model.norm(x[:, prompt - 1 :])
 
 

@@ -57,6 +57,11 @@ class KeyValueCache:
         store[1, :, :, self.length : end] = values
         return store[0, :, :, :end], store[1, :, :, :end]
 
+    def held(self, block: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """The first keys and values of a block, (batch, kv_heads, tokens, head_dim)."""
+        store = self.store[self.slots[block]]
+        return store[0, :, :, :tokens], store[1, :, :, :tokens]
+
     def select(self, rows: Tensor) -> None:
         """Keep these sequences of the batch alone."""
         self.store = self.store[:, :, rows]

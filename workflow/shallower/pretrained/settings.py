@@ -48,6 +48,7 @@ def _sizes(value: Any) -> Any:
 class CheckpointBase(Strict):
     """What every kind of source has."""
 
+    about: str = "a pretrained model"  # in the paper's sentence that names it
     licence: str = "not stated"
     # Its weights and activations; `auto`: bfloat16 where the processor multiplies it.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -323,6 +323,11 @@ class Study(Strict):
         return next(iter(self.pretrained.chosen), self.deepest_baseline)
 
     @property
+    def timed_checkpoint(self) -> bool:
+        """Whether claims about speed after interventions are judged on a checkpoint."""
+        return bool(self.scored and self.latency.pretrained)
+
+    @property
     def ffns(self) -> list[str]:
         """The FFN variants of the experiment `ffn`."""
         names = (self.models[model] for model in self.models_of("ffn"))

@@ -157,8 +157,8 @@ class Claim:
         """Its row of claims.csv."""
         found = self.judge(context)
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
-        own = self.source in ON_CHECKPOINTS and self.scale == "study"
-        if own and context.study.scored:
+        timed = self.scale == "study" or context.study.timed_checkpoint
+        if self.source in ON_CHECKPOINTS and context.study.scored and timed:
             row |= {"scale": "pretrained", "weights": "pretrained"}
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
         return {key: row[key] for key in COLUMNS}

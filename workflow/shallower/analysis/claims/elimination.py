@@ -22,6 +22,7 @@ from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate, mean_l
 from shallower.analysis.interventions import (
     CONTINUATION,
     PROMPT,
+    accuracy,
     change,
     eliminations,
     fine_tuned,
@@ -29,6 +30,7 @@ from shallower.analysis.interventions import (
     predicted,
     source,
     speedup,
+    task_changes,
 )
 from shallower.analysis.results import original_names
 from shallower.analysis.verdicts import (
@@ -41,6 +43,7 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
+from shallower.corpus.tasks import TASKS
 from shallower.study.study import Study
 
 WITHIN = (0.85, 1.15)  # measured over predicted
@@ -155,26 +158,51 @@ def original_prefills(context: Context) -> list[Prefill]:
     return found
 
 
+def checkpoint_prefills(context: Context) -> list[Prefill]:
+    """ACC eliminations on the checkpoint that were timed, at the scored prompt length.
+
+    What is kept was chosen there, and with it the predicted speed-up.
+    """
+    study, found = context.study, []
+    due = predicted(context.results, "predicted_prefill")
+    labels = by_run(context).get(study.intervened_on, {})
+    for (rule, asked), label in labels.items():
+        timed = context.estimate(speedup(study.intervened_on, label, "first_token"))
+        if rule == "acc" and timed.exists:
+            tokens = study.pretrained.prompt_tokens
+            found.append(Prefill(label, asked, tokens, timed, due[label]))
+    return found
+
+
 def prefill_as_predicted(context: Context) -> Finding:
     """S4-2: the prefill's speed-up is the predicted one within 15 %.
 
-    At the original's size and the longest prompt; the study's own size in the note.
+    Of the checkpoint, else at the original's size and the longest prompt, with the
+    study's own size in the note.
     """
-    rows = [row for row in original_prefills(context) if row.asked == SPEEDUP]
+    on_checkpoint = context.study.timed_checkpoint
+    timed = checkpoint_prefills if on_checkpoint else original_prefills
+    rows = [row for row in timed(context) if row.asked == SPEEDUP]
     if not rows:
-        return absent(f"elimination for {SPEEDUP:g} at the original's size")
+        return absent(f"times of elimination for {SPEEDUP:g}")
     last = max(rows, key=lambda row: row.tokens)
     found = within(divided(last.timed, last.predicted), WITHIN)
     note = f"{last.timed.effect:.2f} of {last.predicted:.2f} at {last.tokens} tokens"
+    if not on_checkpoint:
+        note += _at_study_size(context)
+    return replace(found, note=joined(found.note, note))
+
+
+def _at_study_size(context: Context) -> str:
+    """The first token's speed-up of the study's own model, at its longest prompt."""
     base = context.study.intervened_on
     label = by_run(context).get(base, {}).get(("acc", SPEEDUP))
     timed = context.study.latency.interventions
     for tokens in sorted(timed.study.lengths if timed and label else [])[::-1]:
         small = prompt_speedup(context, base, str(label), "study", tokens)
         if small.exists:
-            note += f"; at the study's size {small.effect:.2f} at {tokens}"
-            break
-    return replace(found, note=joined(found.note, note))
+            return f"; at the study's size {small.effect:.2f} at {tokens}"
+    return ""
 
 
 def first_token(context: Context) -> Finding:
@@ -342,6 +370,15 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         base = source(study.names[label])
         yield change(label, base)
         yield speedup(base, label, "first_token")
+        timed = study.latency.pretrained
+        if study.names[label].pretrained and timed and timed.prompts:
+            for tokens in timed.prompts.lengths:
+                yield speedup(base, label, "first_token", f"{PROMPT}{tokens}")
+    yield from task_changes(study)
+    for checkpoint, _ in study.scored if study.pretrained.tasks else []:
+        for task in TASKS:
+            yield accuracy(checkpoint, task)
+            yield accuracy(checkpoint, task, "accuracy.control")
 
 
 CLAIMS = [

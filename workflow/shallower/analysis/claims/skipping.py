@@ -7,6 +7,7 @@ cross-entropy of continuations, of the deepest baseline.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -20,6 +21,7 @@ from shallower.analysis.interventions import (
     curve_of,
     depth_baselines,
     measured,
+    predicted,
     skips,
     source,
     speedup,
@@ -149,22 +151,35 @@ def last_matters(context: Context) -> Finding:
 # --- time -----------------------------------------------------------------------------
 
 
-def original_decoding(context: Context) -> dict[int, tuple[Estimate, float]]:
-    """Speed-up of a token without the last k attentions, measured and predicted.
+def decoding(context: Context) -> dict[int, tuple[Estimate, float]]:
+    """Speed-up of a token without the last k attentions, measured and predicted, by k.
 
-    At the original's size, by k, of those that were timed.
+    Of those that were timed: of the checkpoint, else of the original's size.
     """
-    table = context.results.predictions.drop_duplicates("label").set_index("label")
-    found = {}
-    for label, name in original_skips(context.study).items():
-        skip = name.intervention.skip
-        if skip is None or (skip.part, skip.rule) != ("attention", "last"):
-            continue
-        timed = context.estimate(original_speedup(label, name))
-        if timed.exists:
-            due = float(table["predicted_decode"].get(label, np.nan))
-            found[skip.k] = timed, due
-    return dict(sorted(found.items()))
+    study, results = context.study, context.results
+    if study.timed_checkpoint:
+        due = predicted(results, "predicted_decode")
+        last = skipped(study).get(("attention", "last"), {})
+        asked = {
+            k: (speedup(study.intervened_on, label, "per_token"), due.get(label))
+            for k, label in last.items()
+        }
+    else:
+        table = results.predictions.drop_duplicates("label").set_index("label")
+        asked = {
+            skip.k: (
+                original_speedup(label, name),
+                table["predicted_decode"].get(label),
+            )
+            for label, name in original_skips(study).items()
+            if (skip := name.intervention.skip)
+            and (skip.part, skip.rule) == ("attention", "last")
+        }
+    found = {
+        k: (context.estimate(comparison), math.nan if value is None else float(value))
+        for k, (comparison, value) in sorted(asked.items())
+    }
+    return {k: pair for k, pair in found.items() if pair[0].exists}
 
 
 def original_skips(study: Study) -> dict[str, ModelName]:
@@ -180,9 +195,9 @@ def original_speedup(label: str, name: ModelName) -> Comparison:
 
 def as_predicted(context: Context) -> Finding:
     """S3-3: time a token falls as the weights that are read, within 15 %."""
-    timed = original_decoding(context)
+    timed = decoding(context)
     if not timed:
-        return absent("skipped attention at the original's size")
+        return absent("times of skipped attention")
     parts, labels = [], []
     for k, (found, due) in timed.items():
         parts.append(within(divided(found, due), WITHIN))
@@ -192,9 +207,12 @@ def as_predicted(context: Context) -> Finding:
 
 def faster_by_half(context: Context) -> Finding:
     """S3-3b: without half of the attention a token takes less time; 21 % less?"""
-    timed, depth = original_decoding(context), context.study.original.depths[-1]
+    study, timed = context.study, decoding(context)
     if not timed:
-        return absent("skipped attention at the original's size")
+        return absent("times of skipped attention")
+    depth = study.original.depths[-1]
+    if study.timed_checkpoint:
+        depth = study.names[study.intervened_on].depth
     k = min(timed, key=lambda each: abs(each - depth / 2))
     ratio, _ = timed[k]
     found = within(ratio, (1.0, np.inf), 1.0)

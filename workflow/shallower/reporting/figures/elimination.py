@@ -30,7 +30,11 @@ COLOURS = {
     **dict.fromkeys(("linear", "uniform"), "#CC79A7"),
 }
 OTHER = "#D55E00"  # random, and rules that have no colour here
-SCALES = {"study": "#0072B2", "original": "#D55E00"}  # of the right panel
+SCALES = {  # of the right panel
+    "study": ("study size", "#0072B2"),
+    "pretrained": ("checkpoint", "#0072B2"),
+    "original": ("original size", "#D55E00"),
+}
 LEGEND: dict[str, Any] = {"loc": "lower left", "fontsize": 6.3, "columnspacing": 0.9}
 
 
@@ -142,15 +146,23 @@ def _contribution(axes: Axes, results: Results) -> None:
 def prefills(results: Results) -> Iterator[tuple[str, int, float, Estimate]]:
     """(scale, prompt tokens, predicted, measured) speed-ups of the first token.
 
-    At the study's size those that quality was measured with, at the original's size
-    the predictions that were timed.
+    At the study's size and of a checkpoint those that quality was measured with, of a
+    checkpoint at other lengths too; at the original's size the predictions that were
+    timed.
     """
     base, study = results.study.intervened_on, results.study
+    pretrained = base in study.pretrained.chosen
+    if pretrained:
+        yield from _checkpoint_prefills(results)
     for label in of_deepest(results):
         found = results.estimate(speedup(base, label, "first_token"))
         if found.exists and label in results.methods.index:
             due = float(results.methods.loc[label, "predicted_prefill"])
-            yield "study", study.prompt_tokens, due, found
+            tokens = study.pretrained.prompt_tokens
+            if pretrained:
+                yield "pretrained", tokens, due, found
+            else:
+                yield "study", study.prompt_tokens, due, found
     table = results.predictions.dropna(subset=["predicted_prefill"])
     for row in table.to_dict("records"):
         tokens = int(row["prompt_tokens"])
@@ -160,13 +172,28 @@ def prefills(results: Results) -> Iterator[tuple[str, int, float, Estimate]]:
             yield "original", tokens, float(row["predicted_prefill"]), found
 
 
+def _checkpoint_prefills(
+    results: Results,
+) -> Iterator[tuple[str, int, float, Estimate]]:
+    """Of the checkpoint, at each prompt length that was timed."""
+    base = results.study.intervened_on
+    run = next(run for run in results.choices if run["model"] == base)
+    for label in of_deepest(results):
+        text = str(results.study.names[label].intervention)
+        for tokens, due in run["prefill_at"].get(text, {}).items():
+            where = ("first_token", f"{PROMPT}{tokens}")
+            found = results.estimate(speedup(base, label, *where))
+            if found.exists:
+                yield "pretrained", int(tokens), due, found
+
+
 def _measured(axes: Axes, results: Results) -> None:
     """Speed-up of the first token as measured against that predicted."""
     rows = list(prefills(results))
     lengths = sorted({tokens for _, tokens, *_ in rows})
     ends = [1.0]
     for scale, tokens, predicted, found in rows:
-        colour = SCALES[scale]
+        _, colour = SCALES[scale]
         bar = [found.ci_low, found.ci_high]
         axes.plot([predicted] * 2, bar, color=colour, lw=0.6, alpha=0.5, zorder=2)
         looks: dict[str, Any] = {"color": colour, "ms": 3.8, "mew": 0.8, "zorder": 3}
@@ -177,8 +204,8 @@ def _measured(axes: Axes, results: Results) -> None:
         ends += [predicted, found.effect]
     scales = {scale for scale, *_ in rows}
     handles = [
-        style.key(f"{scale} size", color=colour, lw=3)
-        for scale, colour in SCALES.items()
+        style.key(words, color=colour, lw=3)
+        for scale, (words, colour) in SCALES.items()
         if scale in scales
     ]
     for marker, tokens in zip(style.MARKERS, lengths, strict=False):

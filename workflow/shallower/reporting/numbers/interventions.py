@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from shallower.analysis.estimates import Estimate
 from shallower.analysis.interventions import (
+    CONTINUATION,
     KINDS,
     PROMPT,
     change,
@@ -19,15 +20,59 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.interventions.skip import Skip
 from shallower.reporting.labels import printed
-from shallower.reporting.latex import MISSING, number
+from shallower.reporting.latex import MISSING, escape, number
 from shallower.reporting.numbers.sentences import counted_gains, listed, spread, tally
 from shallower.study.names import ModelName
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
     """Of both topics."""
+    yield from _checkpoint(results)
     yield from _skipping(results)
     yield from _elimination(results)
+
+
+# --- what is intervened on ------------------------------------------------------------
+
+
+def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
+    """`checkpoint.*`: the pretrained model, its sizes and what it is scored on."""
+    study, base = results.study, results.study.intervened_on
+    yield "intervened.model", escape(base)
+    found = study.pretrained.chosen.get(base)
+    yield "has.checkpoint", "yes" if found else ""
+    tasks = found and study.pretrained.tasks
+    yield "has.tasks", "yes" if tasks else ""
+    keys = ("about", "parameters", "blocks", "width", "heads", "groups", "precision")
+    values = dict.fromkeys((*keys, "documents", "prompt", "scored", "nats"), MISSING)
+    if found:
+        run = next(run for run in results.choices if run["model"] == base)
+        size = found.config
+        level = results.values(base, CONTINUATION, "cross_entropy", "pretrained")
+        values |= {
+            "about": escape(found.about),
+            "parameters": number(run["parameters"] / 1e6, 0),
+            "blocks": str(size.depth),
+            "width": str(size.width),
+            "heads": str(size.heads),
+            "groups": str(size.groups),
+            "precision": run["precision"],
+            "documents": str(sum(run["windows"].values())),
+            "prompt": str(study.pretrained.prompt_tokens),
+            "scored": str(study.pretrained.scored_tokens),
+            "nats": number(level.mean(), 3),
+        }
+    for key, value in values.items():
+        yield f"checkpoint.{key}", value
+    yield "llama2.half", number(results.fact("skipping.llama2.half"))
+    yield "llama2.claimed", number(results.fact("skipping.llama2.claimed"), 0)
+    known = "skipping.only.attention"
+    yield "has.skipping.only", "yes" if results.fact(f"{known}.block") > 0 else ""
+    for part in ("attention", "ffn"):
+        key = f"skipping.only.{part}"
+        yield key, number(results.fact(key), 3)
+        yield f"{key}.most", number(results.fact(f"{key}.most"), 2)
+        yield f"{key}.block", number(results.fact(f"{key}.block"), 0)
 
 
 # --- skipping -------------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from shallower.analysis.estimates import Estimate
+from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import (
+    accuracy,
     against_curve,
     change,
     eliminations,
@@ -14,8 +15,10 @@ from shallower.analysis.interventions import (
     skips,
     source,
     speedup,
+    tasked,
 )
 from shallower.analysis.results import Results
+from shallower.corpus.tasks import TASKS
 from shallower.interventions.skip import PARTS, RULES, Skip
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import (
@@ -26,6 +29,7 @@ from shallower.reporting.latex import (
     tabular,
 )
 from shallower.study.names import ModelName
+from shallower.study.study import Study
 
 # A column of models' names, which may take two lines.
 WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{4.7cm}"
@@ -41,13 +45,26 @@ def skipping(results: Results) -> str:
         ((source(study.names[m]), chosen[m].part), _skipped(results, m))
         for m in sorted(chosen, key=lambda m: _order(study.names[m], chosen[m]))
     ]
+    trained = any(not study.names[m].pretrained for m in chosen)
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
-    above += r"\multicolumn{4}{c}{speed-up of a token} & cache & "
-    above += r"\multicolumn{4}{c}{gain at equal latency (nats), over} \\"
-    header = ["model", "seeds", "change", r"95\,\%", "predicted", "measured", r"95\,\%"]
-    header += ["original size", r"(\%)", "fewer blocks", r"95\,\%"]
-    header += ["skipping blocks", r"95\,\%"]
-    return tabular(f"{WRAPPED}rrlrrlrrrlrl", [above, header], separated(rows))
+    above += r"\multicolumn{3}{c}{speed-up of a token} & cache & "
+    above += r"\multicolumn{2}{c}{gain over skipping blocks}"
+    header = ["model", units(study, chosen), "change", r"95\,\%"]
+    header += ["predicted", "measured", r"95\,\%", r"(\%)"]
+    header += ["(nats)", r"95\,\%"]
+    columns = f"{WRAPPED}rrlrrlrrl"
+    if trained:
+        above += r" & \multicolumn{2}{c}{over fewer blocks} & original"
+        header += ["(nats)", r"95\,\%", "size"]
+        columns += "rlr"
+    rows = [(group, cells if trained else cells[:-3]) for group, cells in rows]
+    return tabular(columns, [above + r" \\", header], separated(rows))
+
+
+def units(study: Study, labels: Iterable[str]) -> str:
+    """What the column of replicates counts: documents of a checkpoint, else seeds."""
+    kinds = {bool(study.names[label].pretrained) for label in labels}
+    return {(True,): "documents", (False,): "seeds"}.get((*kinds,), "replicates")
 
 
 def _order(name: ModelName, skip: Skip) -> tuple[str, int, int, bool, int]:
@@ -66,10 +83,10 @@ def _skipped(results: Results, label: str) -> list[str]:
         *change_cells(results.estimate(change(label, base))),
         number(cost(results, label, "predicted_decode")),
         *ratio_cells(results.estimate(speedup(base, label, "per_token"))),
-        number(_at_original(results, name)),
         number(100 * cost(results, label, "cache_share"), 0),
-        *gain_cells(results, label, "depth", "per_token"),
         *gain_cells(results, label, "blocks", "per_token"),
+        *gain_cells(results, label, "depth", "per_token"),
+        number(_at_original(results, name)),
     ]
 
 
@@ -103,8 +120,9 @@ def elimination(results: Results) -> str:
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
     above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
     above += r"\multicolumn{2}{c}{gain over fewer blocks (nats)} \\"
-    header = ["model", "seeds", "change", r"95\,\%", r"(\%)", "predicted", "measured"]
-    header += [r"95\,\%", r"(\%)", "at equal latency", r"95\,\%"]
+    header = ["model", units(study, labels), "change", r"95\,\%", r"(\%)"]
+    header += ["predicted", "measured", r"95\,\%", r"(\%)"]
+    header += ["at equal latency", r"95\,\%"]
     return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], separated(rows))
 
 
@@ -119,8 +137,42 @@ def _eliminated(results: Results, label: str) -> list[str]:
         number(cost(results, label, "predicted_prefill")),
         *ratio_cells(results.estimate(speedup(base, label, "first_token"))),
         number(100 * cost(results, label, "cache_share"), 0),
-        *gain_cells(results, label, "depth", "first_token"),
+        *gain_cells(
+            results, label, "blocks" if name.pretrained else "depth", "first_token"
+        ),
     ]
+
+
+def tasks(results: Results) -> str:
+    """Right answers of the checkpoint; what each intervention changes of the tasks."""
+    study, base = results.study, results.study.intervened_on
+    labels = [m for m in tasked(study) if source(study.names[m]) == base]
+    if base not in study.pretrained.chosen or study.pretrained.tasks is None:
+        return absent_table()
+    chance = number(1 / study.pretrained.tasks.choices)
+    shares = {"unchanged": "accuracy", "control": "accuracy.control"}
+    rows = [("", ["chance", *[chance, ""] * len(TASKS)])]
+    for words, metric in shares.items():
+        cells = [
+            cell
+            for task in TASKS
+            for cell in value_cells(results.estimate(accuracy(base, task, metric)), 2)
+        ]
+        rows.append(("", [words, *cells]))
+    for label in labels:
+        name = study.names[label]
+        cells = [
+            cell
+            for task in TASKS
+            for cell in value_cells(
+                results.estimate(Comparison(label, base, task, "choice_loss")), 3
+            )
+        ]
+        rows.append(("changes", [printed(name), *cells]))
+    heads = [rf"\multicolumn{{2}}{{c}}{{{task.replace('_', ' ')}}}" for task in TASKS]
+    above = "& " + " & ".join(heads) + r" \\"
+    header = ["", *["", r"95\,\%"] * len(TASKS)]
+    return tabular(f"{WRAPPED}" + "rl" * len(TASKS), [above, header], separated(rows))
 
 
 # --- cells ----------------------------------------------------------------------------
@@ -156,4 +208,5 @@ def value_cells(found: Estimate, digits: int) -> list[str]:
 TABLES: dict[str, Callable[[Results], str]] = {
     "skipping": skipping,
     "elimination": elimination,
+    "tasks": tasks,
 }
