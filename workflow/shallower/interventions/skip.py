@@ -19,6 +19,7 @@ from shallower.randomness import derive
 Blocks = tuple[int, ...]
 Part = Literal["attention", "ffn", "block"]
 PARTS: tuple[Part, ...] = get_args(Part)
+SUBLAYERS: tuple[Part, ...] = ("attention", "ffn")  # of a block
 
 
 @dataclass(frozen=True)

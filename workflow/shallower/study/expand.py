@@ -12,7 +12,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from shallower.errors import UserError
-from shallower.interventions.skip import PARTS, Skip
+from shallower.interventions.skip import SUBLAYERS, Skip
 from shallower.models.config import (
     SENTINELS,
     FFNVariant,
@@ -68,7 +68,7 @@ def of_checkpoints(study: Study) -> Iterator[ModelName]:
         plain = ModelName(checkpoint, settings.config.depth, pretrained=True)
         yield plain
         if study.pretrained.profile:
-            for part, block in product(PARTS, range(plain.depth)):
+            for part, block in product(SUBLAYERS, range(plain.depth)):
                 yield plain.replace(skip=str(Skip(part, "only", 1, block)))
         for grid in study.experiments.pretrained:
             if checkpoint in (grid.models or [checkpoint]):
