@@ -215,5 +215,5 @@ def test_the_workflow_downloads_once_and_is_offline_afterwards(
     assert sorted(lock["datasets"]) == [f"{HH}@main", f"{SLIM}@main"]
     assert list(lock["models"]) == [f"{TINY}@main"]
     table = pd.read_parquet(project / scores)
-    assert table["intervention"].nunique() == 1 + 3 * SIZES["num_hidden_layers"]
+    assert table["intervention"].nunique() == 1 + 2 * SIZES["num_hidden_layers"]
     assert "Nothing to be done" in snakemake()  # and the hub is gone

@@ -73,13 +73,13 @@ def test_checkpoints_of_the_hub_are_planned_before_they_are_downloaded(
     config = study.pretrained.chosen[label].config
     assert config.context == study.pretrained.context or name == "llm-tinyllama"
     # Every single sublayer, and the three grids.
-    assert len(study.checkpoints) == 1 + 3 * config.depth + 4
+    assert len(study.checkpoints) == 1 + 2 * config.depth + 4
     (plan,) = planned(study).checkpoints
     parameters, gigabytes = HUB[name]
     assert plan.parameters == count_parameters(on_meta(config)) == parameters
     assert plan.download == plan.disk == pytest.approx(gigabytes * 1e9, rel=0.01)
     assert plan.memory.weights == 2 * parameters  # bfloat16
-    assert plan.interventions == 3 * config.depth + 4
+    assert plan.interventions == 2 * config.depth + 4
     due = jobs(study)
     assert (due["download"], due["pretrained"]) == (1, 1)
     assert not set(due) & {"pairs"}
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     labels = list(study.checkpoints)
     assert labels[0] == "mine"
     assert labels[1:4] == [f"mine__skip=attention.only{n}.1" for n in range(3)]
-    assert labels[10:] == [
+    assert labels[7:] == [
         "mine__skip=attention.last.1",
         "mine__skip=block.last.2",
         "mine__skip=attention.greedy.2",
@@ -245,10 +245,10 @@ def test_flops_by_hand(tmp_path: Path) -> None:
     tokens = 24 + 8 - 1
     block = tokens * (costs.attention[0] + costs.ffn[0] + 2 * tokens * config.inner)
     head = 8 * config.vocabulary * config.width
-    # Blocks from the first changed one on: of each of three sublayers by block, of
+    # Blocks from the first changed one on: of each of two sublayers by block, of
     # `last.1`, `last.2`, and all of them of `greedy` and `acc`.
-    blocks = 3 + 3 * (3 + 2 + 1) + 1 + 2 + 3 + 3
-    due = settings.documents * (blocks * block + (1 + 9 + 4) * head)
+    blocks = 3 + 2 * (3 + 2 + 1) + 1 + 2 + 3 + 3
+    due = settings.documents * (blocks * block + (1 + 6 + 4) * head)
     # 3 candidates for the first, 2 for the second; importance and contribution.
     chosen = (3 + 2) * (3 * block + head) + 2 * 3 * block
     due += settings.calibration_documents * chosen
