@@ -270,7 +270,8 @@ def test_hours_and_memory(tmp_path: Path) -> None:
     # Two bytes a weight and hardly more; two FLOPs a weight, token and pass.
     assert 1 < plan.memory.total / (2 * plan.parameters) < 1.2
     passes = plan.flops / (2 * plan.parameters * 320 * plan.windows)
-    assert plan.interventions / 3 < passes < plan.interventions
+    # The greedy search tries more blocks than there are interventions.
+    assert plan.interventions / 3 < passes < 2 * plan.interventions
     (unknown,) = planned(study, replace(A100, device="Abacus")).checkpoints
     assert (unknown.hours, unknown.flops) == (None, plan.flops)
 
