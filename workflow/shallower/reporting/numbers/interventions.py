@@ -47,7 +47,7 @@ def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
     values = dict.fromkeys((*keys, "documents", "prompt", "scored", "nats"), MISSING)
     if found:
         run = next(run for run in results.choices if run["model"] == base)
-        size = found.sizes
+        size = found.config
         level = results.values(base, CONTINUATION, "cross_entropy", "pretrained")
         values |= {
             "about": escape(found.about),
