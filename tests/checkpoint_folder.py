@@ -26,7 +26,13 @@ def article(number: int, words: int = 120) -> str:
 
 
 def save_checkpoint(folder: Path, kind: str = "grouped", bos: bool = False) -> None:
-    """Random weights of three blocks; 300 pieces of bytes, BOS first where asked."""
+    """Random weights of three blocks, and a tokenizer."""
+    make(kind, folder)
+    save_tokenizer(folder, bos)
+
+
+def save_tokenizer(folder: Path, bos: bool = False) -> None:
+    """Byte-level BPE of 300 tokens, which puts BOS first where asked."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -40,7 +46,6 @@ def save_checkpoint(folder: Path, kind: str = "grouped", bos: bool = False) -> N
         backend.post_processor = processors.TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", 0)]
         )
-    make(kind, folder)
     backend.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<s>", "eos_token": "</s>"}
     config["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -30,6 +30,12 @@ PLAIN = {
     "wide heads": {"head_size": 12},
     "narrow heads": {"head_size": 6, "heads": 2},
     "matched": {"head": HEADS["matched"]},
+    "tied": {"tied": True, "kv_heads": 2},  # two names of one tensor
+}
+# What other members of the family have, of a model that skips something.
+FAMILY = {
+    **{"tied": True, "kv_heads": 2, "qkv_bias": True},
+    "skip": SkippedParts(attention=(0,)),
 }
 
 
@@ -65,6 +71,9 @@ def model_of(kind: str) -> LlamaLM:
         "no ffn": SkippedParts(ffn=(1,)),
         "nothing": SkippedParts((0, 1), (0, 1)),
     }
+    if kind == "family":
+        scaled = replace(tiny(), **FAMILY)
+        return of(replace(scaled, rope_divisors=(2.0,) * (scaled.head_dim // 2)))
     if kind in skipped:
         return skip(of(tiny("proposed")), skipped[kind])
     return of(tiny("proposed", heads=3, head_size=10))

@@ -138,7 +138,8 @@ def study_of(
 def default_configuration() -> dict[str, Any]:
     """The default study's configuration, with interventions on its trained models."""
     root = Path(__file__).resolve().parents[1]
-    return merge(root / "config.yaml", [root / "config" / "trained-interventions.yaml"])
+    overlay = root / "config" / "trained-interventions.yaml"
+    return merge(root / "config.yaml", [overlay]) | {"study": "default"}
 
 
 def all_systems() -> Study:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from project import ROOT
 from shallower import code
 from shallower.models.config import HeadVariant, LlamaConfig, T5Config
 

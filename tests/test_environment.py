@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 
-from conftest import ROOT
+from project import ROOT
 
 sys.path.insert(0, str(ROOT / "envs"))
 import generate

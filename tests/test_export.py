@@ -100,7 +100,7 @@ def test_without_this_package(corpus: Path, tmp_path: Path) -> None:
 # --- what our module loads ----------------------------------------------------------
 
 OTHERS = [name for name in HEADS if name not in PLAIN]
-OTHERS += [*FFNS, "no attention first", "no ffn", "nothing", "odd heads"]
+OTHERS += [*FFNS, "no attention first", "no ffn", "nothing", "odd heads", "family"]
 
 
 @pytest.mark.parametrize("kind", OTHERS)

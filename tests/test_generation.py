@@ -127,6 +127,17 @@ def test_long_prompts_keep_their_end(corpus: Path) -> None:
     assert encode_prompt(pieces, text, 1) == [pieces.bos]
 
 
+@pytest.mark.parametrize("prefix", [[], [7], [7, 8]])
+def test_prompts_begin_as_the_tokenizer_has_it(corpus: Path, prefix: list[int]) -> None:
+    """A checkpoint's may have no BOS before a text, or something else."""
+    pieces = Tokenizer(corpus / "tokenizer.model")
+    pieces.prefix, text = prefix, sentences(1)[0]
+    ids = pieces.encode(text)
+    assert encode_prompt(pieces, text, 100) == [*prefix, *ids]
+    assert encode_prompt(pieces, text, 6) == [*prefix, *ids[len(prefix) - 6 :]]
+    assert encode_prompt(pieces, "", 6) == (prefix or [pieces.bos])
+
+
 # --- with eliminated tokens -----------------------------------------------------------
 
 ELIMINATION = Elimination((0.8, 0.3), window=5)

@@ -268,7 +268,7 @@ def test_no_remote_code_is_run(place: Place, tmp_path: Path) -> None:
     [
         (401, "", "`hf auth login` or set HF_TOKEN"),
         (401, "RepoNotFound", "`hf auth login` or set HF_TOKEN"),
-        (403, GATED, "access is gated; ask for it on the repository's page"),
+        (403, GATED, "access is gated; accept the licence on the repository's page"),
         (404, "RepoNotFound", "does not exist or is not yours to read"),
         (503, "", "files that are complete are kept: run again"),
     ],

@@ -15,16 +15,19 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import ROOT
+from checkpoint_folder import save_tokenizer
 from hub_stand_in import Downloads, Hub, hh_rlhf, lines, slimpajama, wiki_qa
+from project import ROOT
 from shallower.corpus import downloaded
 from shallower.corpus.build import build
 from shallower.corpus.hub import Job, download
 from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.files import read_json, sha256
+from test_pretrained import SIZES, make
 
 SLIM, HH, WIKI = "cerebras/SlimPajama-627B", "Anthropic/hh-rlhf", "microsoft/wiki_qa"
+TINY = "someone/tiny-llama"
 
 DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text())["corpus"]
 
@@ -153,6 +156,23 @@ def test_every_hub_source_has_a_folder_of_its_own(configuration: dict) -> None:
     assert next(iter(found)).startswith("cerebras-SlimPajama-627B-train-first1500000-")
 
 
+def checkpoint_of_the_hub() -> dict:
+    """The configuration of a random checkpoint, in place of the default study's."""
+    sizes = SIZES | {"tie_word_embeddings": True}
+    tiny = {"source": "hub", "repository": TINY, "sizes": sizes}
+    return {
+        **{"models": {"smollm2-135m": None, "tiny": tiny}, "tasks": None},
+        **{"prompt_tokens": 24, "scored_tokens": 8, "tasks_under": []},
+    }
+
+
+def serve_checkpoint(hub: Hub, folder: Path) -> None:
+    make("grouped", folder)
+    save_tokenizer(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.repository(TINY, files, kind="models")
+
+
 @pytest.mark.slow
 def test_the_workflow_downloads_once_and_is_offline_afterwards(
     records: Path, tmp_path_factory: pytest.TempPathFactory
@@ -165,9 +185,12 @@ def test_the_workflow_downloads_once_and_is_offline_afterwards(
     overlay = yaml.safe_load((ROOT / "config/smoke.yaml").read_text())
     settings = from_hub() | {"qa": from_files(records)["qa"]}  # one is no download
     overlay["corpus"] |= {name: settings[name] for name in ("text", "chat", "qa")}
+    overlay["pretrained"] = checkpoint_of_the_hub()
     (project / "config/hub.yaml").write_text(yaml.safe_dump(overlay))
     target = "results/smoke/corpus/manifest.json"
-    command = ["snakemake", "--configfile", "config/hub.yaml", "--cores", "2", target]
+    scores = "results/smoke/evaluations/tiny/seed0.parquet"
+    command = ["snakemake", "--configfile", "config/hub.yaml", "--cores", "2"]
+    command += [target, scores]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_TOKEN", "USE_TORCH"):
@@ -184,9 +207,13 @@ def test_the_workflow_downloads_once_and_is_offline_afterwards(
     with Hub() as hub:
         environment["HF_ENDPOINT"] = hub.endpoint
         serve(hub, records)
+        serve_checkpoint(hub, records / "tiny")
         snakemake()
     built = read_json(project / target)["datasets"]
     assert (built["text"]["records"], built["chat"]["records"]) == (300, 20)
     lock = yaml.safe_load((project / downloaded.LOCK).read_text())
     assert sorted(lock["datasets"]) == [f"{HH}@main", f"{SLIM}@main"]
+    assert list(lock["models"]) == [f"{TINY}@main"]
+    table = pd.read_parquet(project / scores)
+    assert table["intervention"].nunique() == 1 + 2 * SIZES["num_hidden_layers"]
     assert "Nothing to be done" in snakemake()  # and the hub is gone

@@ -14,8 +14,8 @@ import yaml
 from snakemake.settings.types import ConfigSettings
 from snakemake.utils import update_config
 
-from conftest import ROOT, tiny
-from project import RUNS
+from models_for_tests import tiny
+from project import ROOT, RUNS
 from shallower.analysis.claims.heads import TABLE_1
 from shallower.cli import main
 from shallower.models.config import LlamaConfig
@@ -245,7 +245,7 @@ def test_the_command(
         "at an assumed MFU of 0.4 of 312 TFLOP/s",
         "the longest run takes 2 jobs, 1 of them resumed",
         "6.14B in all, 4.6 to 6.0 per parameter; about 0.48 epochs",
-        "55: download 4, corpus 1, tokenizer 1, shard 18",
+        "56: download 4, corpus 1, tokenizer 1, shard 18",
     ):
         assert words in flat
     assert max(map(len, text.splitlines())) <= 100

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import ROOT
+from project import ROOT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json
 from shallower.reporting import reference

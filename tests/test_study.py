@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import ROOT
+from project import ROOT
 from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.models.config import LlamaConfig

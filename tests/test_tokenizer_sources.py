@@ -15,7 +15,8 @@ import pyarrow.parquet
 import pytest
 import sentencepiece
 
-from conftest import ROOT, sentences
+from conftest import sentences
+from project import ROOT
 from shallower.corpus import packages
 from shallower.corpus.parquet import read_texts
 from shallower.corpus.settings import PackageFile

@@ -18,6 +18,8 @@ gc.set_threshold(200_000, 50, 100)
 try:
     study = load_study(config)
     downloaded.check(study.corpus)
+    for _, each in study.pretrained.downloads.values():
+        downloaded.check_checkpoint(each.repository, each.file, each.revision)
     # The tokenizer's file, if the study takes it from the hub.
     HUB_FILE = study.tokenizer.hub
     if HUB_FILE is not None:
@@ -131,9 +133,26 @@ def tokenizer_given():
 
 
 def checkpoint_file(wildcards):
-    """A local checkpoint; a package's is pinned by version and checksum."""
+    """A local checkpoint, or the manifest of a downloaded one.
+
+    A package's is pinned by version and checksum.
+    """
     chosen = study.pretrained.chosen[wildcards.checkpoint]
-    return chosen.file if chosen.source == "files" else []
+    if chosen.source == "hub":
+        return str(downloaded.FOLDER / chosen.folder / downloaded.MANIFEST)
+    return str(Path(chosen.file).expanduser()) if chosen.source == "files" else []
+
+
+def checkpoint_memory(wildcards):
+    """Megabytes of the host that scoring a checkpoint takes."""
+    return max(8000, study.pretrained.chosen[wildcards.checkpoint].host_megabytes())
+
+
+def latency_memory():
+    """Megabytes of the host that the latency job takes; it loads checkpoints in fp32."""
+    chosen = study.pretrained.chosen if study.latency.pretrained else {}
+    sizes = [each.host_megabytes("float32") for each in chosen.values()]
+    return max([16000, *sizes])
 
 
 def other_runs(wildcards):

@@ -1,4 +1,4 @@
-# download a data set at its locked revision; continues where it stopped
+# download a data set or a checkpoint at its locked revision; continues where it stopped
 rule download:
     output:
         # the parts beside it are no outputs: a failed job's outputs are deleted
@@ -6,7 +6,7 @@ rule download:
     log:
         "<logs>/download/{name}.log",
     wildcard_constraints:
-        name="|".join(map(re.escape, HUB)) or "none",
+        name="|".join(map(re.escape, [*HUB, *study.pretrained.downloads])) or "none",
     localrule: True  # compute nodes have no internet
     conda:
         "../../envs/pipeline.yaml"

@@ -59,7 +59,7 @@ rule latency:
     threads: all_cores
     resources:
         gpu=1,
-        mem_mb=16000,
+        mem_mb=latency_memory(),
         runtime=240,
         slurm_extra="--exclusive",
     params:

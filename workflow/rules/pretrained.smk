@@ -16,7 +16,7 @@ rule pretrained:
     resources:
         gpu=1,
         cpus_per_task=2,
-        mem_mb=8000,
+        mem_mb=checkpoint_memory,
         runtime=120,
     params:
         corpus=lambda wildcards, input: str(Path(input.corpus[0]).parents[1]),

@@ -160,13 +160,21 @@ def verify(results: Results, threads: Threads = 1) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def download(name: Text, results: Results, lock: File, output: File) -> None:
-    """Download a data set of the hub to a folder; continues where it stopped."""
+    """Download a data set or a checkpoint of the hub; continues where it stopped."""
     from shallower.corpus.downloaded import hub_sources
     from shallower.corpus.hub import Job
     from shallower.corpus.hub import download as fetch
     from shallower.study.study import read_study
 
-    wanted = hub_sources(read_study(results / "study.json").corpus)[name]
+    study = read_study(results / "study.json")
+    checkpoints = study.pretrained.downloads
+    if name in checkpoints:
+        from shallower.pretrained.download import download as fetch_checkpoint
+
+        key, checkpoint = checkpoints[name]
+        fetch_checkpoint(checkpoint, key, lock, output)
+        return
+    wanted = hub_sources(study.corpus)[name]
     fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
 
 

@@ -77,6 +77,12 @@ def file_path(repository: str, file: str, revision: str | None) -> Path:
     return FOLDER / _name([repository, revision], content) / Path(file).name
 
 
+def checkpoint_name(repository: str, file: str | None, revision: str | None) -> str:
+    """The name of the folder of a pretrained checkpoint, or of one GGUF file."""
+    content = {"repository": repository, "file": file, "revision": revision}
+    return _name([repository, file, revision], content | {"kind": "checkpoint"})
+
+
 def _name(told: list[str | None], content: dict[str, Any]) -> str:
     readable = "-".join(part.replace("/", "-") for part in told if part)
     readable = re.sub(r"[^\w.-]", "_", readable)[:100]
@@ -163,6 +169,14 @@ def check_file(
     _check_lock(folder, lock, "models", repository, revision)
 
 
+def check_checkpoint(
+    repository: str, file: str | None, revision: str | None, lock: Path = LOCK
+) -> None:
+    """The same for a pretrained checkpoint."""
+    folder = FOLDER / checkpoint_name(repository, file, revision)
+    _check_lock(folder, lock, "models", repository, revision)
+
+
 def _check_lock(
     folder: Path,
     lock: Path,
@@ -186,13 +200,19 @@ def _check_lock(
         )
 
 
-def check_folder(folder: Path, lock: Path, source: HubSource) -> dict[str, Any]:
+def check_folder(
+    folder: Path,
+    lock: Path,
+    repository: str,
+    revision: str | None,
+    section: Repositories = "datasets",
+) -> dict[str, Any]:
     """The manifest of a finished download, after comparing lock and checksums.
 
     Raises UserError for another revision than the locked one, and for the first file
     that is missing or changed.
     """
-    _check_lock(folder, lock, "datasets", source.repository, source.revision)
+    _check_lock(folder, lock, section, repository, revision)
     manifest: dict[str, Any] = read_json(folder / MANIFEST)
     for name, expected in manifest["files"].items():
         path = folder / name
@@ -210,6 +230,15 @@ def check_folder(folder: Path, lock: Path, source: HubSource) -> dict[str, Any]:
     return manifest
 
 
+def require(folder: Path, key: str, repository: str) -> None:
+    """Raise UserError, saying what to do, unless a download is finished."""
+    if not (folder / MANIFEST).is_file():
+        raise UserError(
+            f"{key}: {repository} is not downloaded, no {folder / MANIFEST}: "
+            f"run `snakemake {folder / MANIFEST}` where there is internet"
+        )
+
+
 def finished(
     source: HubSource, kind: Kind, key: str, folder: Path = FOLDER, lock: Path = LOCK
 ) -> tuple[dict[str, Any], list[Path]]:
@@ -218,10 +247,6 @@ def finished(
     Raises UserError, saying what to do, if it is missing or not as downloaded.
     """
     directory = folder / name_of(source, kind)
-    if not (directory / MANIFEST).is_file():
-        raise UserError(
-            f"{key}: {source.repository} is not downloaded, no {directory / MANIFEST}: "
-            f"run `snakemake {directory / MANIFEST}` where there is internet"
-        )
-    manifest = check_folder(directory, lock, source)
+    require(directory, key, source.repository)
+    manifest = check_folder(directory, lock, source.repository, source.revision)
     return manifest, [directory / name for name in manifest["files"]]

@@ -61,10 +61,10 @@ def download(job: Job) -> None:
     network is not used. Raises UserError, saying what to do, for whatever goes wrong.
     """
     if (job.folder / MANIFEST).is_file():
-        check_folder(job.folder, job.lock, job.source)
+        check_folder(job.folder, job.lock, job.source.repository, job.source.revision)
         return
     source = job.source
-    with _one_line(f"{job.key}: {source.repository}", job.key, source.revision):
+    with one_line(f"{job.key}: {source.repository}", job.key, source.revision):
         commit = resolve(job.lock, "datasets", source.repository, source.revision)
         job.folder.mkdir(parents=True, exist_ok=True)
         files, records = _fetch(job, commit)
@@ -106,7 +106,7 @@ def _fetch(job: Job, commit: str) -> tuple[dict[str, str], int]:
             records += 1
         columns.require_all_seen()
         files[name] = sha256(path)
-        _tell(f"{source.repository} {source.split}: {records:,} records")
+        tell(f"{source.repository} {source.split}: {records:,} records")
     return files, records
 
 
@@ -144,7 +144,7 @@ def download_file(
     `manifest.json` beside it has repository, revision and checksum. Raises UserError.
     """
     key = "tokenizer.hub"
-    with _one_line(f"{key}: {repository}", key, revision):
+    with one_line(f"{key}: {repository}", key, revision):
         from huggingface_hub import hf_hub_download
 
         commit = resolve(lock, "models", repository, revision)
@@ -200,7 +200,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line(name: str, key: str, revision: str | None) -> Iterator[None]:
+def one_line(name: str, key: str, revision: str | None) -> Iterator[None]:
     """Turn whatever the libraries raise into a UserError that says what to do.
 
     They wrap errors in each other: the first that is known counts, from the outside in.
@@ -236,8 +236,8 @@ def _explained(
     said = " ".join(str(error).split())
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"{name}: access is gated; ask for it on the repository's page, then "
-            "`hf auth login` or set HF_TOKEN"
+            f"{name}: access is gated; accept the licence on the repository's page, "
+            "then `hf auth login` or set HF_TOKEN"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{key}.revision: {name.split(': ')[1]} has no {revision or 'main'!r}"
@@ -263,5 +263,6 @@ def _explained(
     return None
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
+    """Say how far a download is."""
     print(line, file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from shallower.interventions import forward
 from shallower.interventions.eliminate import Elimination
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.randomness import derive
-from shallower.tokens.tokenizer import Tokenizer
+from shallower.tokens.tokenizer import TokenizerLike
 
 # Prompts prefilled together. Of 64 with 20 to 60 tokens in one batch, a third was
 # padding. Fewer at a time would make the matrix products too small.
@@ -23,13 +23,15 @@ PREFILLED = 16
 Ends = Callable[[list[int]], bool]  # whether a continuation so far is all of it
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str, room: int) -> list[int]:
-    """BOS and the last pieces of `text`, at most `room` ids in all.
+def encode_prompt(tokenizer: TokenizerLike, text: str, room: int) -> list[int]:
+    """The tokenizer's prefix and the last pieces of `text`, at most `room` ids in all.
 
-    A longer prompt loses its beginning, as in a sliding window.
+    A longer prompt loses its beginning, as in a sliding window. Without a prefix, an
+    empty text is BOS alone: a prompt has at least one id.
     """
-    pieces = tokenizer.encode(text)
-    return [tokenizer.bos, *pieces[max(0, len(pieces) - room + 1) :]]
+    pieces, prefix = tokenizer.encode(text), tokenizer.prefix
+    left = max(0, room - len(prefix))
+    return [*prefix, *pieces[max(0, len(pieces) - left) :]] or [tokenizer.bos]
 
 
 @torch.inference_mode()

@@ -65,7 +65,7 @@ def evaluate(
     """
     torch.set_num_threads(threads)
     chosen = machine.choose_device(device)
-    path = checked_path(spec)
+    path = spec.checkpoint.checked_path(f"pretrained.models.{spec.name}")
     precision = precision_of(spec, chosen)
     model = open_model(path, spec.context, precision).to(chosen)
     tokenizer = open_tokenizer(path)
@@ -117,19 +117,6 @@ def predicted_by_length(
         for text, choice in choices.items()
         if choice.elimination is not None and not choice.skip.attention
     }
-
-
-def checked_path(spec: PretrainedSpec) -> Path:
-    """Where the checkpoint is. Raises UserError if it is not what was configured."""
-    checkpoint, key = spec.checkpoint, f"pretrained.models.{spec.name}"
-    path = checkpoint.path(key)
-    if checkpoint.sha256 is not None and path.is_file():
-        found = sha256(path)
-        if found != checkpoint.sha256:
-            raise UserError(
-                f"{key}.sha256: {path.name} has {found}, expected {checkpoint.sha256}"
-            )
-    return path
 
 
 def checksums(path: Path) -> dict[str, str]:

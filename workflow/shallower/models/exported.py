@@ -33,11 +33,15 @@ FIELDS = {
     "width": "hidden_size",
     "depth": "num_hidden_layers",
     "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
     "head_size": "head_dim",
     "ffn_hidden": "intermediate_size",
     "context": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
     "rope_theta": "rope_theta",
+    "rope_divisors": "rope_divisors",
+    "qkv_bias": "qkv_bias",
+    "tied": "tie_word_embeddings",
 }
 VARIANTS = {"head": "head_variant", "ffn": "ffn_variant", "skip": "skip"}
 
@@ -52,11 +56,14 @@ class ShallowerConfig(PreTrainedConfig):
     hidden_size: int = 128
     num_hidden_layers: int = 5
     num_attention_heads: int = 8
+    num_key_value_heads: int | None = None
     head_dim: int | None = None
     intermediate_size: int = 344
     max_position_embeddings: int = 128
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1e4
+    rope_divisors: list[float] | tuple[float, ...] = ()
+    qkv_bias: bool = False
     initializer_range: float = 0.02
     use_cache: bool = True
     tie_word_embeddings: bool = False
@@ -72,7 +79,9 @@ class ShallowerConfig(PreTrainedConfig):
         }
         for ours, theirs in VARIANTS.items():
             given[theirs] = _differences(getattr(config, ours))
-        return cls(**given | {"head_dim": config.head_dim})
+        # What is usual has a number there.
+        sizes = {"head_dim": config.head_dim, "num_key_value_heads": config.groups}
+        return cls(**given | sizes)
 
     def parsed(self) -> LlamaConfig:
         """What `LlamaLM` is made from."""
@@ -111,6 +120,7 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
     _no_split_modules = ["Block"]
     _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
+    _tied_weights_keys = {"model.head.weight": "model.embedding.weight"}
 
     def __init__(self, config: ShallowerConfig) -> None:
         super().__init__(config)

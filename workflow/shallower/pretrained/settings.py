@@ -5,16 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from shallower.corpus import EVALUATION_SETS, packages
+from shallower.corpus import EVALUATION_SETS, downloaded, packages
 from shallower.corpus.settings import PackageFile, TaskSettings
 from shallower.errors import UserError
+from shallower.files import sha256
+from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
-from shallower.pretrained.sizes import sizes
+from shallower.pretrained.sizes import (
+    check,
+    count_weights,
+    from_config_json,
+    sizes,
+    up_to,
+)
 from shallower.strict import Strict
 
 Precision = Literal["float32", "bfloat16"]
+
+
+def _as_labels_have_it(text: str) -> str:
+    found = str(Intervention.from_text(text))
+    if not found:
+        raise ValueError("found no intervention, expected one as skip=attention.last.2")
+    return found
+
+
+Written = Annotated[str, AfterValidator(_as_labels_have_it)]  # an intervention
+
+
+def _sizes(value: Any) -> Any:
+    """Sizes by the names of config.json, as people write them, or by our own."""
+    if not isinstance(value, dict) or "width" in value:
+        return value
+    try:
+        return from_config_json({"model_type": "llama"} | value, "as in config.json")
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 class CheckpointBase(Strict):
@@ -26,6 +54,37 @@ class CheckpointBase(Strict):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # Filled in when the configuration is read, from the checkpoint's header.
     sizes: LlamaConfig | None = None
+
+    @property
+    def config(self) -> LlamaConfig:
+        """Its sizes, which every checkpoint of a configuration has."""
+        assert self.sizes is not None
+        return self.sizes
+
+    def host_megabytes(self, precision: str | None = None) -> int:
+        """Memory that a process takes until the weights are loaded (to a GPU or not).
+
+        In another precision than its own, if given.
+        """
+        size = 2 if (precision or self.precision) == "bfloat16" else 4
+        return 4000 + round(1.3 * size * count_weights(self.config) / 1e6)
+
+    def path(self, key: str) -> Path:
+        """The file or folder; `key` is the checkpoint's. UserError if it is missing."""
+        raise NotImplementedError
+
+    def checked_path(self, key: str) -> Path:
+        """The same. Raises UserError if its content is not what was configured."""
+        path, due = self.path(key), getattr(self, "sha256", None)
+        if due is not None and path.is_file():
+            found = sha256(path)
+            if found != due:
+                raise UserError(
+                    f"{key}.sha256: {path.name} has {found}, expected {due}"
+                )
+        if self.sizes is not None:
+            check(self.sizes, path, f"{key}.sizes")
+        return path
 
 
 class PackageCheckpoint(CheckpointBase, PackageFile):
@@ -58,8 +117,51 @@ class FilesCheckpoint(CheckpointBase):
         return path
 
 
+class HubCheckpoint(CheckpointBase):
+    """A repository on the Hugging Face hub, downloaded once at a locked revision.
+
+    Its weights are safetensors, or one GGUF `file`. The sizes are stated, as nothing is
+    known of it before it is downloaded, and compared when it is.
+    """
+
+    source: Literal["hub"]
+    repository: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # owner/name
+    revision: str | None = None  # branch, tag or commit; the lock has the commit
+    file: str | None = Field(None, pattern=r"\.gguf$")
+    sizes: Annotated[LlamaConfig, BeforeValidator(_sizes)]
+    # Of the weights on the hub (`dtype` in config.json): how much is downloaded.
+    stored: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder that it is downloaded to."""
+        return downloaded.checkpoint_name(self.repository, self.file, self.revision)
+
+    def within(self, folder: Path) -> Path:
+        """What is opened, of a folder with its files."""
+        return folder if self.file is None else folder / self.file
+
+    def path(self, key: str) -> Path:
+        """The file or folder. Raises UserError if it is not downloaded yet."""
+        folder = downloaded.FOLDER / self.folder
+        downloaded.require(folder, key, self.repository)
+        return self.within(folder)
+
+    def checked_path(self, key: str) -> Path:
+        """The same. Raises UserError if a file or the revision is another one."""
+        self.path(key)
+        downloaded.check_folder(
+            downloaded.FOLDER / self.folder,
+            downloaded.LOCK,
+            self.repository,
+            self.revision,
+            section="models",
+        )
+        return super().checked_path(key)
+
+
 Checkpoint = Annotated[
-    PackageCheckpoint | FilesCheckpoint, Field(discriminator="source")
+    PackageCheckpoint | FilesCheckpoint | HubCheckpoint, Field(discriminator="source")
 ]
 
 
@@ -86,7 +188,7 @@ class Pretrained(Strict):
     samples_kept: int = Field(5, ge=0)
     sets: list[str] = []  # evaluation sets that the checkpoint generates on
     tasks: TaskSettings | None = None  # that need the whole prompt; off where null
-    tasks_under: list[str] = []  # interventions that are scored on them as well
+    tasks_under: list[Written] = []  # interventions that are scored on them as well
 
     @model_validator(mode="after")
     def _fits(self) -> Pretrained:
@@ -105,14 +207,30 @@ class Pretrained(Strict):
 
     @model_validator(mode="after")
     def _sizes_are_known(self) -> Pretrained:
-        for name, checkpoint in self.models.items():
-            if checkpoint is not None and checkpoint.sizes is None:
-                path = checkpoint.path(f"pretrained.models.{name}")
-                # Strict models are frozen; this one is completed as it is read.
-                object.__setattr__(checkpoint, "sizes", sizes(path, self.context))
+        longest = self.prompt_tokens + self.scored_tokens
+        for name, checkpoint in self.chosen.items():
+            found = checkpoint.sizes
+            if found is None:
+                found = sizes(checkpoint.path(f"pretrained.models.{name}"))
+            # Strict models are frozen; this one is completed as it is read.
+            object.__setattr__(checkpoint, "sizes", up_to(found, self.context))
+            if longest > found.context:
+                raise ValueError(
+                    f"prompt_tokens + scored_tokens: {longest} exceed the context of "
+                    f"{name}, {found.context}"
+                )
         return self
 
     @property
-    def chosen(self) -> dict[str, Any]:
+    def chosen(self) -> dict[str, Checkpoint]:
         """The checkpoints, without those that an overlay has taken out."""
         return {name: c for name, c in self.models.items() if c is not None}
+
+    @property
+    def downloads(self) -> dict[str, tuple[str, HubCheckpoint]]:
+        """Key and checkpoint of every download, by the name of its folder."""
+        return {
+            checkpoint.folder: (f"pretrained.models.{name}", checkpoint)
+            for name, checkpoint in self.chosen.items()
+            if isinstance(checkpoint, HubCheckpoint)
+        }

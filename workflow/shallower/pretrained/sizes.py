@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,26 @@ from shallower.errors import UserError
 from shallower.models.config import HeadVariant, LlamaConfig
 from shallower.pretrained.gguf_file import GGUFHeader
 
+# Files of a folder: its sizes, its weights, or the list of their shards.
+CONFIG = "config.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 PLAIN = HeadVariant()
 NORMED = HeadVariant(query_key_norm=True)  # Qwen3
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
+# Our sizes by the names of config.json.
+CONFIG_NAMES = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "head_size": "head_dim",
+    "ffn_hidden": "intermediate_size",
+    "context": "max_position_embeddings",
+    "norm_eps": "rms_norm_eps",
+    "tied": "tie_word_embeddings",
+}
 FACTORS = "rope_freqs.weight"  # Llama 3's divisors, as llama.cpp stores them
 
 
@@ -26,18 +42,43 @@ def sizes(path: str | Path, context: int | None = None) -> LlamaConfig:
     Raises UserError for an architecture outside the Llama family, and for files that
     are no checkpoint.
     """
-    path = Path(path)
-    found = _sizes(path)
-    if context is not None and context < found.context:
-        found = replace(found, context=context)
-    return found
+    return up_to(_sizes(Path(path)), context)
+
+
+def up_to(config: LlamaConfig, context: int | None) -> LlamaConfig:
+    """The same model with a context of at most `context` tokens."""
+    if context is None or config.context <= context:
+        return config
+    return replace(config, context=context)
+
+
+def check(stated: LlamaConfig, path: Path, key: str) -> None:
+    """Raise UserError, naming it, for the first size that the checkpoint has otherwise.
+
+    `key` is where the sizes are stated.
+    """
+    found = sizes(path, stated.context)
+    for field in fields(LlamaConfig):
+        due, there = getattr(stated, field.name), getattr(found, field.name)
+        if not _equal(due, there):
+            name = CONFIG_NAMES.get(field.name, field.name)
+            raise UserError(f"{key}: {name} is {due}, but {path} has {there}")
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two sizes are the same, real numbers up to the rounding of fp32."""
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)
 
 
 def _sizes(path: Path) -> LlamaConfig:
     if path.is_dir():
-        file = path / "config.json"
+        file = path / CONFIG
         if not file.is_file():
-            raise UserError(f"{path}: expected config.json in a checkpoint's folder")
+            raise UserError(f"{path}: expected {CONFIG} in a checkpoint's folder")
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -216,3 +257,16 @@ def _llama3(rope: Mapping[str, Any], head_size: int, theta: float) -> tuple[floa
         share = min(1.0, max(0.0, (turns - low) / (high - low)))
         divisors.append(1 / (share + (1 - share) / factor))
     return tuple(divisors)
+
+
+def count_weights(config: LlamaConfig) -> int:
+    """Parameters of a checkpoint of these sizes, without torch.
+
+    For what must be quick; `models.costs.count_parameters` counts any model's.
+    """
+    d, normed = config.width, config.head.query_key_norm
+    qkv = config.inner + 2 * config.kv_inner
+    block = d * (qkv + config.inner) + 3 * d * config.ffn_hidden + 2 * d
+    block += (qkv if config.qkv_bias else 0) + (2 * config.head_dim if normed else 0)
+    embeddings = (1 if config.tied else 2) * config.vocabulary * d
+    return config.depth * block + embeddings + d

@@ -21,9 +21,8 @@ from shallower.models.families import on_meta
 from shallower.models.hugging_face import name_map
 from shallower.models.llama import LlamaLM, rotary_table
 from shallower.pretrained.gguf_file import GGUFHeader
+from shallower.pretrained.sizes import INDEX, SINGLE
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 # What some checkpoints hold beside their weights: it follows from the sizes.
 DERIVED = ("rotary_emb.inv_freq", "rope_freqs.weight")
 

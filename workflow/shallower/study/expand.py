@@ -65,7 +65,7 @@ def expand(study: Study) -> list[Cell]:
 def of_checkpoints(study: Study) -> Iterator[ModelName]:
     """Every checkpoint, and every intervention on it that it has the blocks for."""
     for checkpoint, settings in study.pretrained.chosen.items():
-        plain = ModelName(checkpoint, settings.sizes.depth, pretrained=True)
+        plain = ModelName(checkpoint, settings.config.depth, pretrained=True)
         yield plain
         if study.pretrained.profile:
             for part, block in product(SUBLAYERS, range(plain.depth)):
@@ -309,7 +309,7 @@ def llama_config(study: Study, name: ModelName) -> LlamaConfig:
         last = tuple(range(name.depth - skip.k, name.depth))
         skipped = skip.parts(last if skip.needs_model else skip.blocks(name.depth))
     if name.pretrained:
-        return replace(study.pretrained.chosen[name.variant].sizes, skip=skipped)
+        return replace(study.pretrained.chosen[name.variant].config, skip=skipped)
     sections = study.settings_of(name)
     sizes = Architecture(**sections["model"])
     return LlamaConfig(

@@ -44,6 +44,9 @@ def _place(location: tuple[int | str, ...]) -> list[int | str]:
     section, and a list of sources is below that.
     """
     place = list(location)
+    if location[:2] == ("pretrained", "models"):
+        # A checkpoint has no section of its source's name.
+        return place[:3] + place[4:]
     for n, (part, kind) in enumerate(pairwise(location)):
         if isinstance(part, int) and kind in KINDS:
             place[n : n + 2] = kind, part

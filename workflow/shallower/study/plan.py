@@ -7,7 +7,7 @@ from two stated assumptions, the device's peak and the share of it that is reach
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from shallower.models.config import LlamaConfig, ModelConfig
 from shallower.models.costs import count_parameters
 from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
+from shallower.study.plan_pretrained import CheckpointPlan, checkpoint_plan
 from shallower.study.runs import RunSpec, Task
 from shallower.study.schema import Training
 from shallower.study.study import Study
@@ -129,6 +130,7 @@ class Plan:
     jobs: dict[str, int]  # by rule, as `snakemake -n` counts them at the start
     corpus: CorpusSize
     disk: dict[str, int | None]  # bytes; None: not known
+    checkpoints: list[CheckpointPlan]
 
     @property
     def runs(self) -> int:
@@ -158,9 +160,18 @@ def plan_study(study: Study, assumptions: Assumptions, results: Path) -> Plan:
     for model, seed in study.runs:
         seeds.setdefault(model, []).append(seed)
     models = [_model(study, m, chosen, assumptions) for m, chosen in seeds.items()]
+    checkpoints = [_checkpoint(study, c, assumptions) for c in study.pretrained.chosen]
     corpus = corpus_size(study, results)
-    disk = disk_use(study, models, corpus)
-    return Plan(study.study, assumptions, models, jobs(study), corpus, disk)
+    disk = disk_use(study, models, corpus, checkpoints)
+    due = jobs(study)
+    return Plan(study.study, assumptions, models, due, corpus, disk, checkpoints)
+
+
+def _checkpoint(study: Study, name: str, assumptions: Assumptions) -> CheckpointPlan:
+    plan = checkpoint_plan(study, name)
+    peak = assumptions.peak(plan.precision)
+    hours = plan.flops / (peak * assumptions.mfu) / 3600 if peak else None
+    return replace(plan, hours=hours)
 
 
 def _model(
@@ -223,11 +234,10 @@ def jobs(study: Study) -> dict[str, int]:
     """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
     once = "latency summary estimates figures tables typeset provenance paper"
     downloads = {
-        "download": len(hub_sources(study.corpus)),
+        "download": len(hub_sources(study.corpus)) + len(study.pretrained.downloads),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
-    # The test split, and what searches and choices are made by.
-    held_out = 2 if study.experiments.learning_rate or study.interventions else 1
+    held_out = 2  # splits beside the training text, which the estimates count
     return {
         **{rule: number for rule, number in downloads.items() if number},
         "corpus": 1,
@@ -238,6 +248,7 @@ def jobs(study: Study) -> dict[str, int]:
         **({"pairs": 1} if study.experiments.t5 else {}),
         "train": len(study.runs),
         "evaluate": len(study.runs),
+        **({"pretrained": len(study.scored)} if study.scored else {}),
         **dict.fromkeys(once.split(), 1),
         "notebook_training": 1,
         "notebook_comparison": 1,
@@ -246,7 +257,10 @@ def jobs(study: Study) -> dict[str, int]:
 
 
 def disk_use(
-    study: Study, models: list[ModelPlan], corpus: CorpusSize
+    study: Study,
+    models: list[ModelPlan],
+    corpus: CorpusSize,
+    checkpoints: list[CheckpointPlan],
 ) -> dict[str, int | None]:
     """Bytes by what takes them, with the checkpoints of one run, the largest.
 
@@ -260,13 +274,19 @@ def disk_use(
     items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
     tested = corpus.test_documents
     rows = items * ROWS_OF_ITEM + 4 * (tested or 0)
+    # By where they are: two checkpoints of one repository are downloaded once.
+    there = {each.folder: each.disk for each in checkpoints}.values()
+    pretrained = None if None in there else sum(each or 0 for each in there)
     return {
         "downloads": corpus.text if hub_sources(study.corpus) else 0,
+        **({"pretrained": pretrained} if checkpoints else {}),
         "corpus": corpus.text,
         "tokens": tokens and size * tokens + 8 * (corpus.documents or 0),
         "weights": sum(each.runs * each.weights for each in models),
         "evaluations": runs * rows * EVALUATION_ROW if tested else None,
-        "checkpoints of a running job": max(each.checkpoints for each in models),
+        "checkpoints of a running job": max(
+            (each.checkpoints for each in models), default=0
+        ),
     }
 
 
@@ -276,6 +296,8 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     for entry, each in zip(content["models"], plan.models, strict=True):
         entry["memory"]["total"] = each.memory.total
         entry |= {"checkpoints": each.checkpoints, "weights": each.weights}
+    for entry, checkpoint in zip(content["checkpoints"], plan.checkpoints, strict=True):
+        entry["memory"]["total"] = checkpoint.memory.total
     content["total"] = {
         "runs": plan.runs,
         "jobs": sum(plan.jobs.values()),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 
 from shallower.study.plan import ModelPlan, Plan
+from shallower.study.plan_pretrained import CheckpointPlan
 
 WIDTH = 92
 LABEL = 9  # columns before a paragraph's text
@@ -12,14 +14,15 @@ LABEL = 9  # columns before a paragraph's text
 
 def render(plan: Plan) -> str:
     """The whole plan, ready to print."""
-    paragraphs = [
-        ("Training", _training(plan)),
-        ("Tokens", _tokens(plan)),
-        ("Memory", _memory(plan)),
-        ("Disk", _disk(plan)),
-        ("Jobs", _jobs(plan)),
-    ]
-    lines = [f"Plan of study {plan.study!r}", "", *_table(plan.models), ""]
+    lines, paragraphs = [f"Plan of study {plan.study!r}", ""], []
+    if plan.models:
+        lines += [*_table(plan.models), ""]
+        of_training = {"Training": _training, "Tokens": _tokens, "Memory": _memory}
+        paragraphs += [(label, text(plan)) for label, text in of_training.items()]
+    if plan.checkpoints:
+        lines += [*_checkpoint_table(plan.checkpoints), ""]
+        paragraphs.append(("Scoring", _scoring(plan)))
+    paragraphs += [("Disk", _disk(plan)), ("Jobs", _jobs(plan))]
     for label, text in paragraphs:
         lines += textwrap.wrap(
             text,
@@ -51,15 +54,58 @@ def _table(models: list[ModelPlan]) -> list[str]:
         )
         for each in models
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     # The head of three columns is as wide as they are together.
-    widths[5] = max(len(row[5]) for row in rows[1:])
+    return _aligned(rows, wide=5)
+
+
+def _checkpoint_table(checkpoints: list[CheckpointPlan]) -> list[str]:
+    columns = ("parameters", "download", "disk", "precision", "interventions")
+    rows = [("checkpoint", *columns, "FLOPs", "time", "memory")]
+    rows += [
+        (
+            each.name,
+            f"{each.parameters:,}",
+            size(each.download),
+            size(each.disk),
+            each.precision,
+            str(each.interventions),
+            f"{each.flops:.1e}".replace("e+", "e"),
+            duration(each.hours),
+            size(each.memory.total),
+        )
+        for each in checkpoints
+    ]
+    return _aligned(rows)
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], wide: int | None = None) -> list[str]:
+    """Rows as lines; the head of the column `wide` may be wider than the column."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if wide is not None:
+        widths[wide] = max(len(row[wide]) for row in rows[1:])
     lines = []
     for row in rows:
         cells = [row[0].ljust(widths[0])]
         cells += [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def _scoring(plan: Plan) -> str:
+    hours = [each.hours for each in plan.checkpoints]
+    total = None if None in hours else sum(each or 0 for each in hours)
+    worst = max(plan.checkpoints, key=lambda each: each.memory.total)
+    given, memory = plan.assumptions, worst.memory
+    peak = "" if total else ": no peak is known, give --peak-tflops"
+    return (
+        f"at most {duration(total)} of {given.device}{peak} for all checkpoints and "
+        f"interventions, at an assumed MFU of {given.mfu:g}; {worst.windows} windows "
+        "each if a source of text is one domain. Memory of the device at most "
+        f"{size(memory.total)} ({worst.name}): weights {size(memory.weights)}, states "
+        f"between blocks {size(memory.states)}, activations of a block "
+        f"{size(memory.activations)}, logits {size(memory.logits)}. Generation and "
+        "timing, which loads the weights in float32, come on top."
+    )
 
 
 def _training(plan: Plan) -> str:

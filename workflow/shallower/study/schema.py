@@ -20,6 +20,7 @@ from shallower.corpus.settings import PackageFile
 from shallower.interventions.eliminate import Eliminate
 from shallower.interventions.skip import Skip
 from shallower.models.registry import FFNS, HEADS
+from shallower.pretrained.settings import Written
 from shallower.strict import Strict
 from shallower.study.explain import suggestion
 from shallower.study.names import OPTIONS, Value
@@ -441,7 +442,7 @@ class TimedCheckpoints(Strict):
 
     new_tokens: int = Field(9, ge=2)  # behind a prompt as long as those scored behind
     repeats: int = Field(3, ge=1)
-    interventions: list[str] = []  # as `skip=attention.last.4`, or with both parts
+    interventions: list[Written] = []  # as `skip=attention.last.4`, or with both parts
     prompts: PromptLengths | None = None  # time to the first token alone
 
 

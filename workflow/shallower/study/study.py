@@ -162,6 +162,18 @@ class Study(Strict):
                         f"experiments.pretrained.{index}.models: pretrained.models has "
                         f"no {model!r}{suggestion(model, list(given))}"
                     )
+        timed = self.latency.pretrained
+        lengths = [*timed.prompts.lengths] if timed and timed.prompts else []
+        if timed is not None:
+            lengths.append(self.pretrained.prompt_tokens + timed.new_tokens)
+        longest = max(lengths, default=0)
+        for name, checkpoint in given.items():
+            context = checkpoint.config.context
+            if longest > context:
+                raise ValueError(
+                    f"latency.pretrained: {longest} tokens exceed the context of "
+                    f"{name}, {context}"
+                )
         return self
 
     @model_validator(mode="after")

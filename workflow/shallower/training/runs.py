@@ -27,10 +27,16 @@ WEIGHTS = "model.safetensors"
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors, all or nothing."""
+    """Write tensors as safetensors, all or nothing.
+
+    Of names that share one tensor (a tied output head) the first stands for all.
+    """
+    names = reversed(weights)
+    distinct = {(weights[k].data_ptr(), weights[k].shape): k for k in names}.values()
     with replacing(path) as temporary:
         save_file(
-            {k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary
+            {k: weights[k].detach().cpu().contiguous() for k in distinct},
+            temporary,
         )
 
 
@@ -41,8 +47,10 @@ def read_spec(folder: str | Path) -> RunSpec:
 
 def load_model(folder: str | Path) -> LanguageModel:
     """The trained model of a run's folder, in evaluation mode on the CPU."""
-    model = make(read_spec(folder).model)
-    model.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    model, weights = make(read_spec(folder).model), load_file(Path(folder) / WEIGHTS)
+    if isinstance(model, LlamaLM) and model.config.tied:
+        weights["head.weight"] = weights["embedding.weight"]
+    model.load_state_dict(weights)
     return model.eval()
 
 

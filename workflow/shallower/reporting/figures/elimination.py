@@ -176,7 +176,7 @@ def _checkpoint_prefills(
     results: Results,
 ) -> Iterator[tuple[str, int, float, Estimate]]:
     """Of the checkpoint, at each prompt length that was timed."""
-    base = results.study.intervened_on
+    base = results.study.timed_on
     run = next(run for run in results.choices if run["model"] == base)
     for label in of_deepest(results):
         text = str(results.study.names[label].intervention)

@@ -307,7 +307,9 @@ def _key(axes: Axes, results: Results, best: pd.DataFrame) -> None:
 
 
 def wrapped(text: str) -> list[str]:
-    """Lines of the key, broken between the parts of a name."""
+    """Lines of the key, broken between the parts of a name, if it has several."""
+    if ", " not in text:
+        return textwrap.wrap(text, LINE)
     parts = (part.replace(" ", "\u00a0") for part in text.split(", "))
     return textwrap.wrap(", ".join(parts), LINE, break_long_words=False)
 

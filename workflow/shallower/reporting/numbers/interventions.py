@@ -56,7 +56,7 @@ def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
     values = dict.fromkeys((*keys, "documents", "prompt", "scored", "nats"), MISSING)
     if found:
         run = next(run for run in results.choices if run["model"] == base)
-        size = found.sizes
+        size = found.config
         level = results.estimate(Comparison(base, "", CONTINUATION, kind="level"))
         values |= {
             "name": escape(base),

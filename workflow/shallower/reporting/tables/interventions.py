@@ -147,7 +147,7 @@ def _eliminated(results: Results, label: str) -> list[str]:
 
 def tasks(results: Results) -> str:
     """Right answers of the checkpoint; what each intervention changes of the tasks."""
-    study, base = results.study, results.study.intervened_on
+    study, base = results.study, results.study.timed_on
     labels = [m for m in tasked(study) if source(study.names[m]) == base]
     if base not in study.pretrained.chosen or study.pretrained.tasks is None:
         return absent_table()
