@@ -237,6 +237,7 @@ def jobs(study: Study) -> dict[str, int]:
         "download": len(hub_sources(study.corpus)) + len(study.pretrained.downloads),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
+    notebooks = ("notebook_training", "notebook_comparison")  # of trained models
     held_out = 2  # splits beside the training text, which the estimates count
     return {
         **{rule: number for rule, number in downloads.items() if number},
@@ -246,12 +247,10 @@ def jobs(study: Study) -> dict[str, int]:
         "shards": 1 + held_out,
         "parameters": 1,
         **({"pairs": 1} if study.experiments.t5 else {}),
-        "train": len(study.runs),
-        "evaluate": len(study.runs),
+        **dict.fromkeys(("train", "evaluate") if study.runs else (), len(study.runs)),
         **({"pretrained": len(study.scored)} if study.scored else {}),
         **dict.fromkeys(once.split(), 1),
-        "notebook_training": 1,
-        "notebook_comparison": 1,
+        **dict.fromkeys(notebooks if study.runs else (), 1),
         "all": 1,
     }
 
