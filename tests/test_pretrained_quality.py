@@ -19,6 +19,7 @@ from shallower.errors import UserError
 from shallower.evaluation import pretrained
 from shallower.evaluation.cross_entropy import continuation_losses, losses_of_choices
 from shallower.evaluation.generation import generate
+from shallower.evaluation.metrics import score_pair
 from shallower.files import read_json, sha256
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
@@ -124,7 +125,6 @@ def spec(place: Path, **changes: object) -> PretrainedSpec:
         "batch_size": 3,
         "ranking_window": 8,
         "new_tokens": 4,
-        "samples_kept": 0,
         "sets": [],
         "tasks": None,
         "tasks_under": [],
@@ -262,6 +262,34 @@ def test_who_knows_the_answer_is_right(
     assert own["sample"].nunique() == 2  # documents, with two items each
     intervened = table[table["intervention"] == under[0]]
     assert intervened["metric"].unique().tolist() == ["accuracy", "choice_loss"]
+
+
+def test_sets_are_answered_greedily(place: Path) -> None:
+    """The oracle is transformers' generate, of each prompt by itself."""
+    prompts = ["the cat sat", "an old house by the sea and then"]
+    rows = [
+        {"id": f"i{n}", "group": "tales", "prompt": prompt, "reference": "on a mat"}
+        for n, prompt in enumerate(prompts)
+    ]
+    (place / "corpus" / "completion").mkdir()
+    pd.DataFrame(rows).to_parquet(place / "corpus" / "completion" / "test.parquet")
+    theirs = AutoModelForCausalLM.from_pretrained(place / "checkpoint")
+    backend = Tokenizer.from_file(str(place / "checkpoint" / "tokenizer.json"))
+    due = []
+    for prompt in prompts:
+        ids = torch.tensor([backend.encode(prompt).ids])
+        found = theirs.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=0)
+        due.append(
+            score_pair(backend.decode(found[0, ids.shape[1] :].tolist()), "on a mat")
+        )
+    under = ["eliminate=acc.1.25"]
+    table, _ = scores(place, sets=["completion"], tasks_under=under)
+    table = table[table["dataset"] == "completion"]
+    assert set(table["intervention"]) == {"", *under}
+    own = table[table["intervention"] == ""].set_index(["sample", "metric"])["value"]
+    for n, metrics in enumerate(due):
+        for metric, value in metrics.items():
+            assert own[f"i{n}", metric] == pytest.approx(value)
 
 
 def test_texts_that_are_too_short_are_refused(place: Path) -> None:

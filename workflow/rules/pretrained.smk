@@ -5,6 +5,7 @@ rule pretrained:
         code=str(INPUTS.code_file("pretrained")),
         weights=checkpoint_file,
         corpus=rules.corpus.output.text,
+        sets=[f"<results>/corpus/{name}/test.parquet" for name in study.pretrained.sets],
     output:
         scores="<results>/evaluations/{checkpoint}/seed0.parquet",
         interventions="<results>/evaluations/{checkpoint}/seed0.interventions.json",

@@ -22,8 +22,11 @@ from shallower.corpus.tasks import make_tasks
 from shallower.errors import UserError
 from shallower.evaluation.choices import calibrate, choose, description
 from shallower.evaluation.cross_entropy import losses_of_choices
+from shallower.evaluation.evaluate import metric_rows
+from shallower.evaluation.generation import encode_prompt, generate_all
 from shallower.evaluation.table import Part, Row, table_of, write_table
 from shallower.files import sha256, write_json
+from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
 from shallower.interventions.costs import deployed_costs
 from shallower.interventions.eliminate import prefill_speedup
@@ -82,6 +85,9 @@ def evaluate(
         documents = pd.read_parquet(corpus / "text" / "test.parquet")
         items = make_tasks(documents, spec.tasks)
         parts += scored.tasks(items, choices)
+    for name in spec.sets:
+        table = pd.read_parquet(corpus / name / "test.parquet")
+        parts += scored.answers(name, table, choices, threads)
     described = description(model, measured, choices, spec)
     facts = {
         "model": spec.name,
@@ -212,6 +218,29 @@ class Scored:
             scores = choice_scores(self._read(item["control"]), endings)
             rows[""] += answered(place, scores, item["answer"], ".control")
         return [Part(text, "trained", found) for text, found in rows.items()]
+
+    def answers(
+        self, name: str, table: pd.DataFrame, choices: dict[str, Choice], threads: int
+    ) -> list[Part]:
+        """Text metrics of greedy answers to an evaluation set, as of trained models.
+
+        `table` has `id, group, prompt, reference`. Text metrics take `threads`
+        processes.
+        """
+        spec, tokenizer = self.spec, self.tokenizer
+        room = self.model.config.context - spec.new_tokens
+        prompts = [encode_prompt(tokenizer, text, room) for text in table["prompt"]]
+        asked = {text: choices[text] for text in spec.tasks_under}
+        parts = []
+        for text, choice in ({"": Choice()} | asked).items():
+            model = apply(self.model, choice)
+            how = spec.new_tokens, tokenizer.eos, spec.batch_size, choice.elimination
+            found = generate_all(model, prompts, *how)
+            predictions = [tokenizer.decode(ids) for ids in found]
+            lengths = [len(ids) for ids in found]
+            rows = list(metric_rows(name, table, predictions, lengths, threads))
+            parts.append(Part(text, "trained", rows))
+        return parts
 
     def _read(self, prompt: str) -> SharedBlocks:
         """The checkpoint behind a prompt."""

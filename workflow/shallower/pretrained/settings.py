@@ -185,10 +185,9 @@ class Pretrained(Strict):
     profile: bool = True  # every single sublayer left out alone
     ranking_window: int = Field(32, ge=1)  # last queries that rank tokens
     new_tokens: int = Field(24, ge=1)  # of generated answers
-    samples_kept: int = Field(5, ge=0)
     sets: list[str] = []  # evaluation sets that the checkpoint generates on
     tasks: TaskSettings | None = None  # that need the whole prompt; off where null
-    tasks_under: list[Written] = []  # interventions that are scored on them as well
+    tasks_under: list[Written] = []  # interventions under which it does tasks and sets
 
     @model_validator(mode="after")
     def _fits(self) -> Pretrained:

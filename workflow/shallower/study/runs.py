@@ -121,7 +121,6 @@ class PretrainedSpec(Strict):
     batch_size: int
     ranking_window: int
     new_tokens: int
-    samples_kept: int
     sets: list[str]
     tasks: TaskSettings | None
     tasks_under: list[str]
