@@ -63,7 +63,8 @@ def test_the_front_is_quoted(tmp_path: Path) -> None:
     ]
     columns = ["model", "intervention", "axis", "latency", "quality"]
     columns.append("on_front_probability")
-    table = pd.DataFrame(rows, columns=[*columns, "on_front"]).assign(system="S1")
+    table = pd.DataFrame(rows, columns=[*columns, "on_front"])
+    table = table.assign(system="S1", scale="study")
     table.to_csv(tmp_path / "pareto.csv", index=False)
     lines = reference.front_table(tmp_path).splitlines()[2:]
     assert lines == [
