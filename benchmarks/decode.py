@@ -20,6 +20,7 @@ from benchmarks.harness import Row, alternate, seconds
 from shallower.evaluation.latency import bandwidth
 from shallower.evaluation.latency.decode_modes import Decoder, time_steps
 from shallower.models import decoding
+from shallower.models.costs import weights_read
 from shallower.models.llama import KeyValueCache, LlamaLM
 
 PROMPT = 32
@@ -38,22 +39,19 @@ def run() -> list[Row]:
         for precision in ("float32", "bfloat16"):
             for depth in (5, 8):
                 case = f"{name}, {depth} blocks, {precision}"
-                rows += one_case(case, depth, sizes, precision, new, repeats)
-    return rows
+                model = models.ours(depth, **sizes)
+                rows += one_case(case, model, precision, new, repeats)
+    case = "SmolLM2, 30 blocks, float32"
+    return rows + one_case(case, models.smollm2(512), "float32", 12, 7)
 
 
 def one_case(
-    case: str,
-    depth: int,
-    sizes: dict[str, int],
-    precision: str,
-    new: int,
-    repeats: int,
+    case: str, model: LlamaLM, precision: str, new: int, repeats: int
 ) -> list[Row]:
     """Every implementation's time for a token, and what share of it the floor is."""
     torch.compiler.reset()
     dtype = getattr(torch, precision)
-    model = models.ours(depth, **sizes).eval().to(dtype)
+    model = model.eval().to(dtype)
     draw = torch.Generator().manual_seed(0)
     prompt = torch.randint(3, 2048, (1, PROMPT), generator=draw)
     if precision == "float32":
@@ -131,7 +129,7 @@ def check_same_tokens(model: LlamaLM, prompt: Tensor, new: int) -> None:
 
 def floor(model: LlamaLM, capacity: int, dtype: torch.dtype) -> Callable[[], float]:
     """Time of the fastest read of a token's weights and cache, in microseconds."""
-    size = sum(p.nbytes for n, p in model.named_parameters() if "embedding" not in n)
+    size = weights_read(model) * dtype.itemsize
     size += KeyValueCache(model, 1, capacity).store.nbytes
     megabytes = max(1, round(size / bandwidth.MEGABYTE))
 

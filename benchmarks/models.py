@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from snakemake.common.configfile import load_configfile
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -12,7 +14,11 @@ from shallower.models.config import LlamaConfig
 from shallower.models.hugging_face import to_hugging_face
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
+from shallower.pretrained.checkpoint import open_model
 from shallower.study.schema import Training
+from shallower.study.study import load_study
+
+ROOT = Path(__file__).resolve().parents[1]
 
 STUDY = {"vocabulary": 2048, "width": 128, "heads": 8, "ffn_hidden": 344}
 WIDER = {"vocabulary": 2048, "width": 256, "heads": 8, "ffn_hidden": 688}
@@ -29,6 +35,14 @@ def ours(depth: int, context: int, **sizes: int) -> LlamaLM:
     """A baseline with its first weights."""
     config = LlamaConfig(**sizes, depth=depth, context=context)
     return initialise(LlamaLM(config), 0)
+
+
+def smollm2(context: int) -> LlamaLM:
+    """The checkpoint of the default study, in fp32."""
+    configuration = load_configfile(ROOT / "config.yaml")
+    study = load_study(configuration)
+    path = study.pretrained.chosen["smollm2-135m"].path("smollm2-135m")
+    return open_model(path, context)
 
 
 def hugging_face(model: LlamaLM) -> Any:
