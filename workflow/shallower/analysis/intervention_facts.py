@@ -224,8 +224,9 @@ def _errors(context: Context, found: dict[str, Eliminate]) -> Iterator[Fact]:
     """Largest relative error of a predicted speed-up of the first token, in percent."""
     base, study = context.study.timed_on, context.study
     due = predicted(context.results, "predicted_prefill")
+    tokens = study.pretrained.prompt_tokens if study.scored else study.prompt_tokens
     at_study = [
-        Prefill(label, due[label], study.prompt_tokens, timed, due[label])
+        Prefill(label, due[label], tokens, timed, due[label])
         for label in found
         if (timed := context.estimate(speedup(base, label, "first_token"))).exists
         and label in due

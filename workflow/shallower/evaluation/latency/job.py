@@ -188,7 +188,9 @@ def time_checkpoints(
         )
         requests = fixed_requests(lengths, "eager", "continuation")
         rows += interleave(cases, requests, 1, order)
-        rows += time_prompts(settings.prompts, cases, order)
+        # Other lengths of the prompt are for what shortens it.
+        shorter = [c for c in cases if c.elimination or not c.intervention]
+        rows += time_prompts(settings.prompts, shorter, order)
     return rows
 
 

@@ -100,6 +100,8 @@ def _by_number(axes: Axes, results: Results, chosen: dict[str, Skip]) -> None:
         _point(axes, k - 0.16, one, style.COLOURS["baseline"], trained)
     drawn = [one.effect for one in (*found.values(), *blocks.values())]
     within(axes, [0.0, *(float(skip.k) for skip in chosen.values())], [0.0, *drawn])
+    if results.study.names[base].pretrained:
+        _hundredths_to_tens(axes)
     axes.set(xlabel="blocks", ylabel="change of cross-entropy (nats)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
@@ -155,10 +157,14 @@ def _profile(axes: Axes, results: Results, base: str) -> None:
         axes.fill_between(blocks, low, high, color=colour, alpha=0.2, lw=0)
         axes.plot(blocks, middle, color=colour, marker="o", ms=2.4)
     axes.axhline(0, color="0.6", lw=0.6, zorder=0)
-    # From hundredths of a nat to several: linear around 0, logarithmic beyond.
-    axes.set_yscale("symlog", linthresh=0.1)
+    _hundredths_to_tens(axes)
     axes.set(xlabel="block left out alone", ylabel="change of cross-entropy (nats)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _hundredths_to_tens(axes: Axes) -> None:
+    """A scale from hundredths of a nat to tens: linear around 0, else logarithmic."""
+    axes.set_yscale("symlog", linthresh=0.1)
 
 
 def profile(results: Results, model: str, metric: str) -> pd.DataFrame:

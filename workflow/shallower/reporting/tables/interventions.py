@@ -20,9 +20,10 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.corpus.tasks import TASKS
 from shallower.interventions.skip import PARTS, RULES, Skip
-from shallower.reporting.labels import printed
+from shallower.reporting.labels import changes, printed
 from shallower.reporting.latex import (
     absent_table,
+    escape,
     interval,
     number,
     separated,
@@ -81,7 +82,7 @@ def _skipped(results: Results, label: str) -> list[str]:
     name = results.study.names[label]
     base = source(name)
     return [
-        printed(name),
+        _named(name),
         *change_cells(results.estimate(change(label, base))),
         number(cost(results, label, "predicted_decode")),
         *ratio_cells(results.estimate(speedup(base, label, "per_token"))),
@@ -133,7 +134,7 @@ def _eliminated(results: Results, label: str) -> list[str]:
     base = source(name)
     found = results.estimate(change(label, base))
     return [
-        printed(name),
+        _named(name),
         *change_cells(found),
         number(100 * math.expm1(found.effect), 1),
         number(cost(results, label, "predicted_prefill")),
@@ -170,11 +171,16 @@ def tasks(results: Results) -> str:
                 results.estimate(Comparison(label, base, task, "choice_loss")), 3
             )
         ]
-        rows.append(("changes", [printed(name), *cells]))
+        rows.append(("changes", [_named(name), *cells]))
     heads = [rf"\multicolumn{{2}}{{c}}{{{task.replace('_', ' ')}}}" for task in TASKS]
     above = "& " + " & ".join(heads) + r" \\"
     header = ["", *["", r"95\,\%"] * len(TASKS)]
     return tabular(f"{WRAPPED}" + "rl" * len(TASKS), [above, header], separated(rows))
+
+
+def _named(name: ModelName) -> str:
+    """A model; of a checkpoint's, which a table is about, what was done to it."""
+    return escape(changes(name, name.depth)) if name.pretrained else printed(name)
 
 
 # --- cells ----------------------------------------------------------------------------
