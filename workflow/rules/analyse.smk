@@ -10,9 +10,7 @@ rule summary:
         scores=of_every_run(rules.evaluate.output.scores),
         samples=of_every_run(rules.evaluate.output.samples),
         interventions=of_every_run(rules.evaluate.output.interventions),
-        checkpoints=expand(
-            rules.pretrained.output, checkpoint=study.pretrained.chosen
-        ),
+        checkpoints=expand(rules.pretrained.output, checkpoint=study.pretrained.chosen),
         latency=rules.latency.output.latency,
         step_time=rules.latency.output.step_time,
         baselines=rules.pairs.output.baselines if study.experiments.t5 else [],
