@@ -283,7 +283,9 @@ def test_sets_are_answered_greedily(place: Path) -> None:
             score_pair(backend.decode(found[0, ids.shape[1] :].tolist()), "on a mat")
         )
     under = ["eliminate=acc.1.25"]
-    table, _ = scores(place, sets=["completion"], tasks_under=under)
+    # What the checkpoint has too few blocks for is left out.
+    asked = [*under, "skip=attention.last.8"]
+    table, _ = scores(place, sets=["completion"], tasks_under=asked)
     table = table[table["dataset"] == "completion"]
     assert set(table["intervention"]) == {"", *under}
     own = table[table["intervention"] == ""].set_index(["sample", "metric"])["value"]

@@ -206,7 +206,7 @@ class Scored:
 
         Several items of a document are one replicate: they share its name.
         """
-        asked = {text: choices[text] for text in self.spec.tasks_under}
+        asked = self._asked(choices)
         rows: dict[str, list[Row]] = {text: [] for text in ("", *asked)}
         for item in items.to_dict("records"):
             place = (item["task"], item["group"], item["document"])
@@ -230,7 +230,7 @@ class Scored:
         spec, tokenizer = self.spec, self.tokenizer
         room = self.model.config.context - spec.new_tokens
         prompts = [encode_prompt(tokenizer, text, room) for text in table["prompt"]]
-        asked = {text: choices[text] for text in spec.tasks_under}
+        asked = self._asked(choices)
         parts = []
         for text, choice in ({"": Choice()} | asked).items():
             model = apply(self.model, choice)
@@ -241,6 +241,12 @@ class Scored:
             rows = list(metric_rows(name, table, predictions, lengths, threads))
             parts.append(Part(text, "trained", rows))
         return parts
+
+    def _asked(self, choices: dict[str, Choice]) -> dict[str, Choice]:
+        """Those of `tasks_under`; a checkpoint may have too few blocks for some."""
+        return {
+            text: choices[text] for text in self.spec.tasks_under if text in choices
+        }
 
     def _read(self, prompt: str) -> SharedBlocks:
         """The checkpoint behind a prompt."""
