@@ -111,7 +111,7 @@ def predicted_by_length(
 ) -> dict[str, dict[str, float]]:
     """Predicted speed-up of the prefill by a prompt's tokens, of each elimination.
 
-    Skipped sublayers are not counted.
+    Of those that skip nothing as well.
     """
     block_costs = deployed_costs(model.config)
     return {
@@ -121,7 +121,7 @@ def predicted_by_length(
             if n <= model.config.context
         }
         for text, choice in choices.items()
-        if choice.elimination is not None and not choice.skip.attention
+        if choice.elimination is not None and choice.skip == NOTHING.skip
     }
 
 
