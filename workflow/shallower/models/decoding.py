@@ -24,6 +24,8 @@ from shallower.models.transforms import adopt
 Step = Callable[[Tensor, Tensor], Tensor]  # tokens (batch, 1), position (1,) -> logits
 BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
+LARGE = 2**20  # bytes of a matrix that the library multiplies (benchmarks/LOG.md)
+
 
 @dataclass(frozen=True)
 class StaticCache:
@@ -221,10 +223,11 @@ def one_row(model: LlamaLM) -> LlamaLM:
     """The model for inputs (1, 1) on a CPU; shares every tensor with `model`.
 
     With one token at batch 1 every product of a model is one row times a matrix. A
-    library built for matrices reads the weights below the machine's bandwidth there (a
-    third of it in bfloat16, here), and is called once per product. Written as multiply
-    and sum, the products become loops of the one kernel that `torch.compile` makes of a
-    block. Not compiled, this form is slow.
+    library built for matrices is called once per product and, in bfloat16, reads the
+    weights below the machine's bandwidth. Written as multiply and sum, the products
+    become loops of the one kernel that `torch.compile` makes of a block. In fp32 the
+    library reads a large matrix faster than such a loop, and keeps it (`LARGE`). Not
+    compiled, this form is slow.
     """
     with torch.device("meta"):
         looped = LlamaLM(model.config)
@@ -256,6 +259,8 @@ def _materialised(x: Tensor) -> Tensor:
 
 class _Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dtype == torch.float32 and self.weight.nbytes > LARGE:
+            return super().forward(x)
         row = _materialised(_exact(x))
         y = (row * _exact(self.weight)).sum(-1)
         if self.bias is not None:
