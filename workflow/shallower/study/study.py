@@ -33,6 +33,7 @@ from shallower.study.schema import (
     Experiments,
     Initialisation,
     Latency,
+    Margin,
     Original,
     Shards,
     StudyTraining,
@@ -71,6 +72,7 @@ class Study(Strict):
     pretrained: Pretrained = Pretrained()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
+    margin: Margin = Margin()
     evaluation: Evaluation
     latency: Latency
 
