@@ -122,7 +122,7 @@ def test_verdicts_at_half_and_at_double_the_margin(world: MadeUp) -> None:
     found = table(world)
     columns = ["verdict", "verdict_half_margin", "verdict_double_margin"]
     equal, wider = "supported", "not supported"  # C3 is refuted by equality
-    assert found.loc["A5-A0", columns].tolist() == [equal, "not supported", equal]
+    assert found.loc["A5-A0", columns].tolist() == [equal, "inconclusive", equal]
     assert found.loc["C3", columns].tolist()[::2] == [wider, wider]
     assert found.loc["C5", columns[1:]].tolist() == ["", ""]
 
