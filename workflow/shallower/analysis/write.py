@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front, intervention_facts
+from shallower.analysis import front, gates, intervention_facts
 from shallower.analysis.claims import (
     contrasts,
     elimination,
@@ -41,6 +41,7 @@ TOPICS: tuple[Any, ...] = (
     intervention_facts,
     front,
     contrasts,
+    gates,
 )
 
 
@@ -53,6 +54,7 @@ def write_analysis(directory: Path, output: Path | None = None) -> None:
     output = output or directory
     results = Results.read(directory)
     context = Context(results)
+    context.gates = gates.Gates(context)
     for comparison in comparisons(results.study, results):
         context.estimate(comparison)
     for topic in TOPICS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shallower.analysis.estimates import (
     ONE_SIDED,
@@ -20,6 +20,9 @@ from shallower.analysis.verdicts import Finding, absent, joined
 from shallower.study.names import ModelName, twin
 from shallower.study.study import Study
 
+if TYPE_CHECKING:
+    from shallower.analysis.gates import Gates
+
 Kind = Literal["identity", "cost", "quality"]
 Weights = Literal["trained", "untrained", "pretrained"]
 ON_CHECKPOINTS = ("S3", "S4")  # judged on a checkpoint, where a study has one
@@ -28,6 +31,7 @@ COLUMNS = [
     *("ci_low", "ci_high", "level", "threshold", "verdict", "note", "registered"),
     *("p", "p_holm"),  # of registered contrasts, over all of them
     *("verdict_half_margin", "verdict_double_margin"),  # of claims with a margin
+    *("replicates", "n"),  # what the interval is over, and how many there are
 ]
 ROLES: tuple[Role, ...] = ("contrast", "claim", "exploratory")  # the weightiest first
 AA_RESOLVED = 1.05  # ratio beyond which the interval of an A/A pair must not reach
@@ -50,6 +54,7 @@ class Context:
     used: dict[str, Estimate] = field(default_factory=dict)
     role: Role = "exploratory"  # of whoever asks now
     factor: float = 1.0  # of every margin: how verdicts depend on it
+    gates: Gates | None = None  # without them every claim is judged
 
     @property
     def study(self) -> Study:
@@ -104,8 +109,8 @@ class Context:
         elif scale == "pretrained":
             deepest, place = study.timed_on, "continuation"
         sides = twin(deepest), deepest
-        at = {"kind": "ratio", "scale": scale, "level": ONE_SIDED}
-        return self.estimate(Comparison(*sides, place, metric, **at))
+        asked = Comparison(*sides, place, metric, "ratio", scale, level=ONE_SIDED)
+        return self.estimate(asked)
 
     def too_noisy(self, scale: str, metric: str) -> str:
         """Why times at this scale decide nothing; empty if they do.
@@ -120,6 +125,10 @@ class Context:
             return ""
         ends = f"{same.effect:.2f} [{same.ci_low:.2f}, {same.ci_high:.2f}]"
         return f"timing too noisy: A/A {ends}"
+
+    def gated(self, found: Finding) -> Finding:
+        """A finding on quality; not tested where a trained model fails a gate."""
+        return found if self.gates is None else self.gates.gated(found)
 
     def maximum(self, metric: str) -> Estimate:
         """The largest value of a metric over all models and seeds, without interval."""
@@ -222,8 +231,10 @@ class Claim:
         return {key: row[key] for key in COLUMNS}
 
     def _judged(self, context: Context, own: bool) -> Finding:
-        """The finding, if times are precise enough where it rests on them."""
+        """The finding, if models pass the gates and times are precise enough."""
         found = self.judge(context)
+        if self.kind == "quality" and self.weights == "trained" and not own:
+            found = context.gated(found)
         if found.verdict == "not tested" or not (self.kind == "cost" or self.timed):
             return found
         first = self.source == "S4"
