@@ -261,7 +261,7 @@ def detectable(units: int, power: float = 0.8, level: float = LEVEL) -> float:
     def lacking(shift: float) -> float:
         return float(special.nctdtr(freedom, shift, critical) - (1 - power))
 
-    return float(optimize.brentq(lacking, 0.1, 100.0) / np.sqrt(units))
+    return float(optimize.brentq(lacking, 0.5, 20.0) / np.sqrt(units))
 
 
 def paired_t(differences: Values) -> float:

@@ -16,6 +16,7 @@ from shallower.analysis.estimates import (
 )
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL
+from shallower.analysis.summaries import AA_BAND
 from shallower.analysis.verdicts import Finding, absent, joined
 from shallower.study.names import ModelName, twin
 from shallower.study.study import Study
@@ -34,7 +35,6 @@ COLUMNS = [
     *("replicates", "n"),  # what the interval is over, and how many there are
 ]
 ROLES: tuple[Role, ...] = ("contrast", "claim", "exploratory")  # the weightiest first
-AA_RESOLVED = 1.05  # ratio beyond which the interval of an A/A pair must not reach
 
 
 def plain(variant: str, depth: int) -> str:
@@ -116,12 +116,12 @@ class Context:
         """Why times at this scale decide nothing; empty if they do.
 
         An equivalence test, so that noise does not pass: the 90 % interval of the A/A
-        ratio over sessions must lie within 5 % of one.
+        ratio over sessions must lie within 10 % of one.
         """
         same = self.same_twice(scale, metric)
         if not same.exists:
             return "no A/A pair was timed"
-        if same.ci_low > 1 / AA_RESOLVED and same.ci_high < AA_RESOLVED:
+        if same.ci_low > 1 / AA_BAND and same.ci_high < AA_BAND:
             return ""
         ends = f"{same.effect:.2f} [{same.ci_low:.2f}, {same.ci_high:.2f}]"
         return f"timing too noisy: A/A {ends}"
