@@ -151,7 +151,7 @@ def test_contrasts_are_adjusted_over_all_that_are_registered(world: MadeUp) -> N
 def test_times_that_an_a_a_pair_does_not_repeat_decide_nothing(world: MadeUp) -> None:
     """Neither a wrong ratio nor a noisy one passes."""
     base = world.values[("baseline-8", "original", "trained", "eager", *TOKEN)]
-    for factors in ([0.95, 0.951, 0.949], [0.93, 1.09, 0.98]):
+    for factors in ([0.88, 0.881, 0.879], [0.93, 1.09, 0.98]):
         us = {s: base[s] * factor for s, factor in enumerate(factors)}
         world.put(TWIN, *TOKEN, us, "original")
         row = table(world).loc["C7"]

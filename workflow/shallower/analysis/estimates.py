@@ -48,6 +48,7 @@ Kind = Literal[
     "slope",  # per block
     "spread",  # ratio of standard deviations
     "maximum",  # largest of all values
+    "cost",  # left - right at a given speed-up, left standing for a curve
 ]
 COLUMNS = [
     *("id", "kind", "left", "right", "scale", "form", "mode", "dataset", "metric"),

@@ -51,15 +51,8 @@ def welch_interval(
     correlation is 0 or less it is never the wider one. NaN for fewer than two units.
     """
     sides = [np.asarray(side, float) for side in (left, right)]
-    if min(map(len, sides)) < 2:
-        return float("nan"), float("nan")
-    variances = [side.var(ddof=1) / len(side) for side in sides]
-    total = sum(variances)
-    pairs = zip(variances, sides, strict=True)
-    spread = sum(v**2 / (len(side) - 1) for v, side in pairs)
-    freedom = total**2 / spread if spread > 0 else len(sides[0]) - 1
-    half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(total)
-    effect = sides[0].mean() - sides[1].mean()
+    half, _ = half_of_sum(sides, level)
+    effect = sides[0].mean() - sides[1].mean() if np.isfinite(half) else half
     return float(effect - half), float(effect + half)
 
 
@@ -93,6 +86,24 @@ def mean_correlation(
     z = np.arctanh(np.clip(np.asarray(correlations, float), -most, most))
     low, high = np.tanh(t_interval(z, level))
     return float(np.tanh(z.mean())), float(low), float(high)
+
+
+def half_of_sum(parts: Sequence[Values], level: float = LEVEL) -> tuple[float, float]:
+    """Half width of the interval of a sum of means over independent kinds of units.
+
+    And its degrees of freedom, Satterthwaite's: the variances of the means add up. NaN
+    if a kind has fewer than two units.
+    """
+    kinds = [np.asarray(part, float) for part in parts]
+    if min(map(len, kinds)) < 2:
+        return float("nan"), float("nan")
+    variances = [kind.var(ddof=1) / len(kind) for kind in kinds]
+    total, least = sum(variances), min(map(len, kinds)) - 1
+    pairs = zip(variances, kinds, strict=True)
+    spread = sum(v**2 / (len(kind) - 1) for v, kind in pairs)
+    freedom = float(total**2 / spread) if spread > 0 else float(least)
+    half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(total)
+    return float(half), freedom
 
 
 class Crossed(NamedTuple):
