@@ -47,7 +47,7 @@ SETS = (  # data sets and workloads with a file of their own
     *EVALUATION_SETS,
     *("fixed", "decode", "step"),
 )
-# Within which the A/A ratio must lie: 10 % are the smallest effect that a claim is about.
+# Within which the A/A ratio must lie: no claim is about an effect smaller than 10 %.
 AA_BAND = 1.10
 AA_LEVEL = 0.90  # of its interval: two one-sided tests at .05
 BUSY = 0.25  # cores kept busy by others, on average over a session

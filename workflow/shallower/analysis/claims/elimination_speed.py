@@ -1,4 +1,4 @@
-"""Claims on the speed of elimination: S4-2, what is predicted, and S4-7, at what cost."""
+"""Claims on the speed of elimination: as predicted (S4-2), at what cost (S4-7)."""
 
 from __future__ import annotations
 
@@ -134,9 +134,8 @@ def first_token(context: Context) -> Finding:
     found = by_run(context, base)
     parts, labels, margin = [], [], context.factor * PASSABLE
     for run in [run for run in found if run != base] or [base]:
-        acc = [
-            label for (rule, _), label in found.get(run, {}).items() if rule == "acc"
-        ]
+        tried = found.get(run, {}).items()
+        acc = [label for (rule, _), label in tried if rule == "acc"]
         curve = [run, *(label for label in acc if label in data.models)]
         if len(curve) < 2 or not {run, base} <= set(data.models):
             continue
