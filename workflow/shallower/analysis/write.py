@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front, gates, intervention_facts
+from shallower.analysis import front, gates, intervention_facts, methods
 from shallower.analysis.claims import (
     contrasts,
     elimination,
@@ -40,6 +40,7 @@ TOPICS: tuple[Any, ...] = (
     elimination,
     intervention_facts,
     front,
+    methods,
     contrasts,
     gates,
 )
