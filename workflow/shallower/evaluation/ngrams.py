@@ -45,7 +45,9 @@ class Targets:
         last, second = self.before
         if order == 1:
             return np.zeros_like(self.ids)
-        return last if order == 2 else np.where(second < 0, -1, second * vocabulary + last)
+        return (
+            last if order == 2 else np.where(second < 0, -1, second * vocabulary + last)
+        )
 
 
 def targets_of(windows: Iterable[Ids], first: int = 1) -> Targets:
