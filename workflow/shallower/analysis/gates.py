@@ -121,11 +121,14 @@ class Gates:
     @cached_property
     def scored(self) -> list[str]:
         """The trained decoders that were scored on test text."""
-        runs = self.runs(self.context.study.models)
-        return [run for run in runs if self._scored_on(run)]
+        study = self.context.study
+        scored = {
+            run for run, seed in study.runs if {*SETS} & {*study.scored_on(run, seed)}
+        }
+        return [run for run in self.runs(study.models) if run in scored]
 
     def _scored_on(self, run: str) -> str:
-        """The test data that a model's quality is taken from; '' if it has none."""
+        """The test data that a model's quality is taken from; '' without any."""
         for name in SETS:
             if len(self._results.values(run, name, "cross_entropy")):
                 return name
