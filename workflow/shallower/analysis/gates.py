@@ -10,7 +10,7 @@ way its interval lies. Each model that a claim compares must pass, by its run:
   uniform attention (5 % fewer tokens that are attended to, in effect);
 - `sensitivity`: the study's shallowest plain baseline is worse than the plain baseline
   of the claim's largest depth, beyond the 95 % interval. What is as shallow itself is
-  compared with the deepest; a claim about just these baselines needs no such control;
+  compared with the deepest. Claims about the depth of baselines need no such control;
 - `rate`: the best learning rate of the search is neither the lowest nor the highest
   that was tried. A model that was not searched for inherits the search of the nearest
   one: with heads changed or not, then by width, variant and depth.
@@ -37,6 +37,7 @@ from shallower.study.names import BUDGET, ModelName, short
 GATES = ("floor", "attention", "sensitivity", "rate")
 FLOOR = "bigram"
 LEAST = 0.05  # nats
+CLOSED = "gate: "  # begins the note of a claim that is not tested for a gate
 SETS = ("text", "continuation")  # a model is scored on the first, or else the second
 
 
@@ -96,9 +97,10 @@ class Gates:
             for gate in ("floor", "attention", "rate")
             for run in runs
         ]
-        deepest = max(runs, key=lambda run: self.context.study.models[run].depth)
-        control, _ = self.controls(deepest)
-        if not set(map(self.is_baseline, runs)) == {True} or control not in runs:
+        depths = {run: self.context.study.models[run].depth for run in runs}
+        about_depth = all(map(self.is_baseline, runs)) and len({*depths.values()}) > 1
+        if not about_depth:
+            deepest = max(runs, key=lambda run: depths[run])
             checks.append(self.check(deepest, "sensitivity"))
         return sorted(
             (check for check in checks if not check.passed),
@@ -119,11 +121,14 @@ class Gates:
     @cached_property
     def scored(self) -> list[str]:
         """The trained decoders that were scored on test text."""
-        runs = self.runs(self.context.study.models)
-        return [run for run in runs if self._scored_on(run)]
+        study = self.context.study
+        scored = {
+            run for run, seed in study.runs if {*SETS} & {*study.scored_on(run, seed)}
+        }
+        return [run for run in self.runs(study.models) if run in scored]
 
     def _scored_on(self, run: str) -> str:
-        """The test data that a model's quality is taken from; '' if it has none."""
+        """The test data that a model's quality is taken from; '' without any."""
         for name in SETS:
             if len(self._results.values(run, name, "cross_entropy")):
                 return name
@@ -202,10 +207,11 @@ class Gates:
             found = self.context.difference(*pair, dataset=dataset)
             if found.exists:
                 ends = found.ci_low, found.ci_high
-                passed, note = bool(found.ci_low > 0), f"{pair[0]} - {pair[1]}, {dataset}"
-                return Check(
-                    run, "sensitivity", found.effect, *ends, 0.0, passed, note
+                passed, note = (
+                    bool(found.ci_low > 0),
+                    f"{pair[0]} - {pair[1]}, {dataset}",
                 )
+                return Check(run, "sensitivity", found.effect, *ends, 0.0, passed, note)
         return failed(run, "sensitivity", "no two plain baselines were scored")
 
     # --- learning rates ---------------------------------------------------------------
@@ -253,7 +259,7 @@ def reason(closed: list[Check]) -> str:
     for gate, models in by_gate.items():
         more = f" and {len(models) - 2} more" if len(models) > 2 else ""
         parts.append(f"{gate} ({', '.join(models[:2])}{more})")
-    return f"gate: {', '.join(parts)}"
+    return CLOSED + ", ".join(parts)
 
 
 def facts(context: Context) -> Iterator[Fact]:
@@ -281,4 +287,3 @@ def facts(context: Context) -> Iterator[Fact]:
 def tables(context: Context) -> dict[str, pd.DataFrame]:
     """gates.csv."""
     return {} if context.gates is None else {"gates": context.gates.table()}
-

@@ -115,7 +115,8 @@ class Results:
     @cached_property
     def floors(self) -> pd.DataFrame:
         """What n-grams of training tokens reach; without `tokens` of the corpus."""
-        return self.table("floors").fillna({"domain": ""})
+        table = self.table("floors")
+        return table.assign(domain=table["domain"].astype(object).fillna(""))
 
     @cached_property
     def gates(self) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""floors.csv: what n-grams of a model's training tokens reach on the text it is scored on.
+"""floors.csv: what n-grams of a model's training tokens reach on the same test text.
 
 A model whose cross-entropy is above that of a bigram has learnt less than which piece
 follows which. Floors use the study's own tokenizer: cross-entropies per token can only
@@ -53,7 +53,7 @@ class Scored:
 
     dataset: str
     targets: Targets
-    domains: np.ndarray  # of each target
+    domains: np.ndarray  # of each target, as objects
 
 
 def write_floors(spec: FloorsSpec, tokens: Path, corpus: Path, output: Path) -> None:
@@ -104,7 +104,7 @@ def documents(spec: FloorsSpec, tokens: Path, corpus: Path) -> Iterator[Scored]:
     for dataset, split in SPLITS.items():
         stream = TokenStream.open(tokens / split).documents()[: spec.documents]
         table = pd.read_parquet(corpus / "text" / f"{split}.parquet")
-        domains = table["domain"][: spec.documents]
+        domains = table["domain"].to_numpy(object)[: spec.documents]
         windows = [
             document[start : start + spec.context + 1]
             for document in stream
@@ -118,7 +118,7 @@ def continuations(spec: FloorsSpec, tokens: Path) -> Scored:
     """What follows the prompts of the first windows of the test text."""
     windows = read_windows(tokens / "test", spec.context, spec.windows).numpy()
     targets = targets_of(windows, first=spec.prompt_tokens)
-    return Scored("continuation", targets, np.full(len(targets), ""))
+    return Scored("continuation", targets, np.full(len(targets), "", object))
 
 
 def rows_of(model: NGrams, scored: Scored) -> Iterator[dict[str, Any]]:
@@ -126,9 +126,7 @@ def rows_of(model: NGrams, scored: Scored) -> Iterator[dict[str, Any]]:
     losses = {"uniform": np.full(len(scored.targets), np.log(model.vocabulary))}
     losses |= model.losses(scored.targets)
     for domain in ["", *dict.fromkeys(domain for domain in scored.domains if domain)]:
-        chosen = (
-            scored.domains == domain if domain else np.full(len(scored.domains), 1 > 0)
-        )
+        chosen = (scored.domains == domain) | (domain == "")
         for floor, nats in losses.items():
             mean = float(nats[chosen].mean())
             row = {"floor": floor, "dataset": scored.dataset, "domain": domain}
