@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,28 @@ def test_each_verdict_follows_the_values(
     assert rows.any()
     table.loc[rows, "value"] += by
     assert CLAIMS[claim].judge(with_values(truth, table)).verdict == verdict
+
+
+@pytest.mark.parametrize("label", ["baseline-4", "none-4"])
+def test_flops_are_of_the_workload_that_is_timed(truth: Results, label: str) -> None:
+    """Torch's count of a sequence as long as the mean of what is timed."""
+    from shallower.models.costs import forward_flops
+    from shallower.models.families import deployed, on_meta
+
+    study = truth.study
+    fixed = study.latency.study
+    cached = fixed.prompt_tokens + fixed.new_tokens // 2
+    config = deployed(on_meta(study.spec(label, 0).model)).config
+    sizes = {
+        "flops_per_token_deployed": forward_flops(config),
+        "attending_blocks": config.depth,
+    }
+    results = Results(truth.directory, study)
+    results.parameters = truth.parameters.copy()
+    for column, value in sizes.items():
+        results.parameters.loc[("study", label), column] = value
+    due = forward_flops(replace(config, context=cached))
+    assert ffn.decoding_flops(Context(results), label) == pytest.approx(due)
 
 
 def test_one_seed_tests_nothing(truth: Results) -> None:

@@ -238,6 +238,20 @@ def decoding_time(label: str, scale: str) -> Comparison:
     return Comparison(label, "", *place, "level", scale, "deployed")
 
 
+def decoding_flops(context: Context, label: str) -> float:
+    """FLOPs of a token of the workload that is timed (`fixed`), as deployed.
+
+    parameters.csv has them of a full context, of which each block that attends takes
+    four per number in a cached token's heads: scores, and the sum of the values.
+    """
+    study, fixed = context.study, context.study.latency.study
+    cached = fixed.prompt_tokens + fixed.new_tokens / 2
+    full = context.results.size(label, "flops_per_token_deployed")
+    blocks = context.results.size(label, "attending_blocks")
+    inner = study.spec(label, study.seeds_of(label)[0]).model.inner
+    return float(full - 4 * blocks * inner * (study.model.context - cached))
+
+
 def facts(context: Context) -> Iterator[Fact]:
     """Counts of models; what smaller FFNs save; what a teacher costs in training."""
     study, results = context.study, context.results
@@ -250,6 +264,8 @@ def facts(context: Context) -> Iterator[Fact]:
             deployed = results.size(label, "parameters_deployed", "original")
             key = f"ffn.original.{name.ffn}.less"
             yield Fact(key, 100 * (1 - deployed / whole), "percent")
+    for label in dict.fromkeys(side for pair in study.pairs["ffn"] for side in pair):
+        yield Fact(f"ffn.decoding.{label}", decoding_flops(context, label), "FLOPs")
     for label, alone in study.pairs["equal_tokens"]:
         flops, without = (
             results.training(model, study.seeds_of(model)[0])["flops"]

@@ -269,6 +269,7 @@ def facts(context: Context) -> Iterator[Fact]:
     yield from heads_facts.facts(context)
     search = learning_rates.search_table(context.results)
     yield from learning_rates.facts(context, search)
+    yield from roofline.facts(roofline.by_session(context.results))
     ratios = [b.tokens_per_parameter for b in budgets.depth_budgets(context.results)]
     yield Fact("heads.budget.count", len(ratios))
     for key, values in (("smallest", ratios[:1]), ("largest", ratios[-1:])):
