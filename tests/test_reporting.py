@@ -184,6 +184,7 @@ LOOKS_UP = {  # what the report may use of the analysis
     "shallower.analysis.estimates": {"COLUMNS", "Comparison", "Estimate"},
     "shallower.analysis.interventions": None,  # makers of comparisons
     "shallower.analysis.budgets": {"QUESTIONS", "comparisons"},
+    "shallower.analysis.interactions": {"IDLE"},
     "shallower.analysis.learning_rates": {"VALIDATION"},
     "shallower.analysis.roofline": {"WEIGHTS"},
     "shallower.analysis.heads_facts": {"roles"},

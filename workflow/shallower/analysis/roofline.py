@@ -41,7 +41,7 @@ def by_session(results: Results) -> pd.DataFrame:
     """Bytes, floor and measured time (median of the repeats) of each session.
 
     No model is faster than the floor: where one reads faster than any benchmark of its
-    session did, the session's bandwidths are raised by as much (`raised`).
+    session did, the bandwidths of its scale are raised by as much (`raised`).
 
     Only models that parameters.csv knows, and only steps behind a key-value cache.
     Disturbed sessions are left out, as everywhere.
@@ -69,7 +69,8 @@ def by_session(results: Results) -> pd.DataFrame:
     ]
     # What a model reads faster than the benchmark was possible: it is the bandwidth.
     rates = table[BYTES] / table["measured_us"] / 1000  # GB/s
-    excess = (rates / table["bandwidth"]).groupby(table["session"]).transform("max")
+    places = [table["session"], table["scale"]]
+    excess = (rates / table["bandwidth"]).groupby(places).transform("max")
     table["raised"] = excess.clip(lower=1.0)
     table["bandwidth"] *= table["raised"]
     table["floor_us"] = table[BYTES] / table["bandwidth"] / 1000

@@ -109,8 +109,8 @@ class Context:
         elif scale == "pretrained":
             deepest, place = study.timed_on, "continuation"
         sides = twin(deepest), deepest
-        asked = Comparison(*sides, place, metric, "ratio", scale, level=ONE_SIDED)
-        return self.estimate(asked)
+        at = Comparison(*sides, place, metric, "ratio", scale, family="twin")
+        return self.estimate(at.at(ONE_SIDED))
 
     def too_noisy(self, scale: str, metric: str) -> str:
         """Why times at this scale decide nothing; empty if they do.
