@@ -32,8 +32,8 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
+from shallower.study.experiments import Contrast
 from shallower.study.names import ModelName
-from shallower.study.schema import Contrast
 from shallower.study.study import Study
 
 # What the original states as numbers: its Table 1 and section 3.4.
