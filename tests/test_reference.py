@@ -119,7 +119,8 @@ def publish_claims(
     rows = [
         {
             **{"id": claim, "source": "S1", "claim": f"claim {claim}, {commit}"},
-            **{"kind": "quality", "effect": effect, "unit": "nats"},
+            **{"kind": "quality", "effect": effect, "unit": "nats", "scale": "study"},
+            "weights": "pretrained" if claim == "C3" else "trained",
             **{"ci_low": effect - 1, "ci_high": effect + 1},
             **{"verdict": verdict, "note": "one, two"},
         }
@@ -151,7 +152,7 @@ def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
         "**not supported**, −0.333 nats |",
     ]
     assert found["| C2"] == ["claim C2, aaaaaaaaaaaa", "not tested", " |"]
-    assert found["| C3"][1:] == ["", "supported, 2.000 nats |"]
+    assert found["| C3"][1:] == ["", "supported, 2.000 nats (checkpoint) |"]
     assert found["| 2026-01-02"][:3] == ["`mine`", "`bbbbbbbbbbbb`", "1,234"]
     assert found["| 2026-01-02"][3:] == ["122,880", "3 |"]  # of the configuration
     text = page.read_text()

@@ -21,8 +21,8 @@ MARKERS = (
 )
 RUN = ["date", "study", "commit", "runs", "tokens", "seeds"]
 CLAIM = [
-    *("id", "source", "claim", "effect", "unit", "ci_low", "ci_high"),
-    *("verdict", "note"),
+    *("id", "source", "claim", "scale", "weights", "effect", "unit"),
+    *("ci_low", "ci_high", "verdict", "note"),
 ]
 NUMBERS = ["effect", "ci_low", "ci_high"]
 
@@ -62,7 +62,8 @@ def _text(path: Path) -> pd.DataFrame:
 def block(history: pd.DataFrame) -> str:
     """Runs, then verdict and effect of each claim in each run, the newest run last.
 
-    A verdict is bold where the run before it that has the claim has another.
+    A verdict is bold where the run before it that has the claim has another. What is
+    judged on a pretrained checkpoint says so.
     """
     table = history.assign(**{key: pd.to_numeric(history[key]) for key in NUMBERS})
     keys = ["date", "study", "commit"]
@@ -87,6 +88,7 @@ def block(history: pd.DataFrame) -> str:
             effect = effect_of(row.to_dict(), interval=False)
             cells.append(f"**{verdict}**" if before not in ("", verdict) else verdict)
             cells[-1] += f", {effect}" if effect else ""
+            cells[-1] += " (checkpoint)" if row["weights"] == "pretrained" else ""
             before, words = verdict, str(row["claim"])
         rows.append([claim, words, *cells])
     return f"{markdown(about)}\n{markdown(rows)}"
