@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 import made_up_files
 from shallower.analysis.results import Results, names_of, original_names
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.units import unit_of
 from shallower.study.names import ModelName, twin
-from shallower.study.plan import merge
 from shallower.study.schema import Architecture
 from shallower.study.study import Study, load_study
 
@@ -136,10 +136,9 @@ def study_of(
 
 
 def default_configuration() -> dict[str, Any]:
-    """The default study's configuration, with interventions on its trained models."""
-    root = Path(__file__).resolve().parents[1]
-    overlay = root / "config" / "trained-interventions.yaml"
-    return merge(root / "config.yaml", [overlay]) | {"study": "default"}
+    """A configuration of all systems, with interventions on its trained models."""
+    path = Path(__file__).with_name("all_systems.yaml")
+    return dict(yaml.safe_load(path.read_text()))
 
 
 def all_systems() -> Study:

@@ -175,6 +175,21 @@ def test_questions_at_every_budget(tmp_path: Path) -> None:
     assert [budget.tokens_per_parameter for budget in found] == [0.1024, 0.4096]
 
 
+def test_gain_table_by_hand(tmp_path: Path) -> None:
+    world = budgeted(tmp_path)
+    world.put("silu-2", "text", "cross_entropy", [3.9, 4.2, 4.2])
+    context = Context(world.results())
+    gains = budgets.gain_table(context).set_index(["question", "tokens"])
+    silu = gains.loc["silu", 100 * TOKENS]
+    assert (silu["left"], silu["right"], silu["n"]) == ("silu-2", "baseline-2", 3)
+    # -.1, 0, -.2: mean -.1, t(2) = 4.3027, standard error .1 / sqrt 3.
+    assert silu["effect"] == pytest.approx(-0.1)
+    assert silu["ci_high"] >= -0.1 + 4.3027 * 0.1 / 3**0.5 - 1e-4
+    assert silu["tokens_per_parameter"] == pytest.approx(0.1024)
+    depth = gains.loc["depth"]
+    assert depth["effect"].tolist() == pytest.approx([0.5, -0.9995])
+
+
 def test_depth_needs_equal_budgets() -> None:
     configuration = default_configuration()
     overrides = {"baseline-4": {"steps": 30}}

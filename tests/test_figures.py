@@ -83,13 +83,19 @@ def test_learning_rates(analysed: Results) -> None:
 
 
 def test_budget(analysed: Results) -> None:
-    (axes,) = drawn(analysed, "budget").axes
+    axes, layer, depth = drawn(analysed, "budget").axes
     table = analysed.table("budget").sort_values("tokens")
     rows = table[table["variant"].eq("baseline") & table["depth"].eq(4)]
     due = rows[["tokens_per_parameter", "cross_entropy"]].to_numpy()
     assert len(due) == 4
     lines = [line.get_xydata() for line in axes.lines]
     assert any(each.shape == due.shape and np.allclose(each, due) for each in lines)
+    for panel, question in ((layer, "layer"), (depth, "depth")):
+        rows = analysed.table("gain")
+        rows = rows[rows["question"] == question].sort_values("tokens_per_parameter")
+        due = rows[["tokens_per_parameter", "effect"]].to_numpy()
+        lines = [line.get_xydata() for line in panel.lines]
+        assert any(each.shape == due.shape and np.allclose(each, due) for each in lines)
 
 
 def test_diagnostics(analysed: Results) -> None:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from shallower.analysis.claims.base import Context
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import t_interval
@@ -32,6 +33,12 @@ QUESTIONS = {
     "depth": (("baseline", "deep"), ("baseline", "shallow")),  # does depth pay?
     "layer": (("proposed", "shallow"), ("baseline", "shallow")),
     "trade": (("proposed", "shallow"), ("baseline", "deep")),  # what is advertised
+}
+# What else is asked there: parts of the added layer, and all of it in deep models.
+PARTS = {
+    "silu": (("silu", "shallow"), ("baseline", "shallow")),
+    "linear": (("linear", "shallow"), ("baseline", "shallow")),
+    "deep layer": (("proposed", "deep"), ("baseline", "deep")),
 }
 EXPERIMENTS = ("depth", "head", "budget")
 OPTIONS = {"steps", "width"}  # of a model that belongs to the table
@@ -108,13 +115,49 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         tuple(sorted(study.models[model].options.items())): None for model in models
     }
     for budget in budgets:
-        for question, sides in QUESTIONS.items():
+        for question, sides in (QUESTIONS | PARTS).items():
             left, right = (
                 str(ModelName(variant, ends[end], dict(budget)))
                 for variant, end in sides
             )
             if {left, right} <= models.keys() and _equal_tokens(study, left, right):
                 yield Comparison(left, right, family=f"budget {question}")
+
+
+GAIN_COLUMNS = [
+    "question",  # of QUESTIONS or PARTS
+    *("left", "right", "width", "tokens"),
+    "tokens_per_parameter",  # of the smaller model
+    *("n", "effect", "ci_low", "ci_high"),  # nats, left - right, 95 %
+]
+
+
+def gain_table(context: Context) -> pd.DataFrame:
+    """gain.csv: every question's answer at every budget, by tokens per parameter."""
+    budget = budget_table(context.results).set_index("model")
+    rows = []
+    for asked in comparisons(context.study):
+        found = context.estimate(asked)
+        if not found.exists:
+            continue
+        sides = budget.loc[[asked.left, asked.right]]
+        smaller = sides.loc[sides["parameters_trained"].idxmin()]
+        rows.append(
+            {
+                "question": asked.family.removeprefix("budget "),
+                "left": asked.left,
+                "right": asked.right,
+                "width": smaller["width"],
+                "tokens": smaller["tokens"],
+                "tokens_per_parameter": smaller["tokens_per_parameter"],
+                "n": found.n,
+                "effect": found.effect,
+                "ci_low": found.ci_low,
+                "ci_high": found.ci_high,
+            }
+        )
+    table = pd.DataFrame(rows, columns=GAIN_COLUMNS)
+    return table.sort_values(["question", "width", "tokens"], ignore_index=True)
 
 
 def _equal_tokens(study: Study, left: str, right: str) -> bool:

@@ -15,7 +15,7 @@ FIGURES = {  # name -> label in the HTML report
     "head_ablation": "which part of the added layer matters",
     "learning_rate": "learning rate and initialisation",
     "diagnostics": "the first block during training",
-    "budget": "depth by training budget",
+    "budget": "gain of the added layer and of depth by training budget",
     # ffn (S2), skipping (S3), elimination (S4), front (combined)
     "ffn": "S2: FFN variants and distillation",
     "skipping": "S3: skipped sublayers",
@@ -37,7 +37,7 @@ TABLES = [
 ]
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
-    *("facts", "learning_rate", "budget", "roofline"),
+    *("facts", "learning_rate", "budget", "gain", "roofline"),
     *("thesis", "methods", "interventions", "profiles"),
 ]
 

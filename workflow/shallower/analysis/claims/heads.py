@@ -249,7 +249,7 @@ def comparisons(study: Study) -> Iterator[Comparison]:
 
 
 def tables(context: Context) -> dict[str, pd.DataFrame]:
-    """budget.csv, learning_rate.csv and roofline.csv; keeps their estimates."""
+    """budget.csv, gain.csv, learning_rate.csv and roofline.csv; keeps their estimates."""
     search = learning_rates.search_table(context.results)
     for comparison in learning_rates.comparisons(search):
         context.estimate(comparison)
@@ -258,6 +258,7 @@ def tables(context: Context) -> dict[str, pd.DataFrame]:
         context.keep(found)
     return {
         "budget": budgets.budget_table(context.results),
+        "gain": budgets.gain_table(context),
         "learning_rate": search,
         "roofline": roofline.roofline_table(sessions),
     }

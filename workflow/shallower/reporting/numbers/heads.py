@@ -229,7 +229,9 @@ def _budgets(results: Results) -> Pairs:
     ratios = results.table("budget").set_index("model")["tokens_per_parameter"]
     answers: dict[str, list[Estimate]] = {question: [] for question in QUESTIONS}
     for asked in comparisons(results.study):
-        answers[asked.family.removeprefix("budget ")].append(results.estimate(asked))
+        question = asked.family.removeprefix("budget ")
+        if question in answers:
+            answers[question].append(results.estimate(asked))
     for found in answers.values():
         found.sort(key=lambda one: float(ratios[[one.left, one.right]].min()))
     places = [
