@@ -19,9 +19,10 @@ from made_up_checkpoints import (
     study_of_checkpoints,
     times,
 )
+from shallower.analysis import front, methods
 from shallower.analysis.claims import elimination, skipping
 from shallower.analysis.claims.base import Context
-from shallower.analysis.front import facts, gain_over, tables
+from shallower.analysis.front import facts, gain_over
 from shallower.analysis.interventions import (
     against_curve,
     change,
@@ -40,6 +41,10 @@ from shallower.study.study import ALL_CHECKPOINTS, load_study
 NAME = "small-1.5b"
 SKIP, ELIMINATE = f"{NAME}__skip=", f"{NAME}__eliminate="
 CLAIMS = {claim.id: claim for claim in (*skipping.CLAIMS, *elimination.CLAIMS)}
+
+
+def tables(context: Context) -> dict[str, pd.DataFrame]:
+    return front.tables(context) | methods.tables(context)
 
 
 def context_of(folder: Path, *names: str) -> Context:

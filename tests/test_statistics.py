@@ -161,7 +161,7 @@ def test_crossed_intervals_cover_other_documents(seeds: int, least: float) -> No
             + draw.normal(0, DOCUMENT_SD, DOCUMENTS)
             + draw.normal(0, RESIDUAL_SD, (seeds, DOCUMENTS))
         )
-        _, low, high = crossed_interval(differences, weights)
+        _, low, high, _ = crossed_interval(differences, weights)
         covered += low <= -0.05 <= high
     assert least <= covered / studies <= 0.98
 
@@ -220,16 +220,17 @@ def test_crossed_interval_by_hand() -> None:
     variance = seed + document - residual
     spread = seed**2 / 1 + document**2 / 2 + residual**2 / 2
     half = stats.t.ppf(0.975, variance**2 / spread) * variance**0.5
-    effect, low, high = crossed_interval(table, np.ones(3))
+    effect, low, high, df = crossed_interval(table, np.ones(3))
     assert effect == 4
     assert (low, high) == pytest.approx((4 - half, 4 + half))
+    assert df == pytest.approx(variance**2 / spread)
 
 
 def test_crossed_without_documents_that_differ_is_t() -> None:
     """All documents alike: what is left is the spread of the seeds."""
     seeds = np.array([0.1, 0.3, 0.2, 0.5])
     table = np.repeat(seeds[:, None], 20, axis=1)
-    _, low, high = crossed_interval(table, np.ones(20))
+    _, low, high, _ = crossed_interval(table, np.ones(20))
     assert (low, high) == pytest.approx(t_interval(seeds))
 
 

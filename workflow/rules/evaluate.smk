@@ -33,6 +33,31 @@ rule evaluate:
         " --threads {resources.cpus_per_task} 2>&1 | tee {log} >&2"
 
 
+# what n-grams of the models' training tokens reach on the same text
+rule floors:
+    input:
+        settings=str(INPUTS.settings_file("floors")),
+        code=str(INPUTS.code_file("floors")),
+        text=expand("<results>/corpus/text/{split}.parquet", split=["validation", "test"]),
+        tokens=expand(
+            "<results>/tokens/text/{split}/manifest.json",
+            split=["train", "validation", "test"],
+        ),
+    output:
+        table="<results>/floors.csv",
+    log:
+        "<logs>/floors.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        corpus=CORPUS,
+        tokens=TOKENS,
+    shell:
+        "python -m shallower floors --settings {input.settings}"
+        " --tokens {params.tokens} --corpus {params.corpus}"
+        " --output {output.table} 2>&1 | tee {log} >&2"
+
+
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from shallower.analysis.claims.base import Context, Fact
-from shallower.analysis.claims.elimination import Prefill, nats, original_prefills
+from shallower.analysis.claims.elimination_runs import nats
+from shallower.analysis.claims.elimination_speed import Prefill, original_prefills
 from shallower.analysis.claims.skipping import CLAIMED, skipped
 from shallower.analysis.front import gain_counts, gain_over
 from shallower.analysis.interventions import (
@@ -57,7 +58,7 @@ def _gains(
         for label in labels
         if label in data.models and label not in members and members
     ]
-    yield from gain_counts(key, found)
+    yield from gain_counts(context, key, found)
 
 
 # --- skipping -------------------------------------------------------------------------

@@ -13,8 +13,15 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front, intervention_facts
-from shallower.analysis.claims import elimination, ffn, heads, skipping, t5
+from shallower.analysis import front, gates, intervention_facts, methods
+from shallower.analysis.claims import (
+    contrasts,
+    elimination,
+    ffn,
+    heads,
+    skipping,
+    t5,
+)
 from shallower.analysis.claims.base import COLUMNS, Claim, Context, Fact, judged
 from shallower.analysis.estimates import Comparison, adjusted, write_estimates
 from shallower.analysis.results import FORMS, Results
@@ -33,6 +40,9 @@ TOPICS: tuple[Any, ...] = (
     elimination,
     intervention_facts,
     front,
+    methods,
+    contrasts,
+    gates,
 )
 
 
@@ -45,6 +55,7 @@ def write_analysis(directory: Path, output: Path | None = None) -> None:
     output = output or directory
     results = Results.read(directory)
     context = Context(results)
+    context.gates = gates.Gates(context)
     for comparison in comparisons(results.study, results):
         context.estimate(comparison)
     for topic in TOPICS:
@@ -70,7 +81,7 @@ def all_claims(context: Context) -> Iterator[Claim]:
     """The claims of every topic, and the study's pre-registered contrasts."""
     for topic in TOPICS:
         yield from getattr(topic, "CLAIMS", ())
-    yield from heads.contrasts(context.study)
+    yield from contrasts.contrasts(context.study)
 
 
 def counted(claims: Iterable[dict[str, Any]]) -> Iterator[Fact]:

@@ -38,7 +38,7 @@ TABLES = [
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("facts", "learning_rate", "budget", "gain", "roofline"),
-    *("thesis", "methods", "interventions", "profiles"),
+    *("thesis", "methods", "interventions", "profiles", "gates"),
 ]
 
 # Metric -> name as printed.

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from shallower.corpus.settings import Corpus
 from shallower.pretrained.settings import Pretrained
 from shallower.strict import Strict
-from shallower.study.experiments import Contrast, Experiments
+from shallower.study.experiments import Contrast, Experiments, Margin
 from shallower.study.schema import (
     T5,
     Architecture,
@@ -44,6 +44,7 @@ class Sections(Strict):
     pretrained: Pretrained = Pretrained()
     experiments: Experiments
     contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
+    margin: Margin = Margin()
     evaluation: Evaluation
     latency: Latency
 

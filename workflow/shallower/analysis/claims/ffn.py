@@ -113,7 +113,11 @@ def expansion_matters(context: Context) -> Finding:
 
 
 def teacher_helps(family: str) -> Callable[[Context], Finding]:
-    """S2-6, S2-7: every student is better than its control of the same family."""
+    """S2-6, S2-7: every student is better than its control of the same family.
+
+    Where its teacher is better than the student alone, at equal tokens: else there is
+    nothing to teach, and nothing is tested.
+    """
 
     def judge(context: Context) -> Finding:
         pairs = [
@@ -124,9 +128,22 @@ def teacher_helps(family: str) -> Callable[[Context], Finding]:
         ]
         if not pairs:
             return absent("distillation")
-        parts = [superiority(context.difference(*pair)) for pair in pairs]
+        alone = dict(context.study.pairs["equal_tokens"])
+        parts = []
+        for student, control in pairs:
+            part = superiority(context.difference(student, control))
+            teacher = context.study.models[student].teacher
+            assert teacher is not None
+            knows = superiority(context.difference(teacher, alone[student]))
+            if knows.verdict != "supported" and part.verdict != "not tested":
+                note = "its teacher is no better than the student alone"
+                part = replace(part, verdict="not tested", note=note)
+            parts.append(part)
         better = sum(part.verdict == "supported" for part in parts)
         note = f"{better} of {len(parts)} students are better, beyond the interval"
+        blind = sum("teacher" in part.note for part in parts)
+        if blind:
+            note += f"; of {blind} the teacher is no better than the student alone"
         return replace(conjunction(parts), note=note)
 
     return judge

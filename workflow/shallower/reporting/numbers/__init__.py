@@ -10,11 +10,12 @@ def all_numbers(results: Results) -> dict[str, str]:
     from shallower.reporting.numbers import (
         ffn,
         front,
+        gates,
         heads,
         interventions,
         study,
     )
 
-    topics = (study, heads, ffn, interventions, front)
+    topics = (study, gates, heads, ffn, interventions, front)
     found = {key: text for topic in topics for key, text in topic.numbers(results)}
     return found | dict(study.benchmarks())
