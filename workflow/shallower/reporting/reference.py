@@ -140,7 +140,8 @@ def measured_table(folder: Path, study: Study) -> str:
         (summary["metric"] == "perplexity") & summary["intervention"].isna()
     ]
     means = summary[summary["form"] == "trained"].set_index("model")["mean"]
-    table = pd.read_csv(folder / "estimates.csv")[COLUMNS]
+    # A published run has the columns of its day.
+    table = pd.read_csv(folder / "estimates.csv").reindex(columns=COLUMNS)
     estimates = {row["id"]: Estimate.from_row(row) for row in table.to_dict("records")}
 
     def perplexity(label: str) -> str:
