@@ -38,7 +38,9 @@ rule floors:
     input:
         settings=str(INPUTS.settings_file("floors")),
         code=str(INPUTS.code_file("floors")),
-        text=expand("<results>/corpus/text/{split}.parquet", split=["validation", "test"]),
+        text=expand(
+            "<results>/corpus/text/{split}.parquet", split=["validation", "test"]
+        ),
         tokens=expand(
             "<results>/tokens/text/{split}/manifest.json",
             split=["train", "validation", "test"],
@@ -50,8 +52,8 @@ rule floors:
     conda:
         "../../envs/pipeline.yaml"
     params:
-        corpus=CORPUS,
-        tokens=TOKENS,
+        corpus=lambda wildcards, input: str(Path(input.text[0]).parents[1]),
+        tokens=lambda wildcards, input: str(Path(input.tokens[0]).parents[1]),
     shell:
         "python -m shallower floors --settings {input.settings}"
         " --tokens {params.tokens} --corpus {params.corpus}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from shallower.analysis.gates import CLOSED, GATES
@@ -64,7 +65,7 @@ def main_models(results: Results) -> pd.DataFrame:
     """The gates of the models at the study's own budget."""
     table, models = results.gates, results.study.models
     own = [not {*models[model].options} & {*BUDGET} for model in table["model"]]
-    return table[own]
+    return table[np.array(own, bool)]
 
 
 def failed(table: pd.DataFrame) -> Iterator[str]:
