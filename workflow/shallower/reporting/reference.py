@@ -33,7 +33,7 @@ from shallower.study.study import Study
 PUBLISHED = (
     *("paper.pdf", "claims.csv", "estimates.csv", "parameters.csv", "sessions.csv"),
     *("learning_rate.csv", "budget.csv", "gain.csv", "roofline.csv", "pareto.csv"),
-    "methods.csv",
+    *("methods.csv", "floors.csv", "gates.csv"),
     *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
     *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
     *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
