@@ -30,7 +30,7 @@ NUMBERS = ["effect", "ci_low", "ci_high"]
 def add_run(folder: Path, protocol: Path) -> None:
     """Put the published run in `folder` into its history, and that into `protocol`.
 
-    A run is known by its study and commit: published again, it takes its own place.
+    A run is known by its study and commit: published again, it replaces its old rows.
     """
     page, path = marked_page(protocol, MARKERS), folder / HISTORY
     found = rows_of(folder)
@@ -60,10 +60,9 @@ def _text(path: Path) -> pd.DataFrame:
 
 
 def block(history: pd.DataFrame) -> str:
-    """Runs, then verdict and effect of each claim in each run, the newest run last.
+    """Two tables: the runs, and what became of each claim in them, the newest last.
 
-    A verdict is bold where the run before it that has the claim has another. What is
-    judged on a pretrained checkpoint says so.
+    Claims are worded as in the newest run that has them.
     """
     table = history.assign(**{key: pd.to_numeric(history[key]) for key in NUMBERS})
     keys = ["date", "study", "commit"]
@@ -76,19 +75,27 @@ def block(history: pd.DataFrame) -> str:
         names = [first["date"], f"`{first['study']}`", f"`{first['commit']}`"]
         about.append([*names, *counts])
         header.append(f"{first['date']} `{first['commit'][:7]}`")
-    rows = [header]
-    for claim in dict.fromkeys(name for run in runs[::-1] for name in run.index):
-        cells, before = [], ""
-        for run in runs:
-            if claim not in run.index:
-                cells.append("")
-                continue
-            row = run.loc[claim]
-            verdict = str(row["verdict"])
-            effect = effect_of(row.to_dict(), interval=False)
-            cells.append(f"**{verdict}**" if before not in ("", verdict) else verdict)
-            cells[-1] += f", {effect}" if effect else ""
-            cells[-1] += " (checkpoint)" if row["weights"] == "pretrained" else ""
-            before, words = verdict, str(row["claim"])
-        rows.append([claim, words, *cells])
-    return f"{markdown(about)}\n{markdown(rows)}"
+    claims = dict.fromkeys(claim for run in runs[::-1] for claim in run.index)
+    rows = [_row(claim, runs) for claim in claims]
+    return f"{markdown(about)}\n{markdown([header, *rows])}"
+
+
+def _row(claim: str, runs: list[pd.DataFrame]) -> list[str]:
+    """Verdict and effect of a claim in each run that has it.
+
+    A verdict is bold where it is not that of the run before. What is judged on a
+    pretrained checkpoint says so.
+    """
+    cells, words, before = [], "", ""
+    for run in runs:
+        if claim not in run.index:
+            cells.append("")
+            continue
+        row = run.loc[claim].to_dict()
+        verdict, words = row["verdict"], row["claim"]
+        text = f"**{verdict}**" if before not in ("", verdict) else verdict
+        if effect := effect_of(row, interval=False):
+            text += f", {effect}"
+        cells.append(text + " (checkpoint)" * (row["weights"] == "pretrained"))
+        before = verdict
+    return [claim, words, *cells]
