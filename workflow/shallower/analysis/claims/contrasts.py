@@ -13,7 +13,7 @@ from shallower.analysis.claims.base import Claim, Context, Fact
 from shallower.analysis.estimates import ONE_SIDED
 from shallower.analysis.statistics import LEVEL, equivalence_p, holm, holm_levels
 from shallower.analysis.verdicts import Finding, superiority, within
-from shallower.study.schema import Contrast
+from shallower.study.experiments import Contrast
 from shallower.study.study import Study
 
 
