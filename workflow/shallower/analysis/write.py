@@ -90,6 +90,11 @@ def counted(claims: Iterable[dict[str, Any]]) -> Iterator[Fact]:
     verdicts = Counter(
         (row["source"], row["verdict"]) for row in claims if not row["registered"]
     )
+    at = [row for row in claims if row["verdict_half_margin"]]
+    yield Fact("claims.margin", len(at))
+    for end in ("half", "double"):
+        changed = [row["verdict"] != row[f"verdict_{end}_margin"] for row in at]
+        yield Fact(f"claims.margin.{end}.changed", sum(changed))
     for source, count in sources.items():
         yield Fact(f"claims.{source}", count)
         for verdict in get_args(Verdict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
@@ -161,7 +162,7 @@ class Margin(Strict):
     """
 
     nats: float = Field(0.03, gt=0)
-    fixed: str = Field("2026-11-28", pattern=r"^\d{4}-\d\d-\d\d$")
+    fixed: date = date(2026, 11, 28)
 
 
 class Contrast(Strict):

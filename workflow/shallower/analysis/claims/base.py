@@ -215,18 +215,16 @@ class Claim:
         """Its row of claims.csv."""
         timed = self.scale == "study" or context.study.timed_checkpoint
         own = self.source in ON_CHECKPOINTS and timed and bool(context.study.scored)
-        if self.weights == "trained" and not (own or context.study.models):
-            found = absent("trained models")
-        else:
-            found = self._judged(context, own)
+        judged = self.weights != "trained" or own or bool(context.study.models)
+        found = self._judged(context, own) if judged else absent("trained models")
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
         if own:
             row |= {"scale": "pretrained", "weights": "pretrained"}
             found = replace(found, note=joined(found.note, self._whose(context)))
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
         for name, factor in (("half", 0.5), ("double", 2.0)):
-            other = replace(context, factor=factor)
-            again = self._judged(other, own).verdict if self.has_margin else ""
+            other, shown = replace(context, factor=factor), self.has_margin and judged
+            again = self._judged(other, own).verdict if shown else ""
             row[f"verdict_{name}_margin"] = again
         return {key: row[key] for key in COLUMNS}
 
