@@ -30,7 +30,7 @@ from shallower.training.batches import Batches
 from shallower.training.tasks import steps_of
 
 SEED = 0  # whose order of the windows is read
-MOST_TOKENS = 50_000_000  # that are counted for one floor: more would take minutes
+MOST_TOKENS = 20_000_000  # that are counted for one floor: more take gigabytes
 SPLITS = {"text": "test", "validation": "validation"}  # data set -> split of the text
 COLUMNS = [
     "tokens",  # of training, with repetitions; empty: the whole training split
