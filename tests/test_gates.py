@@ -19,7 +19,7 @@ from made_up import (
     grid,
     study_of,
 )
-from shallower.analysis.claims import heads
+from shallower.analysis.claims import contrasts, heads
 from shallower.analysis.claims.base import Claim, Context, judged
 from shallower.analysis.gates import GATES, Check, Gates
 from shallower.analysis.results import Results
@@ -54,12 +54,12 @@ def gates_of(world: MadeUp) -> Gates:
 
 def claims(world: MadeUp) -> pd.DataFrame:
     context = gates_of(world).context
-    every = [*heads.CLAIMS, *heads.contrasts(world.study)]
+    every = [*heads.CLAIMS, *contrasts.contrasts(world.study)]
     return pd.DataFrame(judged(every, context)).set_index("id")
 
 
 def ungated(world: MadeUp) -> pd.DataFrame:
-    every = [*heads.CLAIMS, *heads.contrasts(world.study)]
+    every = [*heads.CLAIMS, *contrasts.contrasts(world.study)]
     return pd.DataFrame(judged(every, Context(world.results()))).set_index("id")
 
 
