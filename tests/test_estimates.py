@@ -147,6 +147,51 @@ def test_the_interval_over_seeds_and_documents(world: MadeUp) -> None:
     assert np.isnan(other.crossed_low)
 
 
+def test_verdicts_take_the_wider_interval(world: MadeUp) -> None:
+    """Documents in which the models differ by other amounts, and seeds that agree."""
+    results = world.results()
+    rows = results.documents("proposed-2")
+    moved = rows["weight"].map({10: 0.4, 20: -0.2, 30: 0.0, 40: 0.0})  # none in all
+    rows = rows.assign(value=rows["value"] + moved)
+    results._text_rows["proposed-2", "trained"] = rows
+    found = Context(results).difference(*PAIR)
+    plain = estimate(results, Comparison(*PAIR))
+    assert (found.seeds_low, found.seeds_high) == (plain.ci_low, plain.ci_high)
+    assert found.crossed_high - found.crossed_low > found.seeds_high - found.seeds_low
+    assert found.ci_low == pytest.approx(found.crossed_low)
+    assert found.effect == pytest.approx(plain.effect)
+    assert found.p > plain.p
+    assert found.df != plain.df
+    assert "documents" in found.method
+    share = (found.ci_high - found.ci_low) / (plain.ci_high - plain.ci_low)
+    assert found.detectable == pytest.approx(share * plain.detectable)
+
+
+def test_what_pairing_gains_is_told(world: MadeUp) -> None:
+    world.put("baseline-2", "text", "cross_entropy", [4.0, 4.1, 4.2])
+    for values, nothing in (([3.5, 3.61, 3.72], False), ([3.7, 3.61, 3.5], True)):
+        world.put("proposed-2", "text", "cross_entropy", values)
+        found = estimate(world.results(), Comparison(*PAIR))
+        due = np.corrcoef(values, [4.0, 4.1, 4.2])[0, 1]
+        assert found.seed_correlation == pytest.approx(due)
+        assert (found.note == "pairing by seed gains nothing") == nothing
+        welch = found.welch_high - found.welch_low
+        assert (welch <= found.ci_high - found.ci_low) == nothing
+
+
+def test_who_asked_for_an_estimate(analysed: Results) -> None:
+    roles = analysed.estimates.set_index("id")["role"]
+    registered = [c for c in analysed.study.contrasts if c.test == "superiority"]
+    contrasts = [Comparison(c.left, c.right).id for c in registered]
+    assert contrasts
+    assert set(roles[contrasts]) == {"contrast"}
+    assert set(roles) == {"contrast", "claim", "exploratory"}
+    cost = Comparison(
+        "baseline-8", "proposed-5", *TOKEN, kind="ratio", scale="original"
+    )
+    assert roles[cost.id] == "claim"  # C7
+
+
 def test_holm_counts_one_variants_comparisons_over_depths() -> None:
     def made(left: str, p: float, **more: Any) -> Estimate:
         asked = Comparison(left, "b", **({"family": "layer"} | more))
