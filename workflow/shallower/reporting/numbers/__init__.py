@@ -12,9 +12,10 @@ def all_numbers(results: Results) -> dict[str, str]:
         front,
         heads,
         interventions,
+        story,
         study,
     )
 
-    topics = (study, heads, ffn, interventions, front)
+    topics = (study, story, heads, ffn, interventions, front)
     found = {key: text for topic in topics for key, text in topic.numbers(results)}
-    return found | dict(study.benchmarks())
+    return dict.fromkeys(story.UNKNOWN, "") | found | dict(study.benchmarks())

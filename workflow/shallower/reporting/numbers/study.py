@@ -6,7 +6,7 @@ Counts come from `facts.csv`, verdicts from `claims.csv`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +102,10 @@ def _fate(results: Results) -> str:
         results.fact(f"heads.sessions{key}") for key in ("", ".measured", ".disturbed")
     )
     if not disturbed:
-        return "none had to be left out"
+        return ""
     if used < measured:
-        return "were left out"
-    return "were kept, since too few would have remained"
+        return "disturbed sessions were left out"
+    return "they were kept, since too few would have remained"
 
 
 # --- data -----------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def _claims(results: Results) -> Pairs:
     nor that the layer folds, which is ours.
     """
     table = results.claims
-    for _, row in table.iterrows():
+    for row in table.to_dict("records"):
         key = f"claim.{row['id']}"
         yield f"verdict.{row['id']}", row["verdict"]
         yield key, shown(row, "effect")
@@ -169,7 +169,7 @@ def _claims(results: Results) -> Pairs:
     yield "S1.verdicts", tally(results, "S1")
 
 
-def shown(row: pd.Series, column: str) -> str:
+def shown(row: Mapping[Any, Any], column: str) -> str:
     """A value in the digits of its unit; tiny ones as powers of ten."""
     value = row[column]
     if value is None or math.isnan(value):
