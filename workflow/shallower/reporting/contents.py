@@ -34,7 +34,7 @@ FIGURES = {
 TABLES_BY_TOPIC = {  # module of reporting/tables -> names
     "study": [
         *("corpus", "settings", "samples", "claims", "claims_others", "contrasts"),
-        *("claims_notes", "provenance"),
+        *("claims_notes", "gates", "provenance"),
     ],
     "heads": [
         *("parameters", "quality", "latency"),

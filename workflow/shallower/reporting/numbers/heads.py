@@ -20,7 +20,7 @@ from shallower.analysis.learning_rates import VALIDATION
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import MISSING, number, scientific, significant
-from shallower.reporting.numbers.sentences import spread
+from shallower.reporting.numbers.sentences import listed, spread
 from shallower.study.names import twin
 
 Pairs = Iterator[tuple[str, str]]
@@ -176,6 +176,7 @@ def _search(results: Results) -> Pairs:
     depth = study.depths[0]
     usual = table[table["init_std"] == study.initialisation.std]
     groups = {v: plain(v, depth) for v in ("baseline", "proposed", "silu")}
+    said = []
     for variant, group in groups.items():
         best = usual[(usual["group"] == group) & usual["best"].astype(bool)]
         rate, place = MISSING, "not searched"
@@ -183,8 +184,11 @@ def _search(results: Results) -> Pairs:
             inside = bool(best["interior"].iloc[0])
             rate = f"{best['learning_rate'].iloc[0]:g}"
             place = "interior" if inside else "at an end of the grid"
+            whose = "the SiLU alone" if variant == "silu" else f"the {variant} model"
+            said.append(f"{rate} for {whose.replace('baseline model', 'baseline')} ({place})")
         yield f"search.{variant}.rate", rate
         yield f"search.{variant}.place", place
+    yield "search.best", listed(said)
     found = _at_best(results, table, groups["proposed"], groups["baseline"])
     yield from spread("envelope.proposed", found, 3)
     yield "envelope.proposed.there", "" if math.isnan(found.ci_low) else "yes"
@@ -240,7 +244,7 @@ def _budgets(results: Results) -> Pairs:
         if one.ci_high < 0
     ]
     where = f"at {', '.join(places)} tokens per parameter" if places else ""
-    yield "budget.pays", where or "at none of the budgets tried"
+    yield "budget.pays", where or "at no budget that was tried"
     for end in ("smallest", "largest"):
         yield f"budget.{end}", significant(fact(f"heads.budget.{end}"), 2)
     for question, found in answers.items():

@@ -32,9 +32,9 @@ def spread(key: str, found: Estimate, digits: int) -> Iterator[tuple[str, str]]:
 def measured(found: Estimate, digits: int) -> str:
     """An effect with unit and interval: `0.02 nats (0.01 to 0.03)`."""
     effect = number(found.effect, digits)
-    effect += "~nats" if found.unit == "nats" else ""
     if math.isnan(found.effect):
         return effect
+    effect += "~nats" if found.unit == "nats" else ""
     if math.isnan(found.ci_low):
         return f"{effect} (no interval)"
     ends = (number(end, digits) for end in (found.ci_low, found.ci_high))

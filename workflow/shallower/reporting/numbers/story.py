@@ -13,6 +13,7 @@ from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
+from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import number, significant
 from shallower.reporting.numbers.sentences import listed, measured
 from shallower.study.names import ModelName
@@ -40,9 +41,8 @@ def numbers(results: Results) -> Pairs:
     yield "detectable.sentence", _detectable(results)
     yield "bad_mode.sentence", _bad_mode(results)
     yield "budget.own", significant(own_budget(results), 2)
-    yield "sessions.disturbed.words", _were(results.fact("heads.sessions.disturbed"))
-    changed = results.fact("heads.tokens.changed")
-    yield "tokens.changed.words", _count(changed, "differs", "differ")
+    yield "sessions.sentence", _disturbed(results)
+    yield "tokens.sentence", _decoded(results)
     for key, over in (("front", "fewer blocks"), ("pretrained", "left out blocks")):
         for axis in AXES:
             yield f"{key}.{axis}.sentence", gains(results, key, axis, over)
@@ -78,6 +78,8 @@ def _switches(results: Results) -> Pairs:
     ratio = results.estimate(Comparison(*asked, scale="original"))
     due = fact("heads.ratio.original.bound")
     yield "ratio.original.predicted", _switch(ratio.ci_low <= due <= ratio.ci_high)
+    shares = results.estimates_of(metric=WEIGHTS, kind="ratio")
+    yield "weights.share.above", _switch(any(one.effect > 1 for one in shares))
 
 
 def _switch(on: bool) -> str:
@@ -165,7 +167,7 @@ def _detectable(results: Results) -> str:
     found = results.estimate(asked)
     least = float(getattr(found, "detectable", math.nan))
     if math.isnan(found.ci_low):
-        return "With a single seed, no difference can be told from chance."
+        return "With a single seed, nothing tells a difference from chance."
     if math.isnan(least):
         return (
             "An interval that holds zero does not show that there is no effect: at "
@@ -215,19 +217,26 @@ def _depth_alone(results: Results) -> str:
     return f"Without the layer, depth alone gives {listed(parts)}."
 
 
-def _were(count: float) -> str:
-    if math.isnan(count) or count == 0:
-        return "none was"
-    return "one was" if count == 1 else f"{number(count, 0)} were"
+def _disturbed(results: Results) -> str:
+    """How many sessions were disturbed, and what became of them."""
+    used, measured_, disturbed = (
+        results.fact(f"heads.sessions{key}") for key in ("", ".measured", ".disturbed")
+    )
+    if not disturbed > 0:
+        return "No session was disturbed."
+    were = "was" if disturbed == 1 else "were"
+    fate = "left out" if used < measured_ else "kept, since too few would have remained"
+    return (
+        f"Of {number(measured_, 0)} sessions, {number(disturbed, 0)} {were} disturbed "
+        f"and {fate}."
+    )
 
 
 # --- fronts ---------------------------------------------------------------------------
 
 
 def _count(count: float, one: str, many: str) -> str:
-    """`none differs`, `1 differs`, `2 differ`."""
-    if math.isnan(count) or count == 0:
-        return f"none {one}"
+    """`1 gains`, `2 gain`."""
     return f"{number(count, 0)} {one if count == 1 else many}"
 
 
@@ -290,8 +299,27 @@ def _interactions(results: Results, key: str) -> str:
     if math.isnan(pairs) or pairs == 0:
         return ""
     total = "1 pair" if pairs == 1 else f"{number(pairs, 0)} pairs"
+    parts = [
+        _count(count, one, many)
+        for count, one, many in (
+            (better, "does better", "do better"),
+            (worse, "does worse", "do worse"),
+        )
+        if count > 0
+    ]
     return (
         f"Of {total} of changes whose four models are in this study, "
-        f"{_count(better, 'does', 'do')} better than the sum, beyond the interval, and "
-        f"{_count(worse, 'does', 'do')} worse."
+        f"{listed(parts) or 'no pair does better or worse'} than the sum, beyond the "
+        "interval."
     )
+
+
+def _decoded(results: Results) -> str:
+    """Whether decoded training documents equal their text."""
+    checked, changed = (
+        results.fact(f"heads.tokens.{key}") for key in ("checked", "changed")
+    )
+    said = f"Of {number(checked, 0)} training documents that were decoded again, "
+    if changed == 0:
+        return f"{said}every one equals its text."
+    return f"{said}{_count(changed, 'differs', 'differ')} from the text."

@@ -70,7 +70,6 @@ def numbers(results: Results) -> Pairs:
     yield "tokens.unknown", significant(fact("heads.tokens.unknown"), 2)
     load = number(fact("heads.sessions.background_load"), 2)
     yield "sessions.background_load", load
-    yield "sessions.fate", _fate(results)
     yield from _sources(results)
     yield from _claims(results)
 
@@ -83,6 +82,7 @@ def _made_with(results: Results) -> Pairs:
     yield "study", escape(results.study.study)
     for key in ("commit", "device"):
         yield key, escape(", ".join(distinct(results, key)))
+    yield "commit.first", escape(distinct(results, "commit")[0])
     for key in ("torch", "python"):
         yield key, escape(first["versions"][key])
     yield "metrics.signature", breakable(signature())
@@ -94,18 +94,6 @@ def distinct(results: Results, key: str) -> list[str]:
     Where nothing is trained, over the checkpoints that were scored.
     """
     return sorted({str(facts[key]) for facts in results.made_on})
-
-
-def _fate(results: Results) -> str:
-    """What became of disturbed latency sessions."""
-    used, measured, disturbed = (
-        results.fact(f"heads.sessions{key}") for key in ("", ".measured", ".disturbed")
-    )
-    if not disturbed:
-        return ""
-    if used < measured:
-        return "disturbed sessions were left out"
-    return "they were kept, since too few would have remained"
 
 
 # --- data -----------------------------------------------------------------------------

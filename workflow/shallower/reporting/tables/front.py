@@ -109,13 +109,13 @@ def methods(results: Results) -> str:
             words = "S1--S4" if system == "combined" else str(system)
             rows.append([words if index == 0 else "", *_cells(results, points, row)])
     above = r"& & parameters & training & \multicolumn{2}{c}{latency} & "
-    above += r"quality & on & \multicolumn{2}{c}{at equal latency} & "
-    above += r"\multicolumn{2}{c}{at equal training} \\"
+    above += r"quality & on & \multicolumn{2}{c}{at equal latency (nats)} & "
+    above += r"\multicolumn{2}{c}{at equal training (nats)} \\"
     header = ["", "model", "(millions)", "(share)"]
     header += [r"token (\textmu s)", "first (ms)", "(nats)", "front"]
-    header += ["gain (nats)", r"95\,\%", "gain (nats)", r"95\,\%"]
+    header += ["gain", r"95\,\%", "gain", r"95\,\%"]
     wide = r">{\raggedright\arraybackslash}p"
-    return tabular(rf"l{wide}{{4.4cm}}rrrrrlrlrl", [above, header], rows)
+    return tabular(rf"l{wide}{{2.6cm}}rrrrrlrlrl", [above, header], rows)
 
 
 def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[str]:
@@ -158,7 +158,7 @@ def checkpoint(results: Results) -> str:
     above += r"\multicolumn{3}{c}{over left out blocks, at equal latency} \\"
     header = ["what it changes", r"(\%)", "token (ms)", "first (ms)", "(nats)", "front"]
     header += ["gain (nats)", r"95\,\%", "verdict"]
-    layout = r">{\raggedright\arraybackslash}p{6.4cm}rrrrlrll"
+    layout = r">{\raggedright\arraybackslash}p{5.9cm}rrrrlrll"
     return tabular(layout, [above, header], lines)
 
 

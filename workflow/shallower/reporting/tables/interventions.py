@@ -33,7 +33,7 @@ from shallower.study.names import ModelName
 from shallower.study.study import Study
 
 # A column of models' names, which may take two lines.
-WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{4.7cm}"
+WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{3.9cm}"
 
 
 def skipping(results: Results) -> str:
@@ -122,10 +122,10 @@ def elimination(results: Results) -> str:
     ]
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
     above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
-    above += r"\multicolumn{2}{c}{gain over fewer blocks (nats)} \\"
+    above += r"\multicolumn{2}{c}{gain at equal latency} \\"
     header = ["model", units(study, labels), "change", r"95\,\%", r"(\%)"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
-    header += ["at equal latency", r"95\,\%"]
+    header += ["(nats)", r"95\,\%"]
     return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], separated(rows))
 
 

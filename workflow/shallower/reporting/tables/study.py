@@ -10,10 +10,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pandas as pd
+
 from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
 from shallower.reporting.contents import FIGURES_BY_TOPIC, TABLES_BY_TOPIC
-from shallower.reporting.labels import label
+from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
@@ -21,6 +23,7 @@ from shallower.reporting.latex import (
     interval,
     number,
     separated,
+    significant,
     tabular,
 )
 from shallower.reporting.numbers.study import DIGITS, distinct, shown, source_name
@@ -168,7 +171,7 @@ def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
     ]
     header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
     header += ["unit", "interval", "verdict"]
-    columns = rf"l{WIDE}{{4.9cm}}llllrlll"
+    columns = rf"l{WIDE}{{3.6cm}}llllr{WIDE}{{1.3cm}}ll"
     return tabular(columns, [header], separated(rows))
 
 
@@ -225,8 +228,36 @@ def contrasts(results: Results) -> str:
         ]
         for row in table.to_dict("records")
     ]
-    header = ["", "contrast", "effect (nats)", "interval", "verdict"]
-    return tabular(rf"l{WIDE}{{2.6cm}}rll", [header], rows)
+    header = ["", "contrast", "nats", "interval", "verdict"]
+    return tabular(rf"l{WIDE}{{2.3cm}}rll", [header], rows)
+
+
+def gates(results: Results) -> str:
+    """What every trained model has at the gates of claims about quality."""
+    if not (results.directory / "gates.csv").is_file():
+        return absent_table()
+    table = results.table("gates")
+    names = list(dict.fromkeys(table["gate"]))
+    rows = []
+    for model, part in table.groupby("model", sort=False):
+        by_gate = part.set_index("gate")
+        cells = [printed(results.study.names[str(model)])]
+        for gate in names:
+            row = by_gate.loc[gate] if gate in by_gate.index else None
+            cells += ["", ""] if row is None else _gate(row)
+        rows.append(cells)
+    heads = [rf"\multicolumn{{2}}{{c}}{{{escape(name)}}}" for name in names]
+    above = "& " + " & ".join(heads) + r" \\"
+    header = ["model", *["value", "limit"] * len(names)]
+    return tabular("l" + "rr" * len(names), [above, header], rows)
+
+
+def _gate(row: pd.Series) -> list[str]:
+    """A value and its limit; in bold where the gate is closed."""
+    value, limit = significant(row["value"], 3), significant(row["threshold"], 3)
+    if not row["passed"]:
+        value = rf"\textbf{{{'closed' if value == MISSING else value}}}"
+    return ["" if cell == MISSING else cell for cell in (value, limit)]
 
 
 def claims_notes(results: Results) -> str:
@@ -241,7 +272,7 @@ def claims_notes(results: Results) -> str:
         for row in results.claims.fillna({"note": ""}).to_dict("records")
     ]
     header = ["", "threshold", "verdict", "note"]
-    return tabular(rf"lrl{WIDE}{{13.2cm}}", [header], rows)
+    return tabular(rf"lrl{WIDE}{{12.6cm}}", [header], rows)
 
 
 # --- where everything comes from ------------------------------------------------------
@@ -281,5 +312,6 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "claims_others": partial(claims, sources=("S2", "S3", "S4")),
     "contrasts": contrasts,
     "claims_notes": claims_notes,
+    "gates": gates,
     "provenance": provenance,
 }
