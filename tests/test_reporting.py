@@ -346,35 +346,3 @@ def test_every_metric_has_a_printed_name() -> None:
 def test_every_figure_has_a_caption_in_the_html_report() -> None:
     for name in FIGURES:
         assert (ROOT / "report" / "captions" / f"{name}.rst").read_text().strip()
-
-
-def captions(text: str) -> list[str]:
-    """Arguments of \\caption and \\captionof, braces balanced; no sub-captions."""
-    text = re.sub(
-        r"\\begin\{sub(figure|table)\}.*?\\end\{sub\1\}", "", text, flags=re.DOTALL
-    )
-    found = []
-    for start in re.finditer(r"\\caption(?:of\{\w+\})?\{", text):
-        depth, end = 1, start.end()
-        while depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        found.append(text[start.end() : end - 1])
-    return found
-
-
-def test_every_caption_ends_with_what_made_it() -> None:
-    rules = "\n".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
-    made = {f"figures/{name}.pdf" for name in FIGURES}
-    made |= {f"tables/{name}.tex" for name in TABLES}
-    sources = (ROOT / "report" / "sections").glob("*.tex")
-    found = [c for path in sources for c in captions(path.read_text())]
-    assert len(found) > 20
-    shown = set()
-    for caption in found:
-        end = re.search(r"\\madeby\{(\w+)\}\{([^}]+)\}\s*$", caption)
-        assert end, caption[-200:]
-        assert f"rule {end[1]}:" in rules
-        shown |= set(end[2].split(", "))
-    drawn = {"report/sections/architecture.tex"}
-    assert shown == made | drawn

@@ -185,7 +185,9 @@ def _search(results: Results) -> Pairs:
             rate = f"{best['learning_rate'].iloc[0]:g}"
             place = "interior" if inside else "at an end of the grid"
             whose = "the SiLU alone" if variant == "silu" else f"the {variant} model"
-            said.append(f"{rate} for {whose.replace('baseline model', 'baseline')} ({place})")
+            said.append(
+                f"{rate} for {whose.replace('baseline model', 'baseline')} ({place})"
+            )
         yield f"search.{variant}.rate", rate
         yield f"search.{variant}.place", place
     yield "search.best", listed(said)

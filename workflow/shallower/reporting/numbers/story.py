@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 
 from shallower.analysis.claims.base import plain
-from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.estimates import Comparison
 from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
@@ -19,7 +19,7 @@ from shallower.reporting.numbers.sentences import listed, measured
 from shallower.study.names import ModelName
 
 Pairs = Iterator[tuple[str, str]]
-TIME = ("fixed", "time_per_output_token", "ratio")
+TIME = ("fixed", "time_per_output_token")
 AXIS = {"per_token": "time per token", "first_token": "time to the first token"}
 PHRASES = {  # verdict -> what a study does with claims, in the order of the sentence
     "supported": "supports {}",
@@ -74,8 +74,8 @@ def _switches(results: Results) -> Pairs:
     yield "seeds.single", _switch(fact("heads.seeds") == 1)
     yield "sessions.single", _switch(fact("heads.sessions") == 1)
     ends = study.original.depths
-    asked = plain("baseline", ends[-1]), plain("proposed", ends[0]), *TIME
-    ratio = results.estimate(Comparison(*asked, scale="original"))
+    sides = plain("baseline", ends[-1]), plain("proposed", ends[0])
+    ratio = results.estimate(Comparison(*sides, *TIME, "ratio", scale="original"))
     due = fact("heads.ratio.original.bound")
     yield "ratio.original.predicted", _switch(ratio.ci_low <= due <= ratio.ci_high)
     shares = results.estimates_of(metric=WEIGHTS, kind="ratio")
@@ -146,8 +146,8 @@ def _shallower(results: Results) -> str:
         for dataset in ("text", "continuation")
     ]
     quality = next((one for one in found if one.exists), None)
-    where = ("continuation", "time_per_output_token", "ratio")
-    time = results.estimate(Comparison(deep, shallow, *where))
+    where = ("continuation", "time_per_output_token")
+    time = results.estimate(Comparison(deep, shallow, *where, "ratio"))
     if quality is None or not time.exists:
         return ""
     blocks = f"{least} block{'' if least == 1 else 's'}"
@@ -201,7 +201,7 @@ def _depth_alone(results: Results) -> str:
         ("study", study.depths),
     ):
         sides = plain("baseline", depths[-1]), plain("baseline", depths[0])
-        found = results.estimate(Comparison(*sides, *TIME, scale=scale))
+        found = results.estimate(Comparison(*sides, *TIME, "ratio", scale=scale))
         if not found.exists:
             continue
         whose = "the original's size" if scale == "original" else "the study's"
@@ -225,7 +225,7 @@ def _disturbed(results: Results) -> str:
     if not disturbed > 0:
         return "No session was disturbed."
     were = "was" if disturbed == 1 else "were"
-    fate = "left out" if used < measured_ else "kept, since too few would have remained"
+    fate = "left out" if used < measured_ else "kept, since few would have remained"
     return (
         f"Of {number(measured_, 0)} sessions, {number(disturbed, 0)} {were} disturbed "
         f"and {fate}."
@@ -251,9 +251,7 @@ def gains(results: Results, key: str, axis: str, over: str) -> str:
 def _at_equal_training(results: Results) -> str:
     counts = _outcomes(results, "front.training.gains")
     if not counts:
-        return (
-            "No model can be compared with the deepest baseline at equal training FLOPs."
-        )
+        return "No model has as many training FLOPs as some deepest baseline."
     return f"Over the deepest baseline at equal training FLOPs, {counts}."
 
 

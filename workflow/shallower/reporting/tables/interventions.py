@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import (
@@ -30,10 +30,9 @@ from shallower.reporting.latex import (
     tabular,
 )
 from shallower.study.names import ModelName
-from shallower.study.study import Study
 
 # A column of models' names, which may take two lines.
-WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{3.9cm}"
+WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{3.4cm}"
 
 
 def skipping(results: Results) -> str:
@@ -50,7 +49,7 @@ def skipping(results: Results) -> str:
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
     above += r"\multicolumn{3}{c}{speed-up of a token} & cache & "
     above += r"\multicolumn{2}{c}{gain over skipping blocks}"
-    header = ["model", units(study, chosen), "change", r"95\,\%"]
+    header = ["model", "$n$", "change", r"95\,\%"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
     header += ["(nats)", r"95\,\%"]
     columns = f"{WRAPPED}rrlrrlrrl"
@@ -60,14 +59,6 @@ def skipping(results: Results) -> str:
         columns += "rlr"
     rows = [(group, cells if trained else cells[:-3]) for group, cells in rows]
     return tabular(columns, [above + r" \\", header], separated(rows))
-
-
-def units(study: Study, labels: Iterable[str]) -> str:
-    """What the column of replicates counts: documents of a checkpoint, else seeds."""
-    kinds = {study.names[label].pretrained for label in labels}
-    if len(kinds) != 1:
-        return "replicates"
-    return "documents" if kinds == {True} else "seeds"
 
 
 def _order(name: ModelName, skip: Skip) -> tuple[str, int, int, bool, int]:
@@ -123,7 +114,7 @@ def elimination(results: Results) -> str:
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
     above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
     above += r"\multicolumn{2}{c}{gain at equal latency} \\"
-    header = ["model", units(study, labels), "change", r"95\,\%", r"(\%)"]
+    header = ["model", "$n$", "change", r"95\,\%", r"(\%)"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
     header += ["(nats)", r"95\,\%"]
     return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], separated(rows))

@@ -88,9 +88,7 @@ def settings(results: Results) -> str:
     }
     rows.append(["blocks $L$", "5, 6, 7, 8", ", ".join(map(str, study.depths))])
     rows += [[key, "not stated", value] for key, value in ours.items()]
-    return tabular(
-        "lll", [["", "original", "this study"]], rows + _published(results)
-    )
+    return tabular("lll", [["", "original", "this study"]], rows + _published(results))
 
 
 def _published(results: Results) -> list[list[str]]:
@@ -166,12 +164,10 @@ def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
     """Claims with kind, scale, weights, replicates, effect and verdict; by source."""
     table = results.claims[results.claims["registered"].isna()]
     table = table[table["source"].isin(sources)]
-    rows = [
-        (row["source"], _claim(results, row)) for row in table.to_dict("records")
-    ]
+    rows = [(row["source"], _claim(results, row)) for row in table.to_dict("records")]
     header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
     header += ["unit", "interval", "verdict"]
-    columns = rf"l{WIDE}{{3.6cm}}llllr{WIDE}{{1.3cm}}ll"
+    columns = rf"l{WIDE}{{3.5cm}}llllr{WIDE}{{1.3cm}}ll"
     return tabular(columns, [header], separated(rows))
 
 
