@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from models_for_tests import build
+from shallower import machine
 from shallower.evaluation.latency import decode_modes, harness
 from shallower.evaluation.latency import job as latency_job
 from shallower.evaluation.latency.cases import Case
@@ -210,10 +211,10 @@ def test_steps_after_the_prefill_are_the_decoders_and_keep_their_shapes() -> Non
 def test_without_a_compiler_only_eager_steps_are_timed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(decode_modes, "has_compiler", lambda: False)
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
     assert [d.mode for d in decode_modes.decoders(CPU, 9)] == ["eager"]
     assert "no C++ compiler" in capsys.readouterr().err
-    monkeypatch.setattr(decode_modes, "has_compiler", lambda: True)
+    monkeypatch.setattr(machine, "has_compiler", lambda: True)
     modes = [d.mode for d in decode_modes.decoders(CPU, 9)]
     assert modes == ["eager", "compiled"]
     cuda = decode_modes.decoders(torch.device("cuda"), 9)

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from shallower.evaluation.latency import bandwidth, job
-from shallower.evaluation.latency.decode_modes import has_compiler
 from shallower.evaluation.latency.job import BackgroundLoad
+from shallower.machine import has_compiler
 
 CPU = torch.device("cpu")
 

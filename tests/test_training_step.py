@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from conftest import run_spec
 from models_for_tests import ORIGINAL, build, tiny
+from shallower import machine
 from shallower.errors import UserError
-from shallower.evaluation.latency.decode_modes import has_compiler
+from shallower.machine import has_compiler
 from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
 from shallower.study.schema import Training
@@ -203,7 +204,8 @@ def test_recomputed_blocks_give_the_same_gradients_from_less_memory() -> None:
 # --- compilation ----------------------------------------------------------------------
 
 
-def test_when_a_step_is_compiled() -> None:
+def test_when_a_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "has_compiler", lambda: True)
     gpu = torch.device("cuda")
     found = {
         wish: [is_compiled(settings(compile=wish), device) for device in (CPU, gpu)]
@@ -214,6 +216,8 @@ def test_when_a_step_is_compiled() -> None:
         "gpu": [False, True],
         "always": [True, True],
     }
+    monkeypatch.setattr(machine, "has_compiler", lambda: False)
+    assert not is_compiled(settings(compile="always"), CPU)
 
 
 @pytest.mark.slow

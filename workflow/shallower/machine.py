@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.is_file() else []
     return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile finds a C++ compiler."""
+    names = (os.environ.get("CXX"), "g++", "clang++")
+    return any(name and shutil.which(name) for name in names)
 
 
 def versions() -> dict[str, str]:

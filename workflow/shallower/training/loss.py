@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from shallower import machine
 from shallower.interventions.eliminate import Elimination
 from shallower.interventions.forward import continuation_features
 from shallower.models.families import LanguageModel, states
@@ -158,9 +159,13 @@ def compiled_loss() -> LossFunction:
 
 
 def is_compiled(settings: Training, device: torch.device) -> bool:
-    """Whether training steps run compiled: `compile` is never, gpu or always."""
-    on_gpu = settings.compile == "gpu" and device.type == "cuda"
-    return settings.compile == "always" or on_gpu
+    """Whether training steps run compiled: `compile` is never, gpu or always.
+
+    Never on a CPU without a C++ compiler.
+    """
+    if device.type == "cuda":
+        return settings.compile != "never"
+    return settings.compile == "always" and machine.has_compiler()
 
 
 class Loss(nn.Module):

@@ -249,7 +249,7 @@ def comparisons(study: Study) -> Iterator[Comparison]:
 
 
 def tables(context: Context) -> dict[str, pd.DataFrame]:
-    """budget.csv, gain.csv, learning_rate.csv and roofline.csv; keeps their estimates."""
+    """Budgets, gains, learning rates and roofline; keeps their estimates."""
     search = learning_rates.search_table(context.results)
     for comparison in learning_rates.comparisons(search):
         context.estimate(comparison)

@@ -20,7 +20,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from shallower.evaluation.latency.decode_modes import has_compiler
+from shallower.machine import has_compiler
 
 Product = Callable[[Tensor, Tensor], Tensor]  # matrix, vector -> vector
 

@@ -6,8 +6,6 @@ caller's, so prefill is the ordinary eager one in every mode (`token_index` 0).
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from shallower import machine
 from shallower.models import decoding
 from shallower.models.llama import KeyValueCache, LlamaLM
 
@@ -35,17 +34,11 @@ def decoders(device: torch.device, capacity: int) -> list[Decoder]:
     modes = [Decoder("eager", decoding.eager, capacity)]
     if device.type == "cuda":
         modes.append(Decoder("graph", decoding.graphed, capacity))
-    elif has_compiler():
+    elif machine.has_compiler():
         modes.append(Decoder("compiled", decoding.compiled, capacity))
     else:
         print("no C++ compiler: compiled decoding is not timed", file=sys.stderr)
     return modes
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler."""
-    names = (os.environ.get("CXX"), "g++", "clang++")
-    return any(name and shutil.which(name) for name in names)
 
 
 @torch.inference_mode()
