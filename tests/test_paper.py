@@ -154,6 +154,20 @@ def test_no_study_breaks_a_sentence(numbers: dict[str, str]) -> None:
     assert not found, "\n".join(found)
 
 
+def test_what_is_referred_to_is_there(numbers: dict[str, str]) -> None:
+    """No `??`: a study without an experiment has no section and no table on it."""
+    text = body(numbers)
+    asked = {
+        label
+        for labels in re.findall(r"\\[cC]?ref\{([^}]+)\}", text)
+        for label in labels.split(",")
+    }
+    there = re.findall(r"\\label\{([^}]+)\}", text)
+    assert asked - set(there) == set()
+    assert len(set(there)) == len(there)
+    assert len(asked) > 20
+
+
 def test_the_abstract_is_short(numbers: dict[str, str]) -> None:
     text = abstract(numbers)
     assert len(text.split()) <= WORDS, (len(text.split()), text)

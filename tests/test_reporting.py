@@ -271,7 +271,7 @@ def test_words_follow_the_interval() -> None:
     assert direction(found(-0.3, -0.1)) == "lower than"
     assert direction(found(0.1, 0.3)) == "higher than"
     assert direction(found(-0.1, 0.1)) == "not distinguishable from"
-    assert "want of seeds" in direction(found(math.nan, math.nan))
+    assert "one seed" in direction(found(math.nan, math.nan))
     assert resolved(1.3, found(0.98, 1.02)) == "larger"
     assert resolved(1.3, found(0.6, 1.1)) == "no larger"  # by the end further off
     assert resolved(0.75, found(0.98, 1.02)) == "larger"

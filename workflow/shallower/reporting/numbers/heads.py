@@ -91,7 +91,7 @@ def _differences(results: Results) -> Pairs:
 def direction(found: Estimate) -> str:
     """What an interval of a difference says, in words."""
     if math.isnan(found.ci_low) or math.isnan(found.ci_high):
-        return "(for want of seeds) not comparable to"
+        return "not comparable, with one seed, to"
     if found.ci_high < 0:
         return "lower than"
     return "higher than" if found.ci_low > 0 else "not distinguishable from"
@@ -126,7 +126,7 @@ def _speed(results: Results, scale: str) -> Pairs:
 def resolved(ratio: float, same: Estimate) -> str:
     """Whether a ratio is further from one than an A/A pair's interval reaches."""
     if math.isnan(same.ci_low) or math.isnan(same.ci_high):
-        return "(for want of sessions) not known to be larger"
+        return "not known to be larger"
     reach = max(abs(same.ci_low - 1), abs(same.ci_high - 1))
     return "larger" if abs(ratio - 1) > reach else "no larger"
 

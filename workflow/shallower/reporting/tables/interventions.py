@@ -33,6 +33,7 @@ from shallower.study.names import ModelName
 
 # A column of models' names, which may take two lines.
 WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{3.4cm}"
+NARROW = WRAPPED.replace("3.4cm", "2.3cm")
 
 
 def skipping(results: Results) -> str:
@@ -48,16 +49,16 @@ def skipping(results: Results) -> str:
     trained = any(not study.names[m].pretrained for m in chosen)
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
     above += r"\multicolumn{3}{c}{speed-up of a token} & cache & "
-    above += r"\multicolumn{2}{c}{gain over skipping blocks}"
+    above += r"\multicolumn{2}{c}{over skipping blocks}"
     header = ["model", "$n$", "change", r"95\,\%"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
     header += ["(nats)", r"95\,\%"]
-    columns = f"{WRAPPED}rrlrrlrrl"
+    columns = f"{WRAPPED}rrlrrlrrl" if not trained else f"{NARROW}rrlrrlrrl"
     if trained:
-        above += r" & \multicolumn{2}{c}{over fewer blocks} & original"
-        header += ["(nats)", r"95\,\%", "size"]
-        columns += "rlr"
-    rows = [(group, cells if trained else cells[:-3]) for group, cells in rows]
+        above += r" & \multicolumn{2}{c}{over fewer blocks}"
+        header += ["(nats)", r"95\,\%"]
+        columns += "rl"
+    rows = [(group, cells if trained else cells[:-2]) for group, cells in rows]
     return tabular(columns, [above + r" \\", header], separated(rows))
 
 
@@ -80,19 +81,7 @@ def _skipped(results: Results, label: str) -> list[str]:
         number(100 * cost(results, label, "cache_share"), 0),
         *gain_cells(results, label, "blocks", "per_token"),
         *gain_cells(results, label, "depth", "per_token"),
-        number(_at_original(results, name)),
     ]
-
-
-def _at_original(results: Results, name: ModelName) -> float:
-    """Speed-up of the original's deepest model without the same sublayers."""
-    study = results.study
-    if source(name) != study.intervened_on or "healed" in name.options:
-        return math.nan
-    deepest = ModelName("baseline", study.original.depths[-1])
-    label = str(deepest.replace(skip=name.options["skip"]))
-    where = ("per_token", "fixed", "original")
-    return results.estimate(speedup(str(deepest), label, *where)).effect
 
 
 def elimination(results: Results) -> str:
