@@ -36,6 +36,7 @@ def write(world: MadeUp) -> None:
     _write_runs(world)
     _write_evaluations(world)
     _write_latency(world)
+    _write_floors(world)
     _write_json(world.folder / "corpus" / "manifest.json", _corpus())
     pairs = {"splits": {"train": {"counts": {"0": 200, "1": 200}}}}
     _write_json(world.folder / "corpus" / "pairs" / "manifest.json", pairs)
@@ -181,6 +182,21 @@ def _write_latency(world: MadeUp) -> None:
     sessions = [(s, "study", 1.001, 0.99, 1.01, 0.1) for s in range(3)]
     table = pd.DataFrame(sessions, columns=columns).assign(disturbed=False)
     table.to_csv(world.folder / "sessions.csv", index=False)
+
+
+def _write_floors(world: MadeUp) -> None:
+    """The same after any number of training tokens; lower of the whole corpus."""
+    specs = [world.study.spec(label, 0) for label in world.study.models]
+    seen = {(spec.first_step + spec.training.steps) * TOKENS for spec in specs}
+    rows = []
+    for tokens in [*sorted(seen), None]:
+        for floor, nats in world.floors.items():
+            value = nats - (tokens is None and floor != "uniform")
+            row = {"tokens": tokens, "counted_tokens": tokens, "floor": floor}
+            row |= {"domain": "", "scored_tokens": 100, "cross_entropy": value}
+            row |= {"perplexity": math.exp(value), "vocabulary": 2048}
+            rows += [row | {"dataset": name} for name in ("text", "continuation")]
+    pd.DataFrame(rows).to_csv(world.folder / "floors.csv", index=False)
 
 
 def choices(study: Study, label: str, seed: int) -> dict[str, Any]:

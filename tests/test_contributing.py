@@ -189,7 +189,7 @@ assert Intervention.parse(str(skip), str(rule))
 ANALYSIS = """
 from pathlib import Path
 import pandas as pd
-from made_up import FFNS, MadeUp, default_configuration, study_of
+from made_up import FFNS, HEADS, MadeUp, default_configuration, study_of
 from shallower.analysis.results import Results
 from shallower.analysis.write import write_analysis
 from shallower.reporting.contents import FIGURES, TABLES
@@ -198,7 +198,8 @@ from shallower.reporting.tables import all_tables
 
 folder = Path("study")
 grids = [grid for grid in FFNS["ffn"] if "none" in grid["variants"]]
-MadeUp(study_of(default_configuration(), ffn=grids), folder).results()
+more = {"ffn": grids, "learning_rate": HEADS["learning_rate"]}
+MadeUp(study_of(default_configuration(), **more), folder).results()
 write_analysis(folder)
 row = pd.read_csv(folder / "claims.csv").set_index("id").loc["S2-13"]
 assert row["verdict"] in ("supported", "not supported", "inconclusive")

@@ -200,8 +200,9 @@ def test_facts_are_unique_and_count_verdicts(analysed: Results) -> None:
 
 def test_a_study_of_depth_alone_is_analysed(depth_alone: Results) -> None:
     claims = depth_alone.claims.set_index("id")["verdict"]
-    assert claims["C5"] == "supported"
-    assert claims["C3"] == "not tested"
+    assert claims["C10"] == "supported"
+    assert claims["C3"] == claims["C5"] == "not tested"
+    assert depth_alone.claims.set_index("id")["note"]["C5"].startswith("gate: rate (")
     assert depth_alone.learning_rates.empty
 
 

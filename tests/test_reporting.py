@@ -187,6 +187,7 @@ LOOKS_UP = {  # what the report may use of the analysis
     "shallower.analysis.learning_rates": {"VALIDATION"},
     "shallower.analysis.roofline": {"WEIGHTS"},
     "shallower.analysis.heads_facts": {"roles"},
+    "shallower.analysis.gates": {"CLOSED", "GATES"},
     "shallower.analysis.claims.base": {"plain"},
     "shallower.analysis.claims.heads": {"TABLE_1"},
 }

@@ -87,7 +87,10 @@ CONTRACTS = {
     "estimates.csv": "id kind left right scale form mode dataset metric unit replicates"
     " n effect ci_low ci_high level p p_holm method",
     "claims.csv": "id source claim kind scale weights effect unit ci_low ci_high level"
-    " threshold verdict note",
+    " threshold verdict note replicates n",
+    "floors.csv": "tokens counted_tokens floor dataset domain scored_tokens"
+    " cross_entropy perplexity discount strength vocabulary tokenizer",
+    "gates.csv": "model gate value low high threshold passed note",
     "pareto.csv": "model intervention system axis scale quality quality_ci_low"
     " quality_ci_high latency latency_ci_low latency_ci_high on_front_probability",
     "runs/silu-1/seed0/diagnostics.csv": "iteration block quantity value",

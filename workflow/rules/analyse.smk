@@ -50,6 +50,7 @@ rule estimates:
         ),
         parameters=rules.parameters.output.table,
         predictions=rules.parameters.output.predictions,
+        floors=rules.floors.output.table,
         runs=rules.summary.output.runs,
         latency=rules.latency.output.latency,
         bandwidth=rules.latency.output.bandwidth,

@@ -61,6 +61,7 @@ localrules:
     corpus,
     pairs,
     shards,
+    floors,
     parameters,
     summary,
     estimates,

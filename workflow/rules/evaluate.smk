@@ -33,6 +33,33 @@ rule evaluate:
         " --threads {resources.cpus_per_task} 2>&1 | tee {log} >&2"
 
 
+# what n-grams of the models' training tokens reach on the same text
+rule floors:
+    input:
+        settings=str(INPUTS.settings_file("floors")),
+        code=str(INPUTS.code_file("floors")),
+        text=expand(
+            "<results>/corpus/text/{split}.parquet", split=["validation", "test"]
+        ),
+        tokens=expand(
+            "<results>/tokens/text/{split}/manifest.json",
+            split=["train", "validation", "test"],
+        ),
+    output:
+        table="<results>/floors.csv",
+    log:
+        "<logs>/floors.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        corpus=lambda wildcards, input: str(Path(input.text[0]).parents[1]),
+        tokens=lambda wildcards, input: str(Path(input.tokens[0]).parents[1]),
+    shell:
+        "python -m shallower floors --settings {input.settings}"
+        " --tokens {params.tokens} --corpus {params.corpus}"
+        " --output {output.table} 2>&1 | tee {log} >&2"
+
+
 # speed of all models, interleaved; takes every core so that nothing runs beside it
 rule latency:
     input:

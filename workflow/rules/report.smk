@@ -6,6 +6,7 @@ rule figures:
         summary=rules.summary.output.summary,
         by_seed=rules.summary.output.by_seed,
         estimates=rules.estimates.output,
+        floors=rules.floors.output.table,
         parameters=rules.parameters.output.table,
         runs=rules.summary.output.runs,
     output:
@@ -39,6 +40,7 @@ rule tables:
         summary=rules.summary.output.summary,
         sessions=rules.summary.output.sessions,
         estimates=rules.estimates.output,
+        floors=rules.floors.output.table,
         parameters=rules.parameters.output.table,
         manifest=rules.corpus.output.manifest,
         tokens=expand(

@@ -345,6 +345,15 @@ def pretrained(
 
 
 @app.command(rich_help_panel=STAGES)
+def floors(settings: File, tokens: File, corpus: File, output: File) -> None:
+    """Score n-grams of the models' training tokens as models are scored."""
+    from shallower.evaluation.floors import write_floors
+    from shallower.study.runs import FloorsSpec, read_spec
+
+    write_floors(read_spec(FloorsSpec, settings), tokens, corpus, output)
+
+
+@app.command(rich_help_panel=STAGES)
 def latency(
     settings: File,
     runs: File,

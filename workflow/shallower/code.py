@@ -52,6 +52,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "tokenizer": (("tokens.source",), {*ASIDE, "study"}),
     "shards": (("tokens.shards",), ASIDE),
     "pretrained": (("evaluation.pretrained",), {*ASIDE, "study"} | OF_T5),
+    "floors": (("evaluation.floors",), {*ASIDE, "study"}),
     "latency": (("evaluation.latency.job",), {*ASIDE, "study"}),
     "parameters": (("evaluation.sizes",), {*ASIDE, "study"}),
     "summary": (("analysis.summaries",), ASIDE),

@@ -376,7 +376,16 @@ def _verdict(context: Context, data: Measured, label: str) -> str:
         return ""
     if label not in data.models:
         return "not tested"
-    return judged_gain(gain_over(context, data, label, curve)[0]).verdict
+    return _gated(context, gain_over(context, data, label, curve)[0]).verdict
+
+
+def _gated(context: Context, gain: Estimate, favour: float = FAVOUR) -> Finding:
+    """The verdict on a gain, if the model and what makes the curve pass the gates."""
+    found = judged_gain(gain, favour)
+    if gain.scale != "study":
+        return found
+    curve = tuple(depth_baselines(context.study))
+    return context.gated(replace(found, models=(gain.left, *curve)))
 
 
 def _cache_bytes(results: Results, label: str) -> float:
@@ -411,9 +420,9 @@ def facts(context: Context) -> Iterator[Fact]:
             skipped = "skip" in study.names[label].options
             if skipped and label not in curve_of(study, data, "blocks"):
                 gain_over(context, data, label, "blocks")
-        yield from gain_counts(key, found)
+        yield from gain_counts(context, key, found)
     trained = [e for e in gains_over_training(context, seen) if e.left not in depths]
-    yield from gain_counts("front.training", trained, 0.0)
+    yield from gain_counts(context, "front.training", trained, 0.0)
     found = list(interactions(context))
     trained = [e for e in found if e.scale == "study"]
     yield from _interaction_counts("front.interactions", trained)
@@ -446,16 +455,16 @@ def _checkpoint_facts(context: Context) -> Iterator[Fact]:
             others = [label for label in each.models if label not in curve]
             found = [gain_over(context, each, m, "blocks")[0] for m in others]
             if first:
-                yield from gain_counts(key, found)
+                yield from gain_counts(context, key, found)
             if first and each.models:
                 yield from _on_front(key, _front_rows(context.results, each), {*curve})
 
 
 def gain_counts(
-    key: str, found: list[Estimate], favour: float = FAVOUR
+    context: Context, key: str, found: list[Estimate], favour: float = FAVOUR
 ) -> Iterator[Fact]:
     """How many gains have each verdict, and how many there are."""
-    verdicts = [judged_gain(gain, favour).verdict for gain in found]
+    verdicts = [_gated(context, gain, favour).verdict for gain in found]
     for verdict in ("supported", "not supported", "inconclusive", "not tested"):
         number = verdicts.count(verdict)
         yield Fact(f"{key}.gains.{verdict.replace(' ', '_')}", number)

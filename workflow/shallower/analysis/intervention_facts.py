@@ -57,7 +57,7 @@ def _gains(
         for label in labels
         if label in data.models and label not in members and members
     ]
-    yield from gain_counts(key, found)
+    yield from gain_counts(context, key, found)
 
 
 # --- skipping -------------------------------------------------------------------------

@@ -113,6 +113,17 @@ class Results:
         return self.table("learning_rate")
 
     @cached_property
+    def floors(self) -> pd.DataFrame:
+        """What n-grams of training tokens reach; without `tokens` of the corpus."""
+        table = self.table("floors")
+        return table.assign(domain=table["domain"].astype(object).fillna(""))
+
+    @cached_property
+    def gates(self) -> pd.DataFrame:
+        """A row per trained decoder and gate, with whether it is passed."""
+        return self.table("gates")
+
+    @cached_property
     def latency(self) -> pd.DataFrame:
         """Raw times of every token, nanoseconds."""
         return labelled(pd.read_parquet(self.directory / "latency.parquet"))
@@ -304,6 +315,25 @@ class Results:
     def tokens_of(self, model: str) -> int:
         """Training tokens of a run of this model, as it was trained."""
         return int(self.training(model, self.study.seeds_of(model)[0])["tokens"])
+
+    def tokens_seen(self, model: str) -> int:
+        """The same with those of the run that it continues."""
+        spec = self.study.spec(model, 0)
+        before = spec.first_step * spec.training.batch_size * spec.model.context
+        return before + self.tokens_of(model)
+
+    def floor(
+        self, name: str, tokens: int | None, dataset: str = "text", domain: str = ""
+    ) -> float:
+        """Cross-entropy (nats) of an n-gram of so many training tokens, NaN without it.
+
+        None stands for the whole training split.
+        """
+        rows = self.floors
+        seen = rows["tokens"].isna() if tokens is None else rows["tokens"] == tokens
+        same = (rows["floor"] == name) & (rows["dataset"] == dataset)
+        found = rows.loc[seen & same & (rows["domain"] == domain), "cross_entropy"]
+        return float(found.iloc[0]) if len(found) else float("nan")
 
     def losses(self, model: str, seeds: Sequence[int] | None = None) -> pd.DataFrame:
         """Logged training losses (nats): iterations x seeds."""

@@ -46,6 +46,7 @@ class Finding:
     standardised_margin: float = NAN
     replicates: str = ""
     n: int = 0
+    models: tuple[str, ...] = ()  # labels of all that was compared
 
 
 def absent(what: str) -> Finding:
@@ -131,6 +132,7 @@ def within(
         *(effect, low, high, found.level, threshold, "inconclusive"),
         replicates=found.replicates,
         n=found.n,
+        models=(found.left, found.right),
     )
     if not np.isfinite([effect, low, high]).all() or np.isnan(region).any():
         return replace(judged, verdict="not tested", note=_missing(found, region))
@@ -194,9 +196,10 @@ def conjunction(
         (i for i, part in enumerate(parts) if part.verdict == deciding),
         key=lambda i: np.nan_to_num(parts[i].standardised_margin, nan=np.inf),
     )
+    models = dict.fromkeys(model for part in parts for model in part.models)
+    shown = replace(parts[index], models=tuple(models))
     if labels is not None:
-        return replace(parts[index], note=outcomes(parts, labels))
-    shown = parts[index]
+        return replace(shown, note=outcomes(parts, labels))
     place = f"part {index + 1} of {len(parts)}, the least favourable"
     return replace(shown, note=f"{place}: {shown.note}" if shown.note else place)
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front, intervention_facts
+from shallower.analysis import front, gates, intervention_facts
 from shallower.analysis.claims import elimination, ffn, heads, skipping, t5
 from shallower.analysis.claims.base import COLUMNS, Claim, Context, Fact, judged
 from shallower.analysis.estimates import Comparison, adjusted, write_estimates
@@ -33,6 +33,7 @@ TOPICS: tuple[Any, ...] = (
     elimination,
     intervention_facts,
     front,
+    gates,
 )
 
 
@@ -45,6 +46,7 @@ def write_analysis(directory: Path, output: Path | None = None) -> None:
     output = output or directory
     results = Results.read(directory)
     context = Context(results)
+    context.gates = gates.Gates(context)
     for comparison in comparisons(results.study, results):
         context.estimate(comparison)
     for topic in TOPICS:

@@ -48,7 +48,7 @@ TABLES = [name for names in TABLES_BY_TOPIC.values() for name in names]
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("facts", "learning_rate", "budget", "gain", "roofline"),
-    *("thesis", "methods", "interventions", "profiles"),
+    *("thesis", "methods", "interventions", "profiles", "gates"),
 ]
 
 # Metric -> name as printed.

@@ -33,8 +33,8 @@ ANALYSIS = (
 )
 MADE = (*SUMMARIES, *ANALYSIS, "tables/*.tex", "numbers.tex", "figures/*.pdf")
 GIVEN = (  # what these are made from
-    *("study.json", "parameters.csv", "predictions.csv", "latency.parquet"),
-    *("step_time.parquet", "bandwidth.parquet"),
+    *("study.json", "parameters.csv", "predictions.csv", "floors.csv"),
+    *("latency.parquet", "step_time.parquet", "bandwidth.parquet"),
     *("corpus/manifest.json", "tokens/text/*/manifest.json"),
 )
 OF_A_RUN = (

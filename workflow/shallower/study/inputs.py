@@ -26,6 +26,7 @@ from shallower.files import write_json, write_text
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
 from shallower.study.stages import (
     evaluation_spec,
+    floors_spec,
     latency_spec,
     pretrained_spec,
     sizes_spec,
@@ -116,6 +117,7 @@ class Inputs:
             "corpus": study.corpus.model_copy(update={"pairs": None}),
             "pairs": study.corpus.pairs,
             "tokenizer": study.tokenizer,
+            "floors": floors_spec(study),
             "latency": latency_spec(study),
             "parameters": sizes_spec(study),
         }

@@ -246,6 +246,7 @@ def jobs(study: Study) -> dict[str, int]:
         "shard": study.shards.parts + held_out,
         "shards": 1 + held_out,
         "parameters": 1,
+        "floors": 1,
         **({"pairs": 1} if study.experiments.t5 else {}),
         **dict.fromkeys(("train", "evaluate") if study.runs else (), len(study.runs)),
         **({"pretrained": len(study.scored)} if study.scored else {}),

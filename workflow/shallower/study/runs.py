@@ -173,6 +173,17 @@ class LatencySpec(Strict):
     checkpoints: list[TimedCheckpoint] = []
 
 
+class FloorsSpec(Strict):
+    """Of which training tokens n-grams are counted, and what they are scored on."""
+
+    context: int
+    windows_seen: list[int]  # numbers of training windows, one for each distinct one
+    controls: list[RunSpec] = []  # of equal FLOPs: their steps are not known before
+    documents: int | None
+    windows: int
+    prompt_tokens: int
+
+
 class CountedModel(Strict):
     """A model whose parameters and FLOPs are counted."""
 

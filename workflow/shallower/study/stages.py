@@ -12,6 +12,7 @@ from shallower.study.names import ModelName, joined
 from shallower.study.runs import (
     CountedModel,
     EvaluationSpec,
+    FloorsSpec,
     InterventionText,
     LatencySpec,
     OriginalSpec,
@@ -124,6 +125,26 @@ def timed_checkpoints(study: Study) -> list[TimedCheckpoint]:
         )
         for name, checkpoint in settings.chosen.items()
     ]
+
+
+def floors_spec(study: Study) -> FloorsSpec:
+    """What floors.csv is about: the training tokens of every decoder's runs."""
+    specs = [study.spec(label, 0) for label in study.models]
+    texts = [spec for spec in specs if spec.task == "text"]
+    return FloorsSpec(
+        context=study.model.context,
+        windows_seen=sorted(
+            {
+                (spec.first_step + spec.training.steps) * spec.training.batch_size
+                for spec in texts
+                if spec.equal_flops is None
+            }
+        ),
+        controls=[spec for spec in texts if spec.equal_flops is not None],
+        documents=study.evaluation.documents,
+        windows=study.evaluation.windows,
+        prompt_tokens=study.prompt_tokens,
+    )
 
 
 def sizes_spec(study: Study) -> SizesSpec:

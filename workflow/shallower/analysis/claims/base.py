@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shallower.analysis.estimates import (
     ONE_SIDED,
@@ -19,12 +19,16 @@ from shallower.analysis.verdicts import Finding, absent, joined
 from shallower.study.names import ModelName
 from shallower.study.study import Study
 
+if TYPE_CHECKING:
+    from shallower.analysis.gates import Gates
+
 Kind = Literal["identity", "cost", "quality"]
 Weights = Literal["trained", "untrained", "pretrained"]
 ON_CHECKPOINTS = ("S3", "S4")  # judged on a checkpoint, where a study has one
 COLUMNS = [
     *("id", "source", "claim", "kind", "scale", "weights", "effect", "unit"),
     *("ci_low", "ci_high", "level", "threshold", "verdict", "note", "registered"),
+    *("replicates", "n"),  # what the interval is over, and how many there are
 ]
 
 
@@ -42,6 +46,7 @@ class Context:
 
     results: Results
     used: dict[str, Estimate] = field(default_factory=dict)
+    gates: Gates | None = None  # without them every claim is judged
 
     @property
     def study(self) -> Study:
@@ -73,6 +78,10 @@ class Context:
     def keep(self, made: Estimate) -> Estimate:
         """Keep an estimate that was made elsewhere (a gain, a correlation, ...)."""
         return self.used.setdefault(made.id, made)
+
+    def gated(self, found: Finding) -> Finding:
+        """A finding on quality; not tested where a trained model fails a gate."""
+        return found if self.gates is None else self.gates.gated(found)
 
     def maximum(self, metric: str) -> Estimate:
         """The largest value of a metric over all models and seeds, without interval."""
@@ -162,6 +171,8 @@ class Claim:
             found = absent("trained models")
         else:
             found = self.judge(context)
+        if self.kind == "quality" and self.weights == "trained" and not own:
+            found = context.gated(found)
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
         if own:
             row |= {"scale": "pretrained", "weights": "pretrained"}

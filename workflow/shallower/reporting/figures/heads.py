@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.results import Results
 from shallower.evaluation.metrics import TEXT_METRICS
+from shallower.evaluation.ngrams import ORDERS
 from shallower.reporting import style
 from shallower.reporting.contents import INFERENCE_TIME, METRICS
 from shallower.study.names import ModelName, short
@@ -55,8 +56,38 @@ def training_loss(results: Results) -> Figure:
     )
     axes.set(xlabel="training iteration", ylabel="training loss (nats)")
     _token_axis(axes, study)
+    floor_lines(axes, results, "cross_entropy")
     style.legend(axes, variants(study), study.depths, loc="upper right", lines=True)
     return figure
+
+
+def floor_lines(axes: Axes, results: Results, column: str) -> None:
+    """What n-grams of the models' training tokens reach on the test text.
+
+    A floor far outside of what is drawn is written at the edge, with its value, since a
+    line would leave no room for the models.
+    """
+    low, high = axes.get_ylim()
+    room = high - low
+    found = {floor: results.fact(f"floors.{floor}") for floor in ORDERS}
+    if column == "perplexity":
+        found = {floor: math.exp(nats) for floor, nats in found.items()}
+    text: dict[str, Any] = {"fontsize": 7, "color": "0.35"}
+    text["transform"] = axes.get_yaxis_transform()
+    outside = {"above": list[str](), "below": list[str]()}
+    for floor, value in found.items():
+        if low - room <= value <= high + room:
+            axes.axhline(value, color="0.5", lw=0.7, ls=":", zorder=0)
+            place = "top" if floor == "trigram" else "bottom"
+            axes.text(0.01, value, floor, va=place, **text)
+        elif not math.isnan(value):
+            side = "above" if value > high else "below"
+            outside[side].append(f"{floor} {value:.3g}")
+    for side, names in outside.items():
+        if names:
+            height, place = (0.99, "top") if side == "above" else (0.01, "bottom")
+            text["transform"] = axes.transAxes
+            axes.text(0.01, height, f"{side}: {', '.join(names)}", va=place, **text)
 
 
 def _token_axis(axes: Axes, study: Study) -> None:
@@ -124,6 +155,7 @@ def perplexity_latency(results: Results) -> Figure:
     axes = figure.subplots()
     _scatter(axes, results, inference_time("completion"), ("text", "perplexity"))
     axes.set(xlabel="inference time (µs per generated token)", ylabel="test perplexity")
+    floor_lines(axes, results, "perplexity")
     # Above the axes: inside, it would hide a point of one study or another.
     style.legend(
         figure, variants(study), study.depths, loc="outside upper center", ncols=3

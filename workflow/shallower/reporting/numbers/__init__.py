@@ -10,12 +10,13 @@ def all_numbers(results: Results) -> dict[str, str]:
     from shallower.reporting.numbers import (
         ffn,
         front,
+        gates,
         heads,
         interventions,
         story,
         study,
     )
 
-    topics = (study, story, heads, ffn, interventions, front)
+    topics = (study, gates, story, heads, ffn, interventions, front)
     found = {key: text for topic in topics for key, text in topic.numbers(results)}
-    return dict.fromkeys(story.UNKNOWN, "") | found | dict(study.benchmarks())
+    return found | dict(study.benchmarks())

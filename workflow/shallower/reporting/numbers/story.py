@@ -15,6 +15,7 @@ from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import number, significant
+from shallower.reporting.numbers.gates import failed, main_models
 from shallower.reporting.numbers.sentences import listed, measured
 from shallower.study.names import ModelName
 
@@ -27,8 +28,6 @@ PHRASES = {  # verdict -> what a study does with claims, in the order of the sen
     "inconclusive": "leaves {} undecided",
     "not tested": "cannot test {}",
 }
-# Of gates and floors: empty in a study that has none.
-UNKNOWN = ("gates.sentence", "gates.failed", "gates.claims.ids")
 
 
 def numbers(results: Results) -> Pairs:
@@ -60,10 +59,9 @@ def _switches(results: Results) -> Pairs:
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
     yield "quality.survives", _switch(claims.get("C6") == "supported")
     yield "quality.lost", _switch(claims.get("C6") == "not supported")
-    models, passed = fact("gates.models"), fact("gates.passed")
-    yield "gates.known", _switch(models > 0)
-    yield "gates.fail", _switch(models > passed)
-    yield "has.gates", _switch((results.directory / "gates.csv").is_file())
+    table = main_models(results)
+    yield "has.gates", _switch(not table.empty)
+    yield "gates.fail", _switch(any(failed(table)))
     yield "has.floors", _switch(fact("floors.bigram") > 0)
     yield "has.contrasts", _switch(results.claims["registered"].notna().any())
     yield "has.search", _switch(not results.learning_rates.empty)

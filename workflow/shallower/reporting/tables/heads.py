@@ -14,6 +14,7 @@ from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.learning_rates import VALIDATION
 from shallower.analysis.results import Results
 from shallower.corpus import EVALUATION_SETS
+from shallower.evaluation.ngrams import ORDERS
 from shallower.reporting.contents import METRICS
 from shallower.reporting.latex import (
     MISSING,
@@ -103,8 +104,8 @@ def _times(results: Results, label: str, scale: str) -> list[str]:
 
 
 def quality(results: Results) -> str:
-    """Losses and perplexities of every model, means over seeds."""
-    rows = []
+    """Losses and perplexities of every model, means over seeds; and of n-grams."""
+    rows: list[list[str]] = []
     for label in results.study.depth_models:
         nats = results.row(label, "text", "cross_entropy")
         loss, perplexity = (
@@ -129,7 +130,20 @@ def quality(results: Results) -> str:
     header += ["perplexity", "$2^{\\mathrm{CE}}$"]
     units = ["", "(millions)", "loss", "seeds", "CE (nats)", "95\\,\\% interval"]
     units += ["$e^{\\mathrm{CE}}$", "(as written)"]
-    return tabular("lrrrrcrr", [header, units], _grouped(rows, results))
+    table = [*_grouped(rows, results), r"\midrule", *_floors(results)]
+    return tabular("lrrrrcrr", [header, units], table)
+
+
+def _floors(results: Results) -> list[list[str]]:
+    """What n-grams of the models' training tokens, and of all, reach on test text."""
+    rows = []
+    for key, training in (("", "the same tokens"), (".corpus", "all training text")):
+        for floor in ORDERS:
+            nats = results.fact(f"floors{key}.{floor}")
+            if not np.isnan(nats):
+                cells = [f"{floor}, {training}", "", "", "", number(nats, 3), ""]
+                rows.append([*cells, number(np.exp(nats), 1), number(2**nats, 1)])
+    return rows
 
 
 def metrics(results: Results, dataset: str) -> str:

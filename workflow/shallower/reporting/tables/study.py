@@ -230,9 +230,9 @@ def contrasts(results: Results) -> str:
 
 def gates(results: Results) -> str:
     """What every trained model has at the gates of claims about quality."""
-    if not (results.directory / "gates.csv").is_file():
+    table = results.gates
+    if table.empty:
         return absent_table()
-    table = results.table("gates")
     names = list(dict.fromkeys(table["gate"]))
     rows = []
     for model, part in table.groupby("model", sort=False):
