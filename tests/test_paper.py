@@ -31,7 +31,7 @@ WRONG = {  # what must not be in the text of any study
     r"documents?|runs?|rows?|tokens?|gates?|budgets?|claims?|layers?)\b",
     "an unknown reference": r"\?\?",
     "an empty unit": r"(?<![\d}$)])~(nats|\\unit)",
-    "an empty place": r"\( *\)|``''| ,|\(,| ;|: *\.(?!\d)|\.\.(?!\.)",
+    "an empty place": r"\( *\)|[\w%}] \.(?!\d)|``''| ,|\(,| ;|: *\.(?!\d)|\.\.(?!\.)",
     "a word twice": r"\b(the|of|and|is|a|with|by) \1\b",
     "the same verdict as a noun": r"not supported none|no claims? none",
 }
@@ -162,7 +162,8 @@ def test_what_is_referred_to_is_there(numbers: dict[str, str]) -> None:
         for labels in re.findall(r"\\[cC]?ref\{([^}]+)\}", text)
         for label in labels.split(",")
     }
-    there = re.findall(r"\\label\{([^}]+)\}", text)
+    there = re.findall(r"\\label\{([^}]+)\}|\}\{((?:fig|tab):\w+)\}", text)
+    there = ["".join(pair) for pair in there]
     assert asked - set(there) == set()
     assert len(set(there)) == len(there)
     assert len(asked) > 20
@@ -221,11 +222,12 @@ def test_every_figure_and_table_is_shown_once() -> None:
         source(f"sections/{path.name}") for path in (REPORT / "sections").glob("*.tex")
     )
     for names, command, label, suffix in (
-        (FIGURES, r"\\includegraphics(?:\[[^]]*\])?\{figures/", "fig", ".pdf"),
+        (FIGURES, r"\\(?:includegraphics|sidefigure)\{figures/", "fig", ".pdf"),
         (TABLES, r"\\generatedtable\{tables/", "tab", ".tex"),
     ):
         shown = re.findall(rf"{command}(\w+){re.escape(suffix)}\}}", text)
         assert sorted(shown) == sorted(names)
         for name in names:
-            assert text.count(rf"\label{{{label}:{name}}}") == 1, name
+            marked = rf"\\label\{{{label}:{name}\}}|\}}\{{{label}:{name}\}}"
+            assert len(re.findall(marked, text)) == 1, name
     assert Path(REPORT / "sections" / "architecture.tex").is_file()

@@ -271,6 +271,8 @@ def _outcomes(results: Results, key: str) -> str:
         )
         if count > 0
     ]
+    if not parts:
+        return f"gains of {_count(compared, 'model', 'models')} are known, not judged"
     models = "model" if compared == 1 else "models"
     return f"of {number(compared, 0)} {models} that can be compared {listed(parts)}"
 

@@ -20,7 +20,7 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.corpus.tasks import TASKS
 from shallower.interventions.skip import PARTS, RULES, Skip
-from shallower.reporting.labels import changes, printed
+from shallower.reporting.labels import applied, printed
 from shallower.reporting.latex import (
     absent_table,
     escape,
@@ -160,7 +160,9 @@ def tasks(results: Results) -> str:
 
 def _named(name: ModelName) -> str:
     """A model; of a checkpoint's, which a table is about, what was done to it."""
-    return escape(changes(name, name.depth)) if name.pretrained else printed(name)
+    if not (name.pretrained and name.is_intervened):
+        return printed(name)
+    return escape(applied(name))
 
 
 # --- cells ----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pandas as pd
 
 from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
-from shallower.reporting.contents import FIGURES_BY_TOPIC, TABLES_BY_TOPIC
+from shallower.reporting import contents
 from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import (
     MISSING,
@@ -167,7 +167,7 @@ def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
     rows = [(row["source"], _claim(results, row)) for row in table.to_dict("records")]
     header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
     header += ["unit", "interval", "verdict"]
-    columns = rf"l{WIDE}{{3.5cm}}llllr{WIDE}{{1.3cm}}ll"
+    columns = rf"l{WIDE}{{3.1cm}}llllr{WIDE}{{1.2cm}}ll"
     return tabular(columns, [header], separated(rows))
 
 
@@ -225,7 +225,7 @@ def contrasts(results: Results) -> str:
         for row in table.to_dict("records")
     ]
     header = ["", "contrast", "nats", "interval", "verdict"]
-    return tabular(rf"l{WIDE}{{2.3cm}}rll", [header], rows)
+    return tabular(rf"l{WIDE}{{2.1cm}}rll", [header], rows)
 
 
 def gates(results: Results) -> str:
@@ -277,11 +277,13 @@ def claims_notes(results: Results) -> str:
 def provenance(results: Results) -> str:
     """Figures and tables by the module that makes them."""
     rows = []
+    figures = {name: topic for name, (topic, _) in contents.FIGURES.items()}
     for kind, prefix, topics in (
-        ("figures", "fig", FIGURES_BY_TOPIC),
-        ("tables", "tab", TABLES_BY_TOPIC),
+        ("figures", "fig", figures),
+        ("tables", "tab", contents.TABLES),
     ):
-        for topic, names in topics.items():
+        for topic in dict.fromkeys(topics.values()):
+            names = [name for name in topics if topics[name] == topic]
             path = f"{kind}/{topic}.py"
             shown = ", ".join(rf"\where{{{prefix}:{name}}}" for name in names)
             link = rf"\source{{{path}}}{{{escape(path)}}}"
