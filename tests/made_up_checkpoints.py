@@ -11,7 +11,7 @@ import numpy as np
 
 from made_up import SESSION, SESSIONS, MadeUp, default_configuration, noise
 from shallower.analysis.results import Results
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, twin
 from shallower.study.study import Study, load_study
 
 DEPTH = 6
@@ -90,6 +90,9 @@ class MadeUpCheckpoints(MadeUp):
             for metric, us in zip(metrics, times(name), strict=True):
                 found = {s: us * SESSION[s] * (1 + noise(place, s)) for s in SESSIONS}
                 self.put(label, "continuation", metric, found, "pretrained")
+                if label == study.timed_on:
+                    place_of_twin = ("continuation", metric, found, "pretrained")
+                    self.put(twin(label), *place_of_twin)
 
     def nats(self, label: str, mean: float, place: int = 0, which: int = 0) -> None:
         """Cross-entropy of each document: documents differ more than models do."""

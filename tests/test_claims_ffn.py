@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_a_study_in_which_the_thesis_is_right(truth: Results) -> None:
         "S2-5": 0.05,  # a ratio of 1.5
         "S2-6": -0.03,
         "S2-7": -0.03,
-        "S2-9": 3,
+        "S2-9": 12,
         "S2-10": -6,  # points
         "S2-11": 4,
     }
@@ -105,6 +106,9 @@ CHANGES = [
     ("S2-6", STUDENT, 0.06, NATS, "not supported"),
     # A model that is its own teacher is a control.
     ("S2-6", "baseline-2__teacher=baseline-2", 9, NATS, "supported"),
+    # A teacher that is no better than the student alone has nothing to teach.
+    ("S2-6", "baseline-4", 0.2, NATS, "not tested"),
+    ("S2-7", "baseline-4", 0.2, NATS, "not tested"),
     # The two controls differ: only that of equal training FLOPs gets better.
     ("S2-7", EQUAL_FLOPS, -0.03, NATS, "inconclusive"),
     ("S2-7", EQUAL_FLOPS, -0.06, NATS, "not supported"),
@@ -128,6 +132,28 @@ def test_each_verdict_follows_the_values(
     assert rows.any()
     table.loc[rows, "value"] += by
     assert CLAIMS[claim].judge(with_values(truth, table)).verdict == verdict
+
+
+@pytest.mark.parametrize("label", ["baseline-4", "none-4"])
+def test_flops_are_of_the_workload_that_is_timed(truth: Results, label: str) -> None:
+    """Torch's count of a sequence as long as the mean of what is timed."""
+    from shallower.models.costs import forward_flops
+    from shallower.models.families import deployed, on_meta
+
+    study = truth.study
+    fixed = study.latency.study
+    cached = fixed.prompt_tokens + fixed.new_tokens // 2
+    config = deployed(on_meta(study.spec(label, 0).model)).config
+    sizes = {
+        "flops_per_token_deployed": forward_flops(config),
+        "attending_blocks": config.depth,
+    }
+    results = Results(truth.directory, study)
+    results.parameters = truth.parameters.copy()
+    for column, value in sizes.items():
+        results.parameters.loc[("study", label), column] = value
+    due = forward_flops(replace(config, context=cached))
+    assert ffn.decoding_flops(Context(results), label) == pytest.approx(due)
 
 
 def test_one_seed_tests_nothing(truth: Results) -> None:

@@ -18,7 +18,10 @@ from scipy import stats
 from made_up import DEPTH, SKIPPING, MadeUp, default_configuration, grid, study_of
 from shallower.analysis.claims import elimination, skipping
 from shallower.analysis.claims.base import Context
+from shallower.analysis.claims.elimination_speed import cost_at
 from shallower.analysis.estimates import write_estimates
+from shallower.analysis.gains import Measured
+from shallower.analysis.statistics import t_interval
 from shallower.analysis.verdicts import Finding
 from shallower.study.study import Study
 
@@ -122,8 +125,8 @@ def test_a_world_in_which_the_sources_are_right(world: World, tmp_path: Path) ->
         "S3-2": (-0.07, 0.001),  # the nearest rivals: the first attention, one FFN
         "S3-4": (-0.02, 0.001),
         "S3-5": (-0.03, 0.001),
-        "S4-1": (-1.0, 0.0),
-        "S4-7": (3.1, 0.01),
+        "S4-1": (-0.9, 1e-9),  # a perfect order of four counts as half a step less
+        "S4-7": (0.026, 0.001),  # at 2.9, between 1.84 and 3.1: nats
     }
     for claim, (effect, room) in effects.items():
         assert judged(context, claim).effect == pytest.approx(effect, abs=room), claim
@@ -169,8 +172,10 @@ LOSSES = [
     ("S4-5", f"{TUNED}__eliminate=random.2", -0.1, "not supported"),
     ("S4-6", f"{ELIMINATE}recent.2", -0.1, "not supported"),
     ("S4-6", f"{ELIMINATE}recent.2", 0.04, "inconclusive"),
-    # S4-7: without the fastest, what is left is no 2.9.
-    ("S4-7", f"{TUNED}__eliminate=acc.3", 0.06, "not supported"),
+    # S4-7: 5 % are .0488 nats, at 2.9; and the control.
+    ("S4-7", f"{TUNED}__eliminate=acc.3", 0.08, "not supported"),
+    ("S4-7", f"{TUNED}__eliminate=acc.3", 0.056, "inconclusive"),
+    ("S4-7", f"{TUNED}__eliminate=random.2", 0.0, "not tested"),
 ]
 
 
@@ -193,8 +198,8 @@ TIMES = [
     ("S4-2", f"{ELIMINATE}linear.2", FIRST, "prompt_512", 1.3, "not supported"),
     ("S4-2", f"{ELIMINATE}linear.2", FIRST, "prompt_512", 0.8, "not supported"),
     ("S4-2", f"{ELIMINATE}linear.2", FIRST, "prompt_128", 9.0, "supported"),  # shorter
-    ("S4-7", f"{TUNED}__eliminate=acc.3", FIRST, "continuation", 1.1, "not supported"),
-    ("S4-7", f"{TUNED}__eliminate=acc.3", FIRST, "continuation", 1.07, "inconclusive"),
+    # Nothing is 2.9 times as fast, and what is fastest costs little.
+    ("S4-7", f"{TUNED}__eliminate=acc.3", FIRST, "continuation", 1.1, "not tested"),
     ("S4-7", f"{ELIMINATE}acc.2", FIRST, "continuation", 0.1, "supported"),
 ]
 
@@ -266,6 +271,39 @@ def test_what_hardly_eliminates_is_no_elimination(
     found = verdicts(world.context(change))
     assert {claim for claim, v in found.items() if v != "supported"} == lost
     assert {found[claim] for claim in lost} <= {"not tested"}
+
+
+def test_the_cost_at_a_speed_up_does_not_depend_on_what_was_tried(world: World) -> None:
+    """Of one that grows in a straight line; and too slow a curve is read at its end."""
+    tried = {2.0: "acc.1.5", 3.0: "acc.2", 4.0: "acc.3"}
+    seeds, sessions = np.array([4.0, 4.1, 3.9]), np.array([120.0, 132.0, 108.0])
+    noise = np.array([0.004, -0.003, -0.001])
+    quality, latency = {BASE: seeds, TUNED: seeds}, {BASE: sessions, TUNED: sessions}
+    for times, text in tried.items():
+        label = f"{TUNED}__eliminate={text}"
+        quality[label] = seeds + (times - 1) * (0.02 + noise)
+        latency[label] = sessions / times
+    data = Measured(pd.DataFrame(quality), pd.DataFrame(latency))
+    labels = [TUNED, *(label for label in quality if "eliminate" in label)]
+    context = world.context()
+    found = {}
+    for name, curve in (
+        ("all", labels),
+        ("coarse", [labels[0], labels[3]]),
+        ("slow", labels[:3]),
+    ):
+        context.used.clear()
+        found[name], fastest = cost_at(context, data, BASE, curve)
+    values = 1.9 * (0.02 + noise)
+    low, high = t_interval(values, 0.9)
+    for name in ("all", "coarse"):
+        ends = (found[name].effect, found[name].ci_low, found[name].ci_high)
+        assert ends == pytest.approx((values.mean(), low, high)), name
+    assert fastest == pytest.approx(3)  # more than is claimed
+    context.used.clear()
+    slow, fastest = cost_at(context, data, BASE, labels[:2])
+    assert (slow.effect, fastest) == pytest.approx((0.02, 2))
+    assert "the fastest is 2.00" in slow.note
 
 
 @pytest.mark.parametrize("claim", ["S4-5", "S4-6"])
@@ -354,7 +392,7 @@ def test_healed_and_other_models_are_no_claim_of_the_source() -> None:
 
 def test_kind_scale_and_weights() -> None:
     cost = {claim.id for claim in CLAIMS.values() if claim.kind == "cost"}
-    assert cost == {"S3-3", "S3-3b", "S4-2", "S4-7"}
+    assert cost == {"S3-3", "S3-3b", "S4-2"}
     untrained = {c.id for c in CLAIMS.values() if c.weights == "untrained"}
     original = {c.id for c in CLAIMS.values() if c.scale == "original"}
     assert untrained == original == {"S3-3", "S3-3b", "S4-2"}

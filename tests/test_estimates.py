@@ -139,7 +139,8 @@ def test_the_interval_over_seeds_and_documents(world: MadeUp) -> None:
         for side in PAIR
     ]
     weights = np.array([10.0, 20.0, 30.0, 40.0])
-    _, low, high = crossed_interval((tables[0] - tables[1]).to_numpy(), weights)
+    differences = (tables[0] - tables[1]).to_numpy()
+    _, low, high, _ = crossed_interval(differences, weights)
     assert (found.crossed_low, found.crossed_high) == (low, high)
     assert found.effect == pytest.approx(-0.2)
     other = context.difference(*PAIR, dataset="train", metric="training_loss")

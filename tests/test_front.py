@@ -12,6 +12,7 @@ from scipy import stats
 
 from made_up import (
     COMBINED,
+    ELIMINATION,
     FFNS,
     HEADS,
     SKIPPING,
@@ -22,25 +23,30 @@ from made_up import (
     study_of,
     times,
 )
+from shallower.analysis import front, methods
 from shallower.analysis.claims.base import Context
 from shallower.analysis.front import (
-    changes_of,
+    OF_DEPTH,
     facts,
     gain_over,
-    interactions,
+    gains_over_training,
     judged_gain,
     lineage,
-    purpose,
-    tables,
-    without,
 )
 from shallower.analysis.gains import _t_noise, non_dominated, on_front_probability
+from shallower.analysis.interactions import (
+    IDLE,
+    changes_of,
+    interactions,
+    without,
+)
 from shallower.analysis.interventions import (
     against_curve,
     against_training,
     curve_of,
     measured,
 )
+from shallower.analysis.methods import purpose
 from shallower.analysis.results import labelled
 from shallower.study.names import ModelName
 from shallower.study.study import Study
@@ -51,6 +57,7 @@ BLOCKS = "baseline-4__skip=block.last."
 HEALED = f"{SKIPPED}2__healed=0.1__by=self"
 TUNED = "baseline-4__tuned=0.1__eliminate=acc.2"
 STUDENT = "proposed-2__teacher=baseline-4"
+WHERE = ("study", "trained", "eager", "continuation", "cross_entropy")
 
 # --- probabilities --------------------------------------------------------------------
 
@@ -114,6 +121,10 @@ def systems(tmp_path_factory: pytest.TempPathFactory) -> Context:
     context = Context(made.results())
     list(facts(context))
     return context
+
+
+def tables(context: Context) -> dict[str, pd.DataFrame]:
+    return front.tables(context) | methods.tables(context)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +246,22 @@ def test_gains_at_equal_training_flops(systems: Context) -> None:
     assert against_training("baseline-4").id not in used
 
 
+def test_a_layer_without_a_function_gains_nothing_by_training(
+    systems: Context, tmp_path: Path
+) -> None:
+    """Linear layers in two blocks: better than four that train as long, by depth."""
+    proposed = systems.used[against_training("proposed-2").id]
+    assert judged_gain(proposed).verdict == "supported"
+    made = MadeUp(small(**HEADS), tmp_path)
+    for label in ("linear-2", "baseline-2"):
+        made.shift(-0.3, label)
+    made.shift(0.05, "linear-2")
+    (found,) = gains_over_training(Context(made.results()), ["linear-2"])
+    assert found.ci_high < 0
+    assert found.note.startswith(OF_DEPTH)
+    assert judged_gain(found).verdict == "not tested"
+
+
 def test_training_counts_every_run_once(systems: Context) -> None:
     assert lineage(systems.study, HEALED) == {HEALED, "baseline-4"}
     table = tables(systems)["methods"]
@@ -321,6 +348,22 @@ def test_facts_count_models(systems: Context) -> None:
     table = tables(systems)["pareto"]
     on = table[table["on_front"] & (table["axis"] == "per_token")]
     assert found["front.per_token.size"] == len(on)
+    assert found["front.per_token.rank"] == 2  # three seeds, whatever the models
+
+
+def test_the_fastest_is_on_the_front_by_construction(
+    written: dict[str, pd.DataFrame],
+) -> None:
+    """As the worst of all too: its probability of 1 says nothing about its quality."""
+    for axis, rows in written["pareto"].groupby("axis"):
+        marked = rows[rows["by_construction"]]
+        assert marked["latency"].tolist() == [rows["latency"].min()], axis
+        assert marked["on_front"].all()
+    data = of(
+        {"fast": [9.0, 9.1, 9.2], "good": [1.0, 1.1, 1.2]},
+        {"fast": [1.0, 1.01, 1.02], "good": [2.0, 2.01, 2.02]},
+    )
+    assert on_front_probability(data).tolist() == [1, 1]
 
 
 # --- two changes of one model ---------------------------------------------------------
@@ -343,6 +386,22 @@ def test_interactions(tmp_path: Path) -> None:
     numbers = {fact.key: fact.value for fact in facts(context)}
     assert numbers["front.interactions"] == len(found) == 3
     assert numbers["front.interactions.worse"] == 1
+    assert numbers["front.interactions.idle"] == 0
+
+
+def test_what_does_nothing_adds_up_with_nothing(tmp_path: Path) -> None:
+    """Eliminated tokens cost nothing: that two changes add up says nothing then."""
+    made = MadeUp(small(**HEADS | SKIPPING | ELIMINATION | COMBINED), tmp_path)
+    base = made.values[("baseline-4", *WHERE)]
+    noise = dict(enumerate((0.01, -0.02, 0.01)))
+    nothing = {seed: value + noise[seed] for seed, value in base.items()}
+    made.put("baseline-4__eliminate=acc.2", "continuation", "cross_entropy", nothing)
+    context = Context(made.results())
+    found = [one for one in interactions(context) if "eliminate" in one.left]
+    assert found
+    assert all(IDLE in one.note for one in found)
+    numbers = {fact.key: fact.value for fact in facts(context)}
+    assert numbers["front.interactions.idle"] == len(found)
 
 
 OPTIONS = {"ffn": "three_matrices", "ratio": 2, "teacher": "baseline-8", "alpha": 0.1}

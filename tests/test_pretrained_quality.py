@@ -23,6 +23,7 @@ from shallower.evaluation.metrics import score_pair
 from shallower.files import read_json, sha256
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
+from shallower.interventions.costs import Workload, costs
 from shallower.interventions.eliminate import (
     Elimination,
     carry_forward,
@@ -88,6 +89,20 @@ def test_losses_of_several_choices_are_those_of_each() -> None:
         alone = continuation_losses(network, windows, PROMPT, 2, choice.elimination)
         assert torch.equal(losses, alone)
     assert len({round(row.sum().item(), 6) for row in together}) == len(CHOICES)
+
+
+def test_predicted_prefills_are_of_eliminations_alone() -> None:
+    """By a prompt's length; what skips a sublayer of either kind too has none."""
+    model = build(depth=4, context=256)
+    both = {"ffn too": Choice(SkippedParts(ffn=(0,)), GONE)}
+    found = pretrained.predicted_by_length(model, CHOICES | both)
+    assert list(found) == ["eliminated"]
+    due = {
+        str(n): costs(model.config, model.config, GONE, Workload(n, 1))
+        for n in (128, 256)
+    }
+    assert found["eliminated"] == {n: one.predicted_prefill for n, one in due.items()}
+    assert found["eliminated"]["128"] > found["eliminated"]["256"] > 1
 
 
 def test_a_single_sublayer_is_a_rule() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -10,14 +11,16 @@ import pytest
 from project import ROOT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json
-from shallower.reporting import reference
+from shallower.reporting import history, reference
+from shallower.reporting.markdown import printed, with_block
 
 FOLDER = ROOT / "docs" / "reference-run"
 
 
 def test_the_readme_quotes_the_reference_run() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert reference.with_block(text, reference.block(FOLDER, short=True)) == text
+    block = reference.block(FOLDER, short=True)
+    assert with_block(text, block, reference.MARKERS) == text
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert page == reference.page(FOLDER)
 
@@ -74,16 +77,25 @@ def test_the_front_is_quoted(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", ["nothing", " ".join(reference.MARKERS * 2)])
-def test_a_readme_without_marks_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected the lines"):
-        reference.with_block(text, "new")
+@pytest.mark.parametrize("text", [None, "nothing", " ".join(reference.MARKERS * 2)])
+def test_pages_without_marks_are_refused(text: str | None, tmp_path: Path) -> None:
+    """The README or the protocol; nothing is written."""
+    write_json(tmp_path / "provenance.json", {"dirty": False})
+    marks = {"README.md": reference.MARKERS, "protocol.md": history.MARKERS}
+    for bad in marks:
+        for name, markers in marks.items():
+            (tmp_path / name).write_text("\n".join(markers))
+        (tmp_path / bad).unlink() if text is None else (tmp_path / bad).write_text(text)
+        pages = [tmp_path / name for name in marks]
+        with pytest.raises(UserError, match=f"{bad}: expected a page with the lines"):
+            reference.publish(tmp_path, tmp_path / "kept", *pages)
+        assert not (tmp_path / "kept").exists()
 
 
 def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:
     write_json(tmp_path / "provenance.json", {"dirty": True})
     with pytest.raises(UserError, match="differs from its commit"):
-        reference.publish(tmp_path, tmp_path / "kept", tmp_path / "README.md")
+        reference.publish(tmp_path, tmp_path / "kept", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +103,87 @@ def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:
     [(-0.0004, 3, "0.000"), (-1234.5, 1, "−1,234.5"), (0.25, 2, "0.25")],
 )
 def test_numbers_for_people(value: float, digits: int, text: str) -> None:
-    assert reference.printed(value, digits) == text
+    assert printed(value, digits) == text
+
+
+# --- verdicts of every published run --------------------------------------------------
+
+
+def publish_claims(
+    folder: Path, commit: str, date: str, verdicts: dict[str, tuple[str, float]]
+) -> None:
+    """What `publish` has put into `folder` when it comes to the history."""
+    about = {"study": "mine", "commit": commit, "date": date, "runs": 1234}
+    configuration = read_json(FOLDER / "about.json")["configuration"]
+    write_json(folder / "about.json", about | {"configuration": configuration})
+    rows = [
+        {
+            **{"id": claim, "source": "S1", "claim": f"claim {claim}, {commit}"},
+            **{"kind": "quality", "effect": effect, "unit": "nats", "scale": "study"},
+            "weights": "pretrained" if claim == "C3" else "trained",
+            **{"ci_low": effect - 1, "ci_high": effect + 1},
+            **{"verdict": verdict, "note": "one, two"},
+        }
+        for claim, (verdict, effect) in verdicts.items()
+    ]
+    pd.DataFrame(rows).to_csv(folder / "claims.csv", index=False)
+
+
+def cells(page: Path) -> dict[str, list[str]]:
+    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")]
+    return {row[0]: row[1:] for row in ([*line.split(" | ")] for line in lines)}
+
+
+def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
+    page, table = tmp_path / "protocol.md", tmp_path / history.HISTORY
+    page.write_text("before\n" + "\n".join(history.MARKERS) + "\nafter\n")
+    first = {"C1": ("supported", 0.1), "C2": ("not tested", math.nan)}
+    publish_claims(tmp_path, "a" * 12, "2026-01-01", first)
+    history.add_run(tmp_path, page)
+    old = table.read_text()
+    second = {"C1": ("not supported", -1 / 3), "C3": ("supported", 2.0)}
+    publish_claims(tmp_path, "b" * 12, "2026-01-02", second)
+    history.add_run(tmp_path, page)
+    assert table.read_text().startswith(old)  # to the last digit
+    found = cells(page)
+    assert found["| C1"] == [
+        "claim C1, bbbbbbbbbbbb",
+        "supported, 0.100 nats",
+        "**not supported**, −0.333 nats |",
+    ]
+    assert found["| C2"] == ["claim C2, aaaaaaaaaaaa", "not tested", " |"]
+    assert found["| C3"][1:] == ["", "supported, 2.000 nats (checkpoint) |"]
+    assert found["| 2026-01-02"][:3] == ["`mine`", "`bbbbbbbbbbbb`", "1,234"]
+    assert found["| 2026-01-02"][3:] == ["122,880", "3 |"]  # of the configuration
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+
+
+def test_publishing_a_commit_again_changes_its_rows_alone(tmp_path: Path) -> None:
+    page, table = tmp_path / "protocol.md", tmp_path / history.HISTORY
+    page.write_text("\n".join(history.MARKERS))
+    for commit in ("a" * 12, "b" * 12):
+        publish_claims(tmp_path, commit, "2026-01-01", {"C1": ("supported", 0.1)})
+        history.add_run(tmp_path, page)
+    before = table.read_bytes(), page.read_bytes()
+    history.add_run(tmp_path, page)
+    assert (table.read_bytes(), page.read_bytes()) == before
+    publish_claims(tmp_path, "b" * 12, "2026-01-03", {"C1": ("inconclusive", 0.2)})
+    history.add_run(tmp_path, page)
+    due = ["2026-01-01", "2026-01-03"], ["supported", "inconclusive"]
+    rows = pd.read_csv(table)
+    assert (rows["date"].tolist(), rows["verdict"].tolist()) == due
+
+
+def test_the_protocol_has_every_published_run() -> None:
+    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+    table = pd.read_csv(FOLDER / history.HISTORY, dtype=str, keep_default_na=False)
+    assert with_block(text, history.block(table), history.MARKERS) == text
+    newest = history.rows_of(FOLDER).reset_index(drop=True)
+    last = table[table["commit"] == newest["commit"][0]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(last, newest)
+    counts = table.groupby("commit", sort=False)["verdict"].value_counts()
+    # As the page of the run of 24 November had them.
+    due = {"supported": 10, "inconclusive": 4, "not tested": 2}
+    assert counts["27b4db14cf9a"].to_dict() == due

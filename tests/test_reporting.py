@@ -184,6 +184,7 @@ LOOKS_UP = {  # what the report may use of the analysis
     "shallower.analysis.estimates": {"COLUMNS", "Comparison", "Estimate"},
     "shallower.analysis.interventions": None,  # makers of comparisons
     "shallower.analysis.budgets": {"QUESTIONS", "comparisons"},
+    "shallower.analysis.interactions": {"IDLE"},
     "shallower.analysis.learning_rates": {"VALIDATION"},
     "shallower.analysis.roofline": {"WEIGHTS"},
     "shallower.analysis.heads_facts": {"roles"},
@@ -273,11 +274,13 @@ def test_words_follow_the_interval() -> None:
     assert direction(found(0.1, 0.3)) == "higher than"
     assert direction(found(-0.1, 0.1)) == "not distinguishable from"
     assert "one seed" in direction(found(math.nan, math.nan))
-    assert resolved(1.3, found(0.98, 1.02)) == "larger"
-    assert resolved(1.3, found(0.6, 1.1)) == "no larger"  # by the end further off
-    assert resolved(0.75, found(0.98, 1.02)) == "larger"
+    same = found(0.98, 1.02)
+    assert resolved(found(1.2, 1.4, 1.3), same) == "larger"
+    assert resolved(found(1.01, 1.6, 1.3), same) == "no larger"  # by the nearer end
+    assert resolved(found(1.2, 1.4), found(0.6, 1.1)) == "no larger"  # 1 / .6
+    assert resolved(found(0.7, 0.8, 0.75), same) == "larger"
     nothing = found(math.nan, math.nan)
-    assert resolved(1.3, nothing).endswith("not known to be larger")
+    assert resolved(found(1.2, 1.4), nothing).endswith("not known to be larger")
 
 
 def test_sources_of_the_text_are_listed(analysed: Results) -> None:

@@ -90,6 +90,38 @@ def test_a_models_share_of_its_floor(tmp_path: Path) -> None:
     assert (row["variant"], row["depth"], row["sessions"]) == ("proposed", 2, 2)
 
 
+def test_no_model_is_faster_than_its_floor(tmp_path: Path) -> None:
+    """One that reads 5,600 bytes in .4 us raises the bandwidth of its session alone."""
+    steps: dict[Key, list[float]] = {
+        ("proposed-2", "decode", "trained", "compiled"): [0.4, 2.0],
+        ("proposed-6", "decode", "trained", "eager"): [30.0, 34.0],
+    }
+    table = sessions(tmp_path, steps).set_index(["label", "session"])
+    raised = 0.77009 / 0.4
+    assert table["raised"].to_dict() == pytest.approx(
+        dict(zip(table.index, (raised, 1, raised, 1), strict=True)), abs=1e-4
+    )
+    assert table.loc[("proposed-2", 0), "floor_us"] == pytest.approx(0.4)
+    assert table.loc[("proposed-6", 0), "floor_us"] == pytest.approx(
+        3.4325 / raised, abs=1e-4
+    )
+    (fact,) = roofline.facts(table)
+    assert fact.value == pytest.approx(100 * (raised - 1), abs=0.01)
+    assert (table["floor_us"] <= table["measured_us"] * (1 + 1e-12)).all()
+
+
+def test_reading_explains_no_more_than_the_difference(tmp_path: Path) -> None:
+    """Six blocks that take hardly longer than two: the share is above one."""
+    steps: dict[Key, list[float]] = {
+        ("proposed-2", "decode", "trained", "eager"): [10.0, 12.0],
+        ("proposed-6", "decode", "trained", "eager"): [11.0, 13.1],
+    }
+    asked = Comparison("proposed-6", "proposed-2", "decode", roofline.WEIGHTS, "ratio")
+    share = estimated(tmp_path, steps)[asked.id]
+    assert share.effect > 1
+    assert share.note == roofline.UNEXPLAINED
+
+
 def estimated(folder: Path, steps: dict[Key, list[float]]) -> dict[str, Estimate]:
     table = sessions(folder, steps)
     from shallower.analysis.results import Results

@@ -20,17 +20,22 @@ from shallower.analysis.estimates import (
     ONE_SIDED,
     Comparison,
     Estimate,
-    mean_level,
+    mean_difference,
+    wider,
 )
 from shallower.analysis.statistics import (
     crossed_interval,
     describe,
+    detectable,
+    equivalence_p,
     holm,
+    mean_correlation,
     paired_t,
     pairing_correlation,
     ratio_interval,
     ratio_p,
     t_interval,
+    welch_interval,
 )
 from shallower.analysis.verdicts import (
     Finding,
@@ -73,13 +78,13 @@ def seed_means(seeds: int, effect: float, name: str) -> tuple[np.ndarray, float]
 
 def two_sided(values: Sequence[float] | np.ndarray) -> Estimate:
     """The estimate of a mean difference, with its 95 % interval."""
-    return mean_level(Comparison("a", "b"), values, "seeds")
+    return mean_difference(Comparison("a", "b"), values, "seeds")
 
 
 def one_sided(values: Sequence[float] | np.ndarray) -> Estimate:
     """The same with the 90 % interval, whose ends are one-sided 95 % bounds."""
     asked = Comparison("a", "b", level=ONE_SIDED)
-    return mean_level(asked, values, "seeds")
+    return mean_difference(asked, values, "seeds")
 
 
 def share(verdicts: list[Finding], verdict: str = "supported") -> float:
@@ -161,9 +166,124 @@ def test_crossed_intervals_cover_other_documents(seeds: int, least: float) -> No
             + draw.normal(0, DOCUMENT_SD, DOCUMENTS)
             + draw.normal(0, RESIDUAL_SD, (seeds, DOCUMENTS))
         )
-        _, low, high = crossed_interval(differences, weights)
+        _, low, high, _ = crossed_interval(differences, weights)
         covered += low <= -0.05 <= high
     assert least <= covered / studies <= 0.98
+
+
+def test_a_ratio_is_never_negative_and_can_be_turned_round() -> None:
+    """C9's interval had held negative shares of the tokens."""
+    few = [0.2, 0.9, 0.4], [1.0, 1.0, 1.0]
+    ratio, low, high = ratio_interval(*few)
+    assert 0 < low < ratio < high
+    assert ratio_interval(*few[::-1]) == pytest.approx((1 / ratio, 1 / high, 1 / low))
+    # Differences, whose signs may differ, have no ratio to speak of.
+    assert np.isnan(ratio_interval([-1.0, 0.5], [1.0, 2.0])[1])
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_intervals_of_mean_rank_correlations_cover(seeds: int) -> None:
+    """Eight blocks whose contribution falls with noise; the ends stay within one."""
+    draw, studies = draws(f"ranks {seeds}"), 1000
+    noisy = -np.arange(8) + draw.normal(0, 3, (50_000, 8))
+    ranks = noisy.argsort(axis=1).argsort(axis=1)
+    rho = 1 - 6 * ((ranks - np.arange(8)) ** 2).sum(axis=1) / (8 * 63)
+    for row in range(3):
+        due = stats.spearmanr(range(8), noisy[row]).statistic
+        assert rho[row] == pytest.approx(due)
+    most = 1 - 6 / (8 * 63)
+    true = np.tanh(np.arctanh(np.clip(rho, -most, most)).mean())
+    found = [mean_correlation(draw.choice(rho, seeds), 8) for _ in range(studies)]
+    covered = np.mean([low <= true <= high for _, low, high in found])
+    assert 0.92 <= covered <= 0.98
+    assert all(low >= -1 and high <= 1 for _, low, high in found)
+
+
+def test_a_perfect_order_has_a_finite_z() -> None:
+    effect, low, high = mean_correlation([-1.0, -1.0, -0.9], 8)
+    assert -1 < low < effect < high < 1
+    z = np.arctanh([-1 + 6 / 504] * 2 + [-0.9])
+    due = np.tanh(stats.ttest_1samp(z, 0).confidence_interval())
+    assert (low, high) == pytest.approx(tuple(due))
+
+
+def test_welchs_interval_is_scipys() -> None:
+    draw = np.random.default_rng(4)
+    a, b = draw.normal(0, 1, 4), draw.normal(0.5, 3, 6)
+    due = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    assert welch_interval(a, b, 0.9) == pytest.approx(tuple(due))
+    assert np.isnan(welch_interval(a, b[:1])).all()
+
+
+@pytest.mark.parametrize("together", [-0.6, 0.0, 0.9])
+def test_pairing_is_right_whatever_the_correlation(together: float) -> None:
+    """Welch's is too narrow where seeds move apart; then pairing is the wider one."""
+    draw, covered = draws(f"welch {together}"), {"paired": 0, "welch": 0}
+    covariance = [[1, together], [together, 1]]
+    for _ in range(2000):
+        a, b = draw.multivariate_normal([0, 0], covariance, 5).T
+        paired, welch = t_interval(a - b), welch_interval(a, b)
+        covered["paired"] += paired[0] <= 0 <= paired[1]
+        covered["welch"] += welch[0] <= 0 <= welch[1]
+        if pairing_correlation(a, b) <= 0:
+            assert paired[1] - paired[0] >= welch[1] - welch[0]
+    assert 0.935 <= covered["paired"] / 2000 <= 0.965
+    if together < 0:
+        assert covered["welch"] / 2000 < 0.935
+
+
+@pytest.mark.parametrize("seeds", SEEDS)
+def test_what_is_detectable_is_detected_in_four_of_five(seeds: int) -> None:
+    means = draws(f"power {seeds}").normal(detectable(seeds), 1, (20_000, seeds))
+    found = stats.ttest_1samp(means, 0, axis=1).pvalue < 0.05
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    assert np.isnan(detectable(1))
+
+
+@settings(max_examples=40)
+@given(seed=st.integers(0, 999), margin=st.floats(0.01, 2))
+def test_equivalences_p_is_that_of_two_one_sided_tests(
+    seed: int, margin: float
+) -> None:
+    values = np.random.default_rng(seed).normal(0.2, 0.5, 5)
+    above = stats.ttest_1samp(values, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, margin, alternative="less").pvalue
+    low, _ = t_interval(values, 0.9)
+    p = equivalence_p(float(values.mean()), low, 4, margin, 0.9)
+    assert p == pytest.approx(max(above, below), abs=1e-9)
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_the_wider_of_two_intervals_covers(seeds: int) -> None:
+    """Seeds alone say nothing of other documents; the crossed variance is a guess."""
+    draw, studies = draws(f"wider {seeds}"), 800
+    covered = {"seeds": 0, "wider": 0}
+    for _ in range(studies):
+        weights = draw.lognormal(5, 0.7, DOCUMENTS)
+        differences = (
+            draw.normal(0, SEED_SD, (seeds, 1))
+            + draw.normal(0, DOCUMENT_SD, DOCUMENTS)
+            + draw.normal(0, RESIDUAL_SD, (seeds, DOCUMENTS))
+        )
+        over_seeds = two_sided(differences @ (weights / weights.sum()))
+        both = crossed_interval(differences, weights)
+        found = wider(
+            replace(
+                over_seeds,
+                crossed_low=both.low,
+                crossed_high=both.high,
+                seeds_low=over_seeds.ci_low,
+                seeds_high=over_seeds.ci_high,
+            ),
+            both.freedom,
+        )
+        covered["seeds"] += over_seeds.ci_low <= 0 <= over_seeds.ci_high
+        covered["wider"] += found.ci_low <= 0 <= found.ci_high
+        widths = (over_seeds.ci_high - over_seeds.ci_low, both.high - both.low)
+        assert found.ci_high - found.ci_low == pytest.approx(max(widths))
+        assert (found.p < 0.05) == (not found.ci_low <= 0 <= found.ci_high)
+    assert covered["wider"] / studies >= 0.94
+    assert covered["seeds"] < covered["wider"]
 
 
 def test_ratio_intervals_cover() -> None:
@@ -220,16 +340,17 @@ def test_crossed_interval_by_hand() -> None:
     variance = seed + document - residual
     spread = seed**2 / 1 + document**2 / 2 + residual**2 / 2
     half = stats.t.ppf(0.975, variance**2 / spread) * variance**0.5
-    effect, low, high = crossed_interval(table, np.ones(3))
+    effect, low, high, df = crossed_interval(table, np.ones(3))
     assert effect == 4
     assert (low, high) == pytest.approx((4 - half, 4 + half))
+    assert df == pytest.approx(variance**2 / spread)
 
 
 def test_crossed_without_documents_that_differ_is_t() -> None:
     """All documents alike: what is left is the spread of the seeds."""
     seeds = np.array([0.1, 0.3, 0.2, 0.5])
     table = np.repeat(seeds[:, None], 20, axis=1)
-    _, low, high = crossed_interval(table, np.ones(20))
+    _, low, high, _ = crossed_interval(table, np.ones(20))
     assert (low, high) == pytest.approx(t_interval(seeds))
 
 

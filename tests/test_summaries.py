@@ -123,7 +123,7 @@ def latency_table(per_token: dict[str, float]) -> pd.DataFrame:
         {"model": model, "session": session, "repeat": repeat, "token_index": index}
         | {"nanoseconds": 1000 * (us * (1 + 0.01 * session) if index else 100.0)}
         for model, us in per_token.items()
-        for session in range(3)
+        for session in range(4)
         for repeat in range(2)
         for index in range(4)
     ]
@@ -172,13 +172,18 @@ def test_a_seed_has_its_weighted_mean_and_a_session_its_median(folder: Path) -> 
 # --- sessions -------------------------------------------------------------------------
 
 
-def sessions(slower: list[float], load: list[float]) -> pd.DataFrame:
-    """One session per factor by which the twin is slower, judged."""
+def sessions(
+    slower: list[float], load: list[float], percent: float = 0.1
+) -> pd.DataFrame:
+    """One session per factor by which the twin is slower, judged.
+
+    Its second repeat is slower still, by so many percent.
+    """
     table = latency_table({"baseline-2": 10.0, twin("baseline-2"): 10.0})
     table = table[table["session"] < len(slower)]
     is_twin = table["model"] == twin("baseline-2")
     factor = table["session"].map(dict(enumerate(slower))).where(is_twin, 1.0)
-    noise = 1 + 0.001 * table["repeat"] * is_twin
+    noise = 1 + percent / 100 * table["repeat"] * is_twin
     busy = table["session"].map(dict(enumerate(load)))
     times = table["nanoseconds"] * factor * noise
     return judged_sessions(table.assign(nanoseconds=times, background_load=busy))
@@ -192,11 +197,23 @@ def test_quiet_sessions_are_used() -> None:
 
 
 def test_disturbed_sessions_are_left_out_unless_too_few_remain() -> None:
-    assert used_sessions(sessions([1.0, 1.2, 1.0], [0.0, 0.0, 0.0])) == [0, 2]
-    assert used_sessions(sessions([1.0, 1.0, 1.0], [0.0, 0.0, 0.5])) == [0, 1]
-    table = sessions([1.3, 1.2, 1.0], [0.0, 0.0, 0.0])
-    assert table["disturbed"].tolist() == [True, True, False]
-    assert used_sessions(table) == [0, 1, 2]
+    assert used_sessions(sessions([1.0, 1.2, 1.0, 1.0], [0.0] * 4)) == [0, 2, 3]
+    assert used_sessions(sessions([1.0] * 4, [0.0, 0.0, 0.0, 0.5])) == [0, 1, 2]
+    table = sessions([1.3, 1.2, 1.0, 1.0], [0.0] * 4)
+    assert table["disturbed"].tolist() == [True, True, False, False]
+    assert used_sessions(table) == [0, 1, 2, 3]
+
+
+def test_noise_does_not_pass_for_equality() -> None:
+    """The referee's case: .95 within .82 to 1.10, which holds one, had passed."""
+    calm, noisy = (
+        sessions([0.96, 0.96], [0.0] * 2),
+        sessions([0.96, 0.96], [0.0] * 2, 9),
+    )
+    assert calm["disturbed"].tolist() == [False, False]
+    assert (noisy["ci_low"] < 1).all()
+    assert (noisy["ci_high"] > 1).all()
+    assert noisy["disturbed"].tolist() == [True, True]
 
 
 def test_files_leave_disturbed_sessions_out(folder: Path) -> None:
@@ -213,17 +230,17 @@ def test_files_leave_disturbed_sessions_out(folder: Path) -> None:
     write_json(folder / "study.json", study.model_dump(mode="json"))
     models = {"baseline-3": 10.0, twin("baseline-3"): 10.0}
     latency = latency_table(models)
-    busy = latency["session"].map({0: 0.0, 1: 0.9, 2: 0.0})
+    busy = latency["session"].map({0: 0.0, 1: 0.9, 2: 0.0, 3: 0.0})
     latency.assign(background_load=busy).to_parquet(folder / "latency.parquet")
-    steps = pd.DataFrame({"session": [0, 1, 2], "nanoseconds": [1e6, 9e6, 1e6]})
+    steps = pd.DataFrame({"session": [0, 1, 2, 3], "nanoseconds": [1e6, 9e6, 1e6, 1e6]})
     steps = steps.assign(model="baseline-3", intervention="", repeat=0)
     steps.to_parquet(folder / "step_time.parquet")
     write_summaries(folder)
     rows = pd.read_csv(folder / "by_seed.csv")
-    assert set(rows.loc[rows["unit"] == "us", "unit_id"]) == {0, 2}
+    assert set(rows.loc[rows["unit"] == "us", "unit_id"]) == {0, 2, 3}
     steps = pd.read_csv(folder / "summaries" / "step.csv")
     assert steps["mean"].to_list() == [1000.0]
     assert pd.read_csv(folder / "summaries" / "pairs.csv").empty
     assert pd.read_csv(folder / "sessions.csv")["disturbed"].to_list() == [
-        *(False, True, False),
+        *(False, True, False, False),
     ]

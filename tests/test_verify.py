@@ -9,7 +9,8 @@ import pytest
 
 from project import ANOTHER_START, RUNS, Project
 from shallower.files import read_json, sha256
-from shallower.reporting import reference
+from shallower.reporting import history, reference
+from shallower.reporting.markdown import with_block
 
 pytestmark = pytest.mark.smoke
 
@@ -94,8 +95,10 @@ def test_publishing_quotes_the_study(project: Project) -> None:
     """Paper, tables and README as a reference run has them, from the smoke study."""
     readme = project.folder / "PUBLISHED.md"
     readme.write_text("before\n" + "\n".join(reference.MARKERS) + "\nafter\n")
+    protocol = project.folder / "PROTOCOL.md"
+    protocol.write_text("\n".join(history.MARKERS))
     kept = project.folder / "kept"
-    reference.publish(project.results, kept, readme)
+    reference.publish(project.results, kept, readme, protocol)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -107,5 +110,5 @@ def test_publishing_quotes_the_study(project: Project) -> None:
         assert page.count(f"**{verdict}** |") == count
     assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
     short = reference.block(kept, short=True)
-    assert reference.with_block(text, short) == text
+    assert with_block(text, short, reference.MARKERS) == text
     assert reference.block(kept) in page

@@ -127,11 +127,12 @@ def publish(
     results: Results,
     output: File = Path("docs/reference-run"),
     readme: File = Path("README.md"),
+    protocol: File = Path("docs/protocol.md"),
 ) -> None:
-    """Keep a study's paper and small tables, and put its verdicts into a README."""
+    """Keep a study's paper and small tables, and put its verdicts into our pages."""
     from shallower.reporting.reference import publish
 
-    publish(results, output, readme)
+    publish(results, output, readme, protocol)
 
 
 @app.command(rich_help_panel=PEOPLE)

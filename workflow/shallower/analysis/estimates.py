@@ -19,12 +19,15 @@ from shallower.analysis.statistics import (
     LEVEL,
     Values,
     crossed_interval,
+    detectable,
     holm,
+    interval_p,
     paired_t,
     pairing_correlation,
     ratio_interval,
     ratio_p,
     t_interval,
+    welch_interval,
 )
 from shallower.evaluation.units import TIME, unit_of
 from shallower.files import write_text
@@ -45,12 +48,15 @@ Kind = Literal[
     "slope",  # per block
     "spread",  # ratio of standard deviations
     "maximum",  # largest of all values
+    "cost",  # left - right at a given speed-up, left standing for a curve
 ]
 COLUMNS = [
     *("id", "kind", "left", "right", "scale", "form", "mode", "dataset", "metric"),
     *("unit", "replicates", "n", "effect", "ci_low", "ci_high", "level", "p", "p_holm"),
     *("method", "family", "note", "crossed_low", "crossed_high", "seed_correlation"),
+    *("df", "seeds_low", "seeds_high", "welch_low", "welch_high", "detectable", "role"),
 ]
+Role = Literal["contrast", "claim", "exploratory"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,14 @@ class Estimate:
     note: str = ""
     crossed_low: float = NAN  # over seeds and documents, both random
     crossed_high: float = NAN
-    seed_correlation: float = NAN  # what pairing by seed gains
+    seed_correlation: float = NAN  # what pairing by seed gains; at 0 or less nothing
+    df: float = NAN  # degrees of freedom of the interval
+    seeds_low: float = NAN  # over seeds alone, where the crossed interval is compared
+    seeds_high: float = NAN
+    welch_low: float = NAN  # not paired by seed
+    welch_high: float = NAN
+    detectable: float = NAN  # difference that a study like this finds in 80 %
+    role: Role = "exploratory"  # registered contrast, part of a claim, or neither
 
     @classmethod
     def of(cls, comparison: Comparison, **answer: Any) -> Estimate:
@@ -162,8 +175,11 @@ def estimate(results: Results, comparison: Comparison) -> Estimate:
     Differences of quality are paired by seed (runs with one seed share data order and
     common initial weights) with a t interval over seeds; of a checkpoint by document,
     over documents: a claim about that checkpoint and no other; of what is pooled over
-    checkpoints, each one's mean over documents, over checkpoints. Times are compared by
-    ratios of means of session medians, with a t interval over sessions (delta method).
+    checkpoints, each one's mean over documents, over checkpoints. Pairing is right
+    whatever the correlation of the two sides. Where that is 0 or less pairing gains
+    nothing, and the paired interval is the wider one: Welch's is beside it. Times are
+    compared by ratios of means of session medians, with a t interval of the logarithm
+    over sessions (delta method).
     """
     c = comparison
     where = (c.dataset, c.metric, c.scale, c.form, c.mode)
@@ -175,7 +191,8 @@ def estimate(results: Results, comparison: Comparison) -> Estimate:
     right = results.values(c.right, *where)
     left, right = left.align(right, join="inner")
     if c.kind == "difference":
-        return mean_difference(c, (left - right).dropna(), replicates)
+        made = mean_difference(c, (left - right).dropna(), replicates)
+        return beside_pairing(made, left, right) if replicates == "seeds" else made
     if c.kind == "ratio":
         return ratio_of_means(c, left, right, replicates)
     raise ValueError(f"{c.kind}: estimated elsewhere")
@@ -189,7 +206,7 @@ def mean_level(c: Comparison, values: Values, replicates: str, **more: Any) -> E
     low, high = t_interval(values, c.level)
     answer = {"effect": float(values.mean()), "ci_low": low, "ci_high": high}
     method = {"method": f"mean, t over {replicates}"}
-    given = {"replicates": replicates, "n": len(values)}
+    given = {"replicates": replicates, "n": len(values), "df": len(values) - 1}
     return Estimate.of(c, **(given | answer | method | more))
 
 
@@ -198,8 +215,21 @@ def mean_difference(
 ) -> Estimate:
     """The mean of one paired difference for each replicate, with a t test of zero."""
     method = {"method": f"paired difference, t over {replicates}"}
-    p = paired_t(differences)
-    return mean_level(c, differences, replicates, **({"p": p} | method | more))
+    given: dict[str, Any] = {"p": paired_t(differences)}
+    if c.level == LEVEL and len(differences) > 1:
+        spread = float(np.std(differences, ddof=1))
+        given["detectable"] = spread * detectable(len(differences))
+    return mean_level(c, differences, replicates, **(given | method | more))
+
+
+def beside_pairing(made: Estimate, left: Values, right: Values) -> Estimate:
+    """With Welch's interval, and what pairing by seed gains."""
+    low, high = welch_interval(left, right, made.level)
+    together = pairing_correlation(left, right)
+    note = "pairing by seed gains nothing" if together <= 0 else made.note
+    return replace(
+        made, welch_low=low, welch_high=high, seed_correlation=together, note=note
+    )
 
 
 def ratio_of_means(
@@ -212,22 +242,20 @@ def ratio_of_means(
     ratio, low, high = ratio_interval(top, bottom, c.level)
     answer = {"effect": ratio, "ci_low": low, "ci_high": high}
     answer["p"] = ratio_p(ratio, low, len(top), c.level)
-    method = {"method": f"ratio of means, t over {replicates}"}
-    given = {"replicates": replicates, "n": len(top)}
+    method = {"method": f"ratio of means, t of its logarithm over {replicates}"}
+    given = {"replicates": replicates, "n": len(top), "df": len(top) - 1}
     return Estimate.of(c, **(given | answer | method | more))
 
 
 def crossed(results: Results, found: Estimate) -> Estimate:
-    """With an interval over seeds and documents beside the one over seeds.
+    """With the wider of two intervals: over seeds, and over seeds and documents.
 
     For differences in the cross-entropy of the test text, where every seed scores the
-    same documents.
+    same documents. The crossed variance is estimated too and is often the smaller one;
+    the rule is fixed: the wider of both, with its p value.
     """
-    if (found.dataset, found.metric, found.kind) != (
-        "text",
-        "cross_entropy",
-        "difference",
-    ):
+    place = (found.dataset, found.metric, found.kind)
+    if place != ("text", "cross_entropy", "difference"):
         return found
     sides = []
     for label in (found.left, found.right):
@@ -239,13 +267,33 @@ def crossed(results: Results, found: Estimate) -> Estimate:
     weights = results.documents(found.left, found.form)
     weights = weights.drop_duplicates("sample").set_index("sample")["weight"]
     tokens = weights[left.columns].to_numpy(float)
-    _, low, high = crossed_interval((left - right).to_numpy(), tokens, found.level)
-    means = [np.average(side, axis=1, weights=tokens) for side in (left, right)]
+    both = crossed_interval((left - right).to_numpy(), tokens, found.level)
+    kept = replace(
+        found,
+        crossed_low=both.low,
+        crossed_high=both.high,
+        seeds_low=found.ci_low,
+        seeds_high=found.ci_high,
+    )
+    return wider(kept, both.freedom)
+
+
+def wider(found: Estimate, freedom: float) -> Estimate:
+    """With the crossed interval if it is the wider one, and its degrees of freedom."""
+    half = (found.crossed_high - found.crossed_low) / 2
+    over_seeds = (found.seeds_high - found.seeds_low) / 2
+    if not half > over_seeds * (1 + 1e-9):  # or NaN
+        return found
+    low, high = found.effect - half, found.effect + half
+    share = half / over_seeds if over_seeds > 0 else NAN
     return replace(
         found,
-        crossed_low=low,
-        crossed_high=high,
-        seed_correlation=pairing_correlation(*means),
+        ci_low=low,
+        ci_high=high,
+        p=interval_p(found.effect, low, freedom, found.level),
+        df=freedom,
+        method="paired difference, t over seeds and documents",
+        detectable=found.detectable * share,
     )
 
 

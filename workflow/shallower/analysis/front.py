@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from shallower.analysis import gains
-from shallower.analysis.claims.base import Context, Fact
+from shallower.analysis.claims.base import Context, Fact, plain
 from shallower.analysis.estimates import Comparison, Estimate, Kind
 from shallower.analysis.gains import (
     FAVOUR,
@@ -29,6 +28,7 @@ from shallower.analysis.gains import (
     non_dominated,
     on_front_probability,
 )
+from shallower.analysis.interactions import interaction_counts, interactions
 from shallower.analysis.interventions import (
     AXES,
     CONTINUATION,
@@ -37,24 +37,19 @@ from shallower.analysis.interventions import (
     change,
     curve_of,
     depth_baselines,
-    intervention_table,
     measured,
-    predicted,
-    profile_table,
     quality_of,
     speedup,
-    sublayers,
 )
 from shallower.analysis.results import Results, labelled
 from shallower.analysis.statistics import t_interval
-from shallower.analysis.verdicts import Finding, within
-from shallower.models.registry import FFNS
-from shallower.study.names import DISTILLED, ModelName
+from shallower.analysis.verdicts import Finding, joined, within
+from shallower.study.names import ModelName
 from shallower.study.study import Study
 
 NAN = float("nan")
+OF_DEPTH = "of fewer blocks alone"  # begins the note of a gain that counts for nothing
 LIKELY = 0.2  # probability from which a model may well be on the front
-FP32 = 4  # bytes
 PARETO_COLUMNS = [
     *("model", "intervention", "system", "axis", "scale"),
     # nats; 95 %, t over seeds, of a checkpoint over documents
@@ -62,34 +57,24 @@ PARETO_COLUMNS = [
     *("latency", "latency_ci_low", "latency_ci_high"),  # us; 95 %, t over sessions
     "on_front_probability",
     "on_front",  # by the means
+    "by_construction",  # the fastest: on the front, whatever its quality
     *("seeds", "sessions"),  # which
     "documents",  # how many, of a checkpoint, which has no seeds
 ]
-METHOD_COLUMNS = [
-    *("model", "intervention", "system"),
-    "cache_bytes",  # single precision, for a prompt and its continuation
-    "cache_share",  # of that of the run without the intervention
-    "training_flops",  # of all that was trained for it
-    "training_share",  # of the deepest baseline's
-    *("predicted_decode", "predicted_prefill"),  # speed-ups, means over seeds
-    "axis",  # that the method is for, and that the verdict is about
-    "verdict",  # on the gain over fewer blocks, which themselves have none
-]
-
-
 # --- measurements ---------------------------------------------------------------------
 
 
 def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
     """The rows of pareto.csv for one axis, fastest first."""
-    chances = on_front_probability(data)
+    chances, fastest = on_front_probability(data), data.latency.mean().idxmin()
     best = non_dominated(data.quality.mean().to_numpy(), data.latency.mean().to_numpy())
     rows = []
     for label, on_front in zip(data.models, best, strict=True):
-        row = _identity(results.study.names[label])
+        row = identity(results.study.names[label])
         scale = results.scale_of(label)
         row |= {"axis": data.axis, "scale": scale, "on_front": bool(on_front)}
         row["on_front_probability"] = chances[label]
+        row["by_construction"] = label == fastest
         columns = data.quality[label].dropna(), data.latency[label].dropna()
         for name, unit, values in zip(
             ("quality", "latency"), ("seeds", "sessions"), columns, strict=True
@@ -104,7 +89,8 @@ def _front_rows(results: Results, data: Measured) -> pd.DataFrame:
     return table.sort_values(["latency", "quality"], ignore_index=True)
 
 
-def _identity(name: ModelName) -> dict[str, Any]:
+def identity(name: ModelName) -> dict[str, Any]:
+    """The columns that say which model a row is of."""
     done = str(name.intervention)
     return {"model": str(name.run), "intervention": done, "system": name.system}
 
@@ -190,6 +176,8 @@ def _estimate(
 def judged_gain(found: Estimate, favour: float = FAVOUR) -> Finding:
     """The claim that a gain is below zero, refuted only beyond what favours a curve."""
     judged = within(found, (-np.inf, 0.0))
+    if found.note.startswith(OF_DEPTH):
+        return replace(judged, verdict="not tested", note=OF_DEPTH)
     if judged.verdict == "not supported" and found.ci_low <= favour:
         return replace(judged, verdict="inconclusive")
     return judged
@@ -211,42 +199,10 @@ def gains_over_training(context: Context, labels: Iterable[str]) -> list[Estimat
         if controls:
             gain = gains.gain_at_equal_flops(quality, label, controls, flops)
             made = _estimate(asked, gain, "paired difference, t over seeds")
+            if made.ci_high < 0 and not _beats_its_depth(context, label):
+                made = replace(made, note=joined(OF_DEPTH, made.note))
         found.append(context.keep(made) if made.exists else made)
     return found
-
-
-# --- two changes of one model ---------------------------------------------------------
-
-# Change -> the options that say it, and go with it.
-_CHANGES = {
-    "ffn": ("ffn", "ratio", "where"),
-    "teacher": DISTILLED,
-    "skip": ("skip", "healed", "by"),
-    "eliminate": ("tuned", "eliminate"),
-}
-
-
-def changes_of(name: ModelName) -> list[str]:
-    """What a model changes in a baseline: head, ffn, teacher, skip, eliminate."""
-    there = {"head": name.head != "baseline", "ffn": name.ffn != "default"}
-    options = set(name.options)
-    there |= {key: bool(options & {*_CHANGES[key]}) for key in list(_CHANGES)[1:]}
-    return [change for change, is_there in there.items() if is_there]
-
-
-def without(name: ModelName, change: str) -> ModelName:
-    """The model without one of its changes.
-
-    A model with the baseline's heads is named after its FFN: without its heads,
-    `proposed-8__ffn=none` is `none-8`, and that without its FFN `baseline-8`.
-    """
-    if change == "head":
-        options = dict(name.options)
-        variant = str(options.pop("ffn", "baseline"))
-        return ModelName(variant, name.depth, options)
-    left = name.without(*_CHANGES[change])
-    named_after_ffn = change == "ffn" and name.variant in FFNS
-    return ModelName("baseline", name.depth, left.options) if named_after_ffn else left
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:
@@ -260,141 +216,40 @@ def comparisons(study: Study) -> Iterator[Comparison]:
                 yield speedup(str(name.run), label, axis)
 
 
-def interactions(context: Context) -> Iterator[Estimate]:
-    """What two changes of a model do beyond the sum of both, in nats.
+def _beats_its_depth(context: Context, label: str) -> bool:
+    """Whether a model is better than the plain baseline of as many blocks.
 
-    Zero if they add up; negative if together they do better. For every pair of changes
-    whose four models (both, either, neither) were scored, of what is trained and of
-    checkpoints.
+    Else what it gains at equal training FLOPs is that of fewer blocks, each trained
+    longer: even a layer that adds no function gains so. True of what has as many blocks
+    as the deepest baseline.
     """
-    for base in (context.study.deepest_baseline, *checkpoints(context.study)):
-        yield from _interactions_of(context, quality_of(context.results, base))
-
-
-def _interactions_of(context: Context, quality: pd.DataFrame) -> Iterator[Estimate]:
-    for both in quality:
-        name, over = context.study.names[both], context.results.replicates_of(both)
-        if name.t5_size:
-            continue
-        for first, second in combinations(changes_of(name), 2):
-            a, b = (str(without(name, change)) for change in (second, first))
-            base = str(without(without(name, first), second))
-            if {a, b, base} <= set(quality):
-                values = quality[both] - quality[a] - quality[b] + quality[base]
-                values = values.dropna()
-                low, high = t_interval(values.to_numpy())
-                mean = float(values.mean()) if len(values) else NAN
-                gain = Gain(mean, low, high, len(values), note=f"of {a} and {b}")
-                asked = Comparison(both, base, CONTINUATION, kind="interaction")
-                asked = context.results.placed(asked)
-                yield context.keep(_estimate(asked, gain, f"t over {over}", over))
+    study = context.study
+    depth = study.names[label].depth
+    if depth == study.names[study.deepest_baseline].depth:
+        return True
+    return context.estimate(change(label, plain("baseline", depth))).ci_high < 0
 
 
 # --- tables and facts -----------------------------------------------------------------
 
 
 def tables(context: Context) -> dict[str, pd.DataFrame]:
-    """pareto.csv, methods.csv, interventions.csv and profiles.csv."""
+    """pareto.csv."""
     results = context.results
     bases = (results.study.deepest_baseline, *results.study.pretrained.chosen)
     measurements = [measured(results, axis, base) for base in bases for axis in AXES]
     fronts = [_front_rows(results, data) for data in measurements if data.models]
     empty = pd.DataFrame(columns=PARETO_COLUMNS)
-    chosen = intervention_table(results)
-    return {
-        "pareto": pd.concat(fronts, ignore_index=True) if fronts else empty,
-        "methods": _method_table(context, chosen),
-        "interventions": chosen,
-        "profiles": profile_table(results),
-    }
+    return {"pareto": pd.concat(fronts, ignore_index=True) if fronts else empty}
 
 
-def purpose(name: ModelName) -> str:
-    """The axis that a method is for: elimination shortens the prefill alone.
-
-    So does fine-tuning for elimination.
-    """
-    first = bool({"eliminate", "tuned"} & set(name.options))
-    return "first_token" if first else "per_token"
-
-
-def checkpoints(study: Study) -> list[str]:
-    """Bases of models that are scored by document, or pooled over checkpoints."""
-    return [*study.pretrained.chosen, *([study.intervened_on] if study.pooled else [])]
-
-
-def _method_table(context: Context, chosen: pd.DataFrame) -> pd.DataFrame:
-    """A row for every model that was scored: what it costs, and its verdict.
-
-    But for checkpoints without single sublayers, which are a profile.
-    """
-    results, study = context.results, context.study
-    flops = training_flops(results, list(quality_of(results)))
-    keys = [chosen["model"], chosen["intervention"]]
-    means = chosen.groupby(keys).mean(numeric_only=True)
-    shown = {*study.front, *study.checkpoints, *study.pooled} - {*sublayers(study)}
-    rows = []
-    for base in (study.deepest_baseline, *checkpoints(study)):
-        by_axis = {axis: measured(results, axis, base) for axis in AXES}
-        for label in quality_of(results, base):
-            if label in shown:
-                row = _costs(results, label, means)
-                row["training_flops"] = flops.get(label, NAN)
-                whole = flops.get(study.deepest_baseline, NAN)
-                row["training_share"] = row["training_flops"] / whole
-                row["verdict"] = _verdict(context, by_axis[row["axis"]], label)
-                rows.append(row)
-    return pd.DataFrame(rows, columns=METHOD_COLUMNS)
-
-
-def _costs(results: Results, label: str, means: pd.DataFrame) -> dict[str, Any]:
-    """What a model is, and the memory and speed that were predicted of it."""
-    study, name = results.study, results.study.names[label]
-    row = _identity(name) | {"axis": purpose(name), "cache_bytes": NAN}
-    unhealed = name.without("healed", "by")
-    key = (str(unhealed.run), str(unhealed.intervention))
-    if key in means.index:
-        row |= means.loc[key, ["predicted_decode", "predicted_prefill"]].to_dict()
-        row["cache_bytes"] = means.loc[key, "cache_bytes"]
-        row["cache_share"] = row["cache_bytes"] / means.loc[key, "run_cache_bytes"]
-    elif label in study.models:
-        row["cache_bytes"] = _cache_bytes(results, label)
-    elif label in study.pooled:
-        for column in ("predicted_decode", "predicted_prefill"):
-            row[column] = predicted(results, column).get(label, NAN)
-    return row
-
-
-def _verdict(context: Context, data: Measured, label: str) -> str:
-    """On the gain over fewer blocks, or over blocks left out of the checkpoint.
-
-    These themselves have none.
-    """
-    name = context.study.names[label]
-    curve = "blocks" if name.pretrained else "depth"
-    if name.is_depth_baseline or label in curve_of(context.study, data, curve):
-        return ""
-    if label not in data.models:
-        return "not tested"
-    return _gated(context, gain_over(context, data, label, curve)[0]).verdict
-
-
-def _gated(context: Context, gain: Estimate, favour: float = FAVOUR) -> Finding:
+def gated(context: Context, gain: Estimate, favour: float = FAVOUR) -> Finding:
     """The verdict on a gain, if the model and what makes the curve pass the gates."""
     found = judged_gain(gain, favour)
     if gain.scale != "study":
         return found
     curve = tuple(depth_baselines(context.study))
     return context.gated(replace(found, models=(gain.left, *curve)))
-
-
-def _cache_bytes(results: Results, label: str) -> float:
-    """Of a run: keys and values of a prompt and its continuation."""
-    study = results.study
-    tokens = study.prompt_tokens + study.evaluation.new_tokens
-    model = study.spec(label, 0).model
-    blocks = results.size(label, "attending_blocks")
-    return float(2 * blocks * tokens * model.inner * FP32)
 
 
 def facts(context: Context) -> Iterator[Fact]:
@@ -413,6 +268,7 @@ def facts(context: Context) -> Iterator[Fact]:
         key = f"front.{data.axis}"
         if data.models:
             yield from _on_front(key, _front_rows(context.results, data), depths)
+            yield from _rank(key, data)
         found = []
         for label in data.models:
             if label not in depths:
@@ -425,17 +281,10 @@ def facts(context: Context) -> Iterator[Fact]:
     yield from gain_counts(context, "front.training", trained, 0.0)
     found = list(interactions(context))
     trained = [e for e in found if e.scale == "study"]
-    yield from _interaction_counts("front.interactions", trained)
+    yield from interaction_counts("front.interactions", trained)
     own = [e for e in found if str(study.names[e.left].run) == study.intervened_on]
     if study.scored:
-        yield from _interaction_counts("pretrained.interactions", own)
-
-
-def _interaction_counts(key: str, found: list[Estimate]) -> Iterator[Fact]:
-    """How many pairs of changes there are, and which do not add up."""
-    yield Fact(key, len(found))
-    yield Fact(f"{key}.better", sum(e.ci_high < 0 for e in found))
-    yield Fact(f"{key}.worse", sum(e.ci_low > 0 for e in found))
+        yield from interaction_counts("pretrained.interactions", own)
 
 
 def _checkpoint_facts(context: Context) -> Iterator[Fact]:
@@ -464,12 +313,22 @@ def gain_counts(
     context: Context, key: str, found: list[Estimate], favour: float = FAVOUR
 ) -> Iterator[Fact]:
     """How many gains have each verdict, and how many there are."""
-    verdicts = [_gated(context, gain, favour).verdict for gain in found]
+    verdicts = [gated(context, gain, favour).verdict for gain in found]
     for verdict in ("supported", "not supported", "inconclusive", "not tested"):
         number = verdicts.count(verdict)
         yield Fact(f"{key}.gains.{verdict.replace(' ', '_')}", number)
     known = sum(np.isfinite(gain.effect) for gain in found)
     yield Fact(f"{key}.gains.compared", int(known))
+
+
+def _rank(key: str, data: Measured) -> Iterator[Fact]:
+    """Of the covariance that probabilities are drawn with: with few seeds it is small.
+
+    Each pair of models is compared as by a paired t test, but the draws of many models
+    move together in so many directions alone.
+    """
+    quality, _ = data.paired(data.models)
+    yield Fact(f"{key}.rank", min(max(len(quality) - 1, 0), len(data.models)))
 
 
 def _on_front(key: str, table: pd.DataFrame, depths: set[str]) -> Iterator[Fact]:

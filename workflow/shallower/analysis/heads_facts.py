@@ -7,17 +7,22 @@ variant at the study's smallest depth.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from shallower.analysis.claims.base import Context, Fact, plain
+from shallower.analysis.estimates import Comparison, Estimate, mean_difference
 from shallower.analysis.results import Results
 from shallower.analysis.summaries import used_sessions
 from shallower.corpus import EVALUATION_SETS
 
-ORIGINAL_RATIO = 5.9  # training tokens per parameter, at most, of the original's models
+ORIGINAL_RATIO = 5.96  # training tokens per parameter of the original's deepest model
 INFERENCE_TIME = "time_per_generated_token"  # of Figures 2b, 3 and 4
+TOKEN = ("fixed", "time_per_output_token")
+STEP = ("step", "step_time")
 Numbers = Iterator[tuple[str, float, str]]  # key, value, unit
 
 
@@ -28,8 +33,10 @@ def facts(context: Context) -> Iterator[Fact]:
     for part in parts:
         for key, value, unit in part(results):
             yield Fact(f"heads.{key}", float(value), unit)
-    for key, value, unit in _overheads(context):
-        yield Fact(f"heads.{key}", float(value), unit)
+    for more in (_overheads, _depth_alone):
+        for key, value, unit in more(context):
+            yield Fact(f"heads.{key}", float(value), unit)
+    yield from _detectable(context)
 
 
 def roles(results: Results) -> dict[str, str]:
@@ -112,10 +119,17 @@ def _training(results: Results) -> Numbers:
     yield "training.learning_rate", settings.learning_rate, ""
     yield "training.tokens", trainings[0]["tokens"], "tokens"
     yield "training.epochs", trainings[0]["epochs"], ""
+    yield "training.documents", documents_seen(results, trainings[0]["tokens"]), ""
     yield "training.window", smoothing_window(results), ""
     seconds = [facts["seconds"] for facts in trainings]
     yield "time.training.total", sum(seconds) / 60, "minutes"
     yield "time.training.mean", np.mean(seconds), "s"
+
+
+def documents_seen(results: Results, tokens: float) -> float:
+    """About how many training texts a run of so many tokens saw, each once or more."""
+    train = results.shards("train")
+    return float(min(1.0, tokens / train["tokens"]) * train["documents"])
 
 
 def smoothing_window(results: Results) -> int:
@@ -247,22 +261,84 @@ def _sessions(results: Results) -> Numbers:
 
 
 def _overheads(context: Context) -> Numbers:
-    """What the added layer costs, in the mean over depths (percent)."""
+    """What the added layer costs, in the mean over depths (percent), and intervals."""
     study = context.study
     ends = {"study": study.depths, "original": study.original.depths}
-    for scale, depths in ends.items():
-        for form, suffix in (("trained", ""), ("folded", ".folded")):
-            where = {"dataset": "fixed", "metric": "time_per_output_token"}
-            where |= {"scale": scale, "form": form}
-            percent = _overhead(context, depths, where)
-            yield f"overhead.{scale}{suffix}", percent, "percent"
-    where = {"dataset": "step", "metric": "step_time"}
-    yield "step.overhead", _overhead(context, study.depths, where), "percent"
-
-
-def _overhead(context: Context, depths: list[int], where: dict[str, str]) -> float:
-    ratios = [
-        context.ratio(plain("proposed", d), plain("baseline", d), **where).effect
-        for d in depths
+    asked = [
+        (f"overhead.{scale}{suffix}", depths, TOKEN, scale, form)
+        for scale, depths in ends.items()
+        for form, suffix in (("trained", ""), ("folded", ".folded"))
     ]
-    return 100 * (float(np.mean(ratios)) - 1)
+    asked.append(("step.overhead", study.depths, STEP, "study", "trained"))
+    for key, depths, place, scale, form in asked:
+        found = overhead(context, depths, place, scale, form)
+        parts = {"": found.effect, ".low": found.ci_low, ".high": found.ci_high}
+        for end, ratio in parts.items():
+            yield f"{key}{end}", 100 * (ratio - 1), "percent"
+
+
+def overhead(
+    context: Context, depths: list[int], place: tuple[str, str], scale: str, form: str
+) -> Estimate:
+    """Time of proposed over baseline, the geometric mean over depths by session.
+
+    With a t interval of its logarithm over sessions.
+    """
+    asked = Comparison(
+        *("proposed", "baseline", *place, "ratio"), scale=scale, form=form
+    )
+    logs = []
+    for depth in depths:
+        sides = (
+            context.results.values(plain(variant, depth), *place, scale, form)
+            for variant in ("proposed", "baseline")
+        )
+        left, right = next(sides).align(next(sides), join="inner")
+        logs.append(np.log(left / right))
+    table = pd.concat(logs, axis=1).dropna()
+    made = mean_difference(asked, table.mean(axis=1), "sessions", unit="ratio")
+    ratio, low, high = np.exp([made.effect, made.ci_low, made.ci_high]).tolist()
+    method = "geometric mean over depths, t of its logarithm over sessions"
+    made = replace(made, effect=ratio, ci_low=low, ci_high=high, method=method)
+    return context.keep(replace(made, detectable=np.nan))
+
+
+def _depth_alone(context: Context) -> Numbers:
+    """The deepest baseline's time per token over the shallowest one's.
+
+    `above` is 1 where the whole interval is above the ratio of their blocks, which
+    neither weights nor calls explain.
+    """
+    study = context.study
+    for scale, depths in (("study", study.depths), ("original", study.original.depths)):
+        sides = plain("baseline", depths[-1]), plain("baseline", depths[0])
+        dataset, metric = TOKEN
+        found = context.ratio(*sides, dataset=dataset, metric=metric, scale=scale)
+        key, blocks = f"depth_alone.{scale}", depths[-1] / depths[0]
+        yield key, found.effect, "ratio"
+        yield f"{key}.low", found.ci_low, "ratio"
+        yield f"{key}.high", found.ci_high, "ratio"
+        yield f"{key}.above", found.ci_low > blocks, ""
+
+
+def _detectable(context: Context) -> Iterator[Fact]:
+    """Differences that the main comparisons would find in 80 % of such studies, nats.
+
+    By a two-sided test at .05 of as many seeds that scatter as these.
+    """
+    models = roles(context.results)
+    pairs = {
+        "shallow": ("proposed.shallow", "baseline.shallow"),
+        "deep": ("proposed.deep", "baseline.deep"),
+        "cross": ("proposed.shallow", "baseline.deep"),
+        "depth": ("baseline.shallow", "baseline.deep"),
+    }
+    asked = {key: (models[a], models[b]) for key, (a, b) in pairs.items()}
+    asked |= {
+        f"contrast.{each.id}": (each.left, each.right)
+        for each in context.study.contrasts
+    }
+    for key, sides in asked.items():
+        found = context.difference(*sides)
+        if found.exists:
+            yield Fact(f"detectable.{key}", found.detectable, "nats")

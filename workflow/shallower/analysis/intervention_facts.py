@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from shallower.analysis.claims.base import Context, Fact
-from shallower.analysis.claims.elimination import Prefill, nats, original_prefills
+from shallower.analysis.claims.elimination_runs import nats
+from shallower.analysis.claims.elimination_speed import Prefill, original_prefills
 from shallower.analysis.claims.skipping import CLAIMED, skipped
 from shallower.analysis.front import gain_counts, gain_over
 from shallower.analysis.interventions import (

@@ -97,6 +97,11 @@ def depth_baselines(study: Study) -> list[str]:
     return [str(name) for name in sorted(names, key=lambda name: name.depth)]
 
 
+def checkpoints(study: Study) -> list[str]:
+    """Bases of models that are scored by document, or pooled over checkpoints."""
+    return [*study.pretrained.chosen, *([study.intervened_on] if study.pooled else [])]
+
+
 # --- what is compared -----------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ COLUMNS = [
 ]
 # A run is in the bad mode if the first block's attention ends with less than this
 # share of the entropy of uniform attention; with contexts of 128 (uniform: 3.88 nats)
-# that is 3.30. The 60 searching runs of the reference study fall apart there in two
+# that is 3.30. The 60 searching runs of the first reference run fall apart there in two
 # quantities at once: 43 end at 3.39 or more, the heads' outputs with an RMS of .04 to
 # .23, and 17 at 3.22 or less with .38 to 2.6.
 BAD_MODE = 0.85

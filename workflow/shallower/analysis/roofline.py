@@ -9,11 +9,13 @@ how much of its extra time is weights and how much is the rest.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from shallower.analysis.claims.base import Fact
 from shallower.analysis.estimates import (
     Comparison,
     Estimate,
@@ -32,10 +34,14 @@ METRIC = "time_per_output_token"
 # Metrics of estimates that by_seed.csv does not have: two times, and a share.
 FLOOR, REST, WEIGHTS = "floor", "time_beyond_floor", "share_of_weights"
 BYTES = "bytes_per_token"
+UNEXPLAINED = "more than the difference: reading alone does not explain it"
 
 
 def by_session(results: Results) -> pd.DataFrame:
     """Bytes, floor and measured time (median of the repeats) of each session.
+
+    No model is faster than the floor: where one reads faster than any benchmark of its
+    session did, the bandwidths of its scale are raised by as much (`raised`).
 
     Only models that parameters.csv knows, and only steps behind a key-value cache.
     Disturbed sessions are left out, as everywhere.
@@ -61,6 +67,12 @@ def by_session(results: Results) -> pd.DataFrame:
         interpolate(curves[session], size)
         for session, size in zip(table["session"], table[BYTES], strict=True)
     ]
+    # What a model reads faster than the benchmark was possible: it is the bandwidth.
+    rates = table[BYTES] / table["measured_us"] / 1000  # GB/s
+    places = [table["session"], table["scale"]]
+    excess = (rates / table["bandwidth"]).groupby(places).transform("max")
+    table["raised"] = excess.clip(lower=1.0)
+    table["bandwidth"] *= table["raised"]
     table["floor_us"] = table[BYTES] / table["bandwidth"] / 1000
     return table
 
@@ -172,4 +184,11 @@ def _pair(
         yield mean_difference(difference, values, "sessions", unit="us")
     slope, unit = asked(REST, "slope"), "us per block"
     yield mean_level(slope, rest / blocks, "sessions", unit=unit)
-    yield ratio_of_means(asked(WEIGHTS, "ratio"), floor, measured, "sessions")
+    share = ratio_of_means(asked(WEIGHTS, "ratio"), floor, measured, "sessions")
+    yield replace(share, note=UNEXPLAINED) if share.effect > 1 else share
+
+
+def facts(table: pd.DataFrame) -> Iterator[Fact]:
+    """By how much a model read faster than the benchmark, at most; `by_session`'s."""
+    most = float(table["raised"].max()) if len(table) else 1.0
+    yield Fact("heads.bandwidth.raised", 100 * (most - 1), "percent")

@@ -47,9 +47,11 @@ SETS = (  # data sets and workloads with a file of their own
     *EVALUATION_SETS,
     *("fixed", "decode", "step"),
 )
-AA_TOLERANCE = 0.02  # of the A/A ratio: effects of this size are claimed to be resolved
+# Within which the A/A ratio must lie: no claim is about an effect smaller than 10 %.
+AA_BAND = 1.10
+AA_LEVEL = 0.90  # of its interval: two one-sided tests at .05
 BUSY = 0.25  # cores kept busy by others, on average over a session
-FEWEST = 2  # sessions without which there is no interval
+FEWEST = 3  # of two sessions an interval has one degree of freedom: 12.7 errors wide
 
 
 def write_summaries(directory: Path, output: Path | None = None) -> None:
@@ -251,22 +253,23 @@ def judged_sessions(latency: pd.DataFrame) -> pd.DataFrame:
     """One row per session and scale: A/A ratio with interval, load, verdict.
 
     A session (one process) times the deepest baseline under two names. It is disturbed
-    if that ratio is off by more than `AA_TOLERANCE` while its interval excludes one, or
-    if others kept more than `BUSY` cores busy meanwhile.
+    unless the interval of that ratio lies within `AA_BAND`, so that noise does not pass
+    for equality, or if others kept more than `BUSY` cores busy meanwhile. A repeat's
+    time is that of its median token.
     """
     fixed = latency[(latency["workload"] == "fixed") & (latency["mode"] == "eager")]
     fixed = fixed[(fixed["form"] == "trained") & (fixed["token_index"] > 0)]
     fixed = fixed[fixed["intervention"] == ""]
     keys = ["session", "scale", "model", "repeat"]
-    times = fixed.groupby(keys)["nanoseconds"].mean().unstack("model")
+    times = fixed.groupby(keys)["nanoseconds"].median().unstack("model")
     rows = []
     for (session, scale), group in times.groupby(["session", "scale"]):
         ratio = aa_log_ratios(group)
-        low, high = np.exp(t_interval(ratio))
+        low, high = np.exp(t_interval(ratio, AA_LEVEL))
         mean = float(np.exp(ratio.mean()))
         busy = latency.loc[latency["session"] == session, "background_load"].iloc[0]
-        off = abs(mean - 1) > AA_TOLERANCE and not low <= 1 <= high
-        disturbed = bool(off or busy > BUSY)
+        same = low > 1 / AA_BAND and high < AA_BAND
+        disturbed = bool(not same or busy > BUSY)
         rows.append([session, scale, mean, low, high, busy, disturbed])
     return pd.DataFrame(rows, columns=SESSION_COLUMNS)
 
@@ -280,7 +283,11 @@ def aa_log_ratios(times: pd.DataFrame) -> np.ndarray:
 
 
 def used_sessions(sessions: pd.DataFrame) -> list[int]:
-    """Sessions without a disturbed row; all of them if fewer than two would remain."""
+    """Sessions without a disturbed row; all of them if fewer than three would remain.
+
+    Whether times decide anything is then up to the A/A ratio over sessions (see
+    `claims.base.Context.too_noisy`).
+    """
     everyone = [int(session) for session in sessions["session"].unique()]
     disturbed = set(sessions.loc[sessions["disturbed"], "session"])
     good = [session for session in everyone if session not in disturbed]

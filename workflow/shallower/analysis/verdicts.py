@@ -46,6 +46,8 @@ class Finding:
     standardised_margin: float = NAN
     replicates: str = ""
     n: int = 0
+    p: float = NAN  # of registered contrasts alone: of no effect, or of no equivalence
+    p_holm: float = NAN
     models: tuple[str, ...] = ()  # labels of all that was compared
 
 

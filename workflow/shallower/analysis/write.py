@@ -13,8 +13,15 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from shallower.analysis import front, gates, intervention_facts
-from shallower.analysis.claims import elimination, ffn, heads, skipping, t5
+from shallower.analysis import front, gates, intervention_facts, methods
+from shallower.analysis.claims import (
+    contrasts,
+    elimination,
+    ffn,
+    heads,
+    skipping,
+    t5,
+)
 from shallower.analysis.claims.base import COLUMNS, Claim, Context, Fact, judged
 from shallower.analysis.estimates import Comparison, adjusted, write_estimates
 from shallower.analysis.results import FORMS, Results
@@ -33,6 +40,8 @@ TOPICS: tuple[Any, ...] = (
     elimination,
     intervention_facts,
     front,
+    methods,
+    contrasts,
     gates,
 )
 
@@ -72,7 +81,7 @@ def all_claims(context: Context) -> Iterator[Claim]:
     """The claims of every topic, and the study's pre-registered contrasts."""
     for topic in TOPICS:
         yield from getattr(topic, "CLAIMS", ())
-    yield from heads.contrasts(context.study)
+    yield from contrasts.contrasts(context.study)
 
 
 def counted(claims: Iterable[dict[str, Any]]) -> Iterator[Fact]:
@@ -81,6 +90,11 @@ def counted(claims: Iterable[dict[str, Any]]) -> Iterator[Fact]:
     verdicts = Counter(
         (row["source"], row["verdict"]) for row in claims if not row["registered"]
     )
+    at = [row for row in claims if row["verdict_half_margin"]]
+    yield Fact("claims.margin", len(at))
+    for end in ("half", "double"):
+        changed = [row["verdict"] != row[f"verdict_{end}_margin"] for row in at]
+        yield Fact(f"claims.margin.{end}.changed", sum(changed))
     for source, count in sources.items():
         yield Fact(f"claims.{source}", count)
         for verdict in get_args(Verdict):

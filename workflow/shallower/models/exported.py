@@ -24,25 +24,10 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple
 
 from shallower.models.config import FFNVariant, HeadVariant, LlamaConfig, SkippedParts
+from shallower.models.config_names import CONFIG_NAMES
 from shallower.models.layers import Layer
 from shallower.models.llama import Attention, KeyValueCache, LlamaLM, rotary_table
 
-# Our field -> Hugging Face's, where other tools look for it.
-FIELDS = {
-    "vocabulary": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_size": "head_dim",
-    "ffn_hidden": "intermediate_size",
-    "context": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "rope_theta": "rope_theta",
-    "rope_divisors": "rope_divisors",
-    "qkv_bias": "qkv_bias",
-    "tied": "tie_word_embeddings",
-}
 VARIANTS = {"head": "head_variant", "ffn": "ffn_variant", "skip": "skip"}
 
 
@@ -75,7 +60,7 @@ class ShallowerConfig(PreTrainedConfig):
     def of(cls, config: LlamaConfig) -> ShallowerConfig:
         """The same model's configuration in Hugging Face's words."""
         given: dict[str, Any] = {
-            theirs: getattr(config, ours) for ours, theirs in FIELDS.items()
+            theirs: getattr(config, ours) for ours, theirs in CONFIG_NAMES.items()
         }
         for ours, theirs in VARIANTS.items():
             given[theirs] = _differences(getattr(config, ours))
@@ -85,7 +70,7 @@ class ShallowerConfig(PreTrainedConfig):
 
     def parsed(self) -> LlamaConfig:
         """What `LlamaLM` is made from."""
-        sizes = {ours: getattr(self, theirs) for ours, theirs in FIELDS.items()}
+        sizes = {ours: getattr(self, theirs) for ours, theirs in CONFIG_NAMES.items()}
         parts = {us: getattr(self, theirs) or {} for us, theirs in VARIANTS.items()}
         return TypeAdapter(LlamaConfig).validate_python(sizes | parts)
 

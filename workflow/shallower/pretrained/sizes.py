@@ -11,6 +11,7 @@ from typing import Any
 
 from shallower.errors import UserError
 from shallower.models.config import HeadVariant, LlamaConfig
+from shallower.models.config_names import CONFIG_NAMES
 from shallower.pretrained.gguf_file import GGUFHeader
 
 # Files of a folder: its sizes, its weights, or the list of their shards.
@@ -20,19 +21,6 @@ FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 PLAIN = HeadVariant()
 NORMED = HeadVariant(query_key_norm=True)  # Qwen3
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
-# Our sizes by the names of config.json.
-CONFIG_NAMES = {
-    "vocabulary": "vocab_size",
-    "width": "hidden_size",
-    "depth": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "kv_heads": "num_key_value_heads",
-    "head_size": "head_dim",
-    "ffn_hidden": "intermediate_size",
-    "context": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "tied": "tie_word_embeddings",
-}
 FACTORS = "rope_freqs.weight"  # Llama 3's divisors, as llama.cpp stores them
 
 

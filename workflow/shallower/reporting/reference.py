@@ -6,13 +6,11 @@ them. The README has the page's tables too, between MARKERS. No number is typed.
 
 from __future__ import annotations
 
-import math
 import shutil
 from dataclasses import asdict
 from datetime import date
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -21,12 +19,21 @@ from shallower.analysis.estimates import COLUMNS, Comparison, Estimate
 from shallower.analysis.results import labelled
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
-from shallower.reporting.numbers.study import DIGITS
+from shallower.reporting import history
+from shallower.reporting.markdown import (
+    effect_of,
+    markdown,
+    marked_page,
+    printed,
+    shown,
+    with_block,
+)
 from shallower.study.study import Study
 
 PUBLISHED = (
     *("paper.pdf", "claims.csv", "estimates.csv", "parameters.csv", "sessions.csv"),
-    *("learning_rate.csv", "budget.csv", "roofline.csv", "pareto.csv", "methods.csv"),
+    *("learning_rate.csv", "budget.csv", "gain.csv", "roofline.csv", "pareto.csv"),
+    *("methods.csv", "floors.csv", "gates.csv"),
     *("summaries/text.csv", "summaries/train.csv", "summaries/fixed.csv"),
     *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
     *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
@@ -37,14 +44,18 @@ MARKERS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
 
 
-def publish(directory: Path, output: Path, readme: Path) -> None:
+def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None:
     """Copy a finished study's summary to `output`, and its tables into `readme`.
 
-    Raises UserError if the study was made from a tree that differs from its commit.
+    Its verdicts are added to the history in `output`, and to `protocol`. Raises
+    UserError, before anything is written, for pages without their markers, or if the
+    study was made from a tree that differs from its commit.
     """
     facts = read_json(directory / "provenance.json")
     if facts["dirty"]:
         raise UserError(f"{directory}: made from a tree that differs from its commit")
+    text = marked_page(readme, MARKERS)
+    marked_page(protocol, history.MARKERS)
     for name in PUBLISHED:
         target = output / Path(name).name
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,17 +67,8 @@ def publish(directory: Path, output: Path, readme: Path) -> None:
     about["date"] = date.today().isoformat()
     write_json(output / "about.json", about)
     write_text(output / "README.md", page(output))
-    text = with_block(readme.read_text(encoding="utf-8"), block(output, short=True))
-    write_text(readme, text)
-
-
-def with_block(text: str, block: str) -> str:
-    """The text with another block between MARKERS. UserError if they are missing."""
-    if not all(text.count(line) == 1 for line in MARKERS):
-        raise UserError(f"expected the lines {MARKERS[0]} and {MARKERS[1]}, once each")
-    before, rest = text.split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    return f"{before}{MARKERS[0]}\n{block}{MARKERS[1]}{after}"
+    write_text(readme, with_block(text, block(output, short=True), MARKERS))
+    history.add_run(output, protocol)
 
 
 def block(folder: Path, short: bool = False) -> str:
@@ -120,11 +122,13 @@ and the small tables of the study `{about["study"]}`, as they were on {about["da
 
 {block(folder)}
 Versions: {versions}. The configuration is in [about.json](about.json).
+Verdicts of earlier runs: [protocol](../protocol.md#verdicts-of-published-runs).
+
+The code and the configuration file of this run are those of its commit:
 
 ```bash
+git checkout {about["commit"]}
 make paper CONFIG=config/{about["study"]}.yaml
-shallower publish --results results/{about["study"]} --output docs/reference-run \\
-  --readme README.md
 ```
 """
 
@@ -136,7 +140,8 @@ def measured_table(folder: Path, study: Study) -> str:
         (summary["metric"] == "perplexity") & summary["intervention"].isna()
     ]
     means = summary[summary["form"] == "trained"].set_index("model")["mean"]
-    table = pd.read_csv(folder / "estimates.csv")[COLUMNS]
+    # A published run has the columns of its day.
+    table = pd.read_csv(folder / "estimates.csv").reindex(columns=COLUMNS)
     estimates = {row["id"]: Estimate.from_row(row) for row in table.to_dict("records")}
 
     def perplexity(label: str) -> str:
@@ -192,15 +197,8 @@ def verdict_table(claims: pd.DataFrame) -> str:
     """Every claim with its effect and verdict."""
     rows = [["", "claim", "effect", "verdict"]]
     for row in claims.to_dict("records"):
-        unit = row["unit"]
-        if math.isnan(row["effect"]):
-            effect = ""
-        elif unit == "logits":
-            effect = f"{row['effect']:.0e} logits"
-        else:
-            suffix = "" if unit == "ratio" else f" {unit}"
-            effect = shown(row, DIGITS.get(unit, 0)) + suffix
-        rows.append([row["id"], row["claim"], effect, f"**{row['verdict']}**"])
+        verdict = f"**{row['verdict']}**"
+        rows.append([row["id"], row["claim"], effect_of(row), verdict])
     return markdown(rows)
 
 
@@ -224,26 +222,3 @@ def front_table(folder: Path) -> str:
             ]
             rows.append([*cells, label])
     return markdown(rows)
-
-
-def shown(row: dict[str, Any], digits: int) -> str:
-    """An effect, with its interval if it has one."""
-    effect = printed(row["effect"], digits)
-    if math.isnan(row["ci_low"]):
-        return effect
-    low, high = printed(row["ci_low"], digits), printed(row["ci_high"], digits)
-    return f"{effect} [{low}, {high}]"
-
-
-def printed(value: float, digits: int) -> str:
-    """A number for people, with a real minus sign and none before a zero."""
-    text = f"{value:,.{digits}f}"
-    zero = float(text.replace(",", "")) == 0
-    return text.removeprefix("-") if zero else text.replace("-", "−")
-
-
-def markdown(rows: list[list[str]]) -> str:
-    """A table; the first row is its header."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
-    return "\n".join(lines) + "\n"

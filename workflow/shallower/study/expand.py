@@ -21,6 +21,7 @@ from shallower.models.config import (
     T5Config,
 )
 from shallower.models.registry import FFNS, HEADS
+from shallower.study.experiments import Grid, T5Grid
 from shallower.study.names import (
     DISTILLED,
     OPTIONS,
@@ -31,9 +32,7 @@ from shallower.study.names import (
 from shallower.study.runs import EliminationTraining, RunSpec, Teacher
 from shallower.study.schema import (
     Architecture,
-    Grid,
     Initialisation,
-    T5Grid,
     Training,
     changed,
 )

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     Field,
     create_model,
@@ -17,13 +14,10 @@ from pydantic import (
 
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.settings import PackageFile
-from shallower.interventions.eliminate import Eliminate
 from shallower.interventions.skip import Skip
-from shallower.models.registry import FFNS, HEADS
 from shallower.pretrained.settings import Written
 from shallower.strict import Strict
 from shallower.study.explain import suggestion
-from shallower.study.names import OPTIONS, Value
 
 # --- tokens, model, training ----------------------------------------------------------
 
@@ -212,156 +206,6 @@ class T5(Strict):
     sizes: dict[str, T5Size] = {}
     pretraining: TrainingChanges = TrainingChanges()
     finetuning: TrainingChanges = TrainingChanges()
-
-
-# --- experiments ----------------------------------------------------------------------
-
-
-def _known_variant(name: str) -> str:
-    known = [*HEADS, *FFNS]
-    if name not in known:
-        raise ValueError(
-            f"no such variant{suggestion(name, known)}; there are the head variants "
-            f"{', '.join(HEADS)} and the FFN variants {', '.join(FFNS)}"
-        )
-    return name
-
-
-Variant = Annotated[str, AfterValidator(_known_variant)]
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
-
-# Options whose values are words, and options whose values have a parser.
-WORDS = {
-    "ffn": ["default", *FFNS],
-    "where": ["all", "first_half", "second_half", "encoder", "decoder"],
-    "task": ["spans", "pairs"],
-    "by": ["data", "self"],
-}
-PARSERS: dict[str, Callable[[str], object]] = {
-    "skip": Skip.parse,
-    "eliminate": Eliminate.parse,
-}
-GRID_OPTIONS = [key for key in OPTIONS if key != "equal_flops"]
-
-
-def _known_options(options: dict[str, list[Value]]) -> dict[str, list[Value]]:
-    for key, values in options.items():
-        if key not in GRID_OPTIONS:
-            raise ValueError(
-                f"{key}: no such option{suggestion(key, GRID_OPTIONS)}; there "
-                f"are {', '.join(GRID_OPTIONS)}"
-            )
-        if not values:
-            raise ValueError(f"{key}: expected at least one value")
-        for value in values:
-            _check_value(key, value)
-    return options
-
-
-def _check_value(key: str, value: Value) -> None:
-    """Words where words are expected, else numbers; a teacher is a model's label."""
-    if key in WORDS:
-        if value not in WORDS[key]:
-            raise ValueError(f"{key}: found {value!r}, expected one of {WORDS[key]}")
-    elif key in PARSERS:
-        try:
-            PARSERS[key](str(value))
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from None
-    elif key == "teacher":
-        if not re.fullmatch(r"[a-z0-9_]+-\d+", str(value)):
-            raise ValueError(
-                f"teacher: found {value!r}, expected <variant>-<depth>, as baseline-8"
-            )
-    elif isinstance(value, str):
-        raise ValueError(f"{key}: found {value!r}, expected a number")
-
-
-GridOptions = Annotated[dict[str, list[Value]], AfterValidator(_known_options)]
-
-
-class Grid(Strict):
-    """Every combination of variant, depth, seed and the options' values."""
-
-    variants: list[Variant] = Field(min_length=1)
-    depths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    seeds: Seeds | None = None  # those of `experiments.seeds`, unless given
-    options: GridOptions = {}  # see `names.OPTIONS`
-
-
-class T5Grid(Strict):
-    """Encoder-decoders: every combination of size, seed and the options' values.
-
-    Each is pretrained by span corruption, then fine-tuned on pairs; a teacher takes
-    part in fine-tuning alone.
-    """
-
-    sizes: list[str] = Field(min_length=1)
-    seeds: Seeds | None = None
-    options: GridOptions = {}
-
-
-class PretrainedGrid(Strict):
-    """Interventions on checkpoints: every combination of the options' values.
-
-    What a checkpoint has too few blocks for is left out.
-    """
-
-    models: list[str] | None = None  # names of `pretrained.models`; all, unless given
-    options: GridOptions
-
-    @field_validator("options")
-    @classmethod
-    def _at_inference(cls, value: dict[str, list[Value]]) -> dict[str, list[Value]]:
-        for key in value:
-            if key not in PARSERS:
-                raise ValueError(
-                    f"{key}: nothing of a checkpoint is trained, expected "
-                    f"{' or '.join(PARSERS)}"
-                )
-        return value
-
-
-class Experiments(Strict):
-    """Named parts of a study; all but `depth` may be empty.
-
-    That may be too, with all others, in a study of pretrained checkpoints alone.
-    """
-
-    seeds: Seeds = [0, 1, 2]  # of every grid that states none
-    depth: list[Grid] = []  # empty where nothing is trained
-    head: list[Grid] = []  # which part of the added layer matters
-    learning_rate: list[Grid] = []  # a search: scored on validation data only
-    budget: list[Grid] = []  # more or fewer tokens, for trends over depth
-    ffn: list[Grid] = []  # other feed-forward layers
-    # Students of a teacher, each with two controls without one: at equal tokens, and at
-    # equal training FLOPs.
-    distillation: list[Grid] = []
-    t5: list[T5Grid] = []  # encoder-decoders, pretrained and fine-tuned
-    skip: list[Grid] = []  # sublayers left out of trained models, or healed again
-    elimination: list[Grid] = []  # tokens of the prompt that are eliminated
-    combined: list[Grid] = []  # further depths of the baseline, and combinations
-    pretrained: list[PretrainedGrid] = []  # interventions on pretrained checkpoints
-
-    @property
-    def grids(self) -> list[tuple[str, Grid | T5Grid]]:
-        """(experiment, grid) of every grid of trained models, in order."""
-        return [
-            (name, grid)
-            for name in type(self).model_fields
-            if name not in ("seeds", "pretrained")
-            for grid in getattr(self, name)
-        ]
-
-
-class Contrast(Strict):
-    """A comparison that was decided on before the run; `margin` in nats."""
-
-    id: str
-    left: str
-    right: str
-    test: Literal["superiority", "equivalence"]
-    margin: float = Field(0.03, gt=0)
 
 
 # --- evaluation and latency -----------------------------------------------------------

@@ -11,35 +11,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError, model_validator
 
 from shallower.corpus import EVALUATION_SETS
-from shallower.corpus.settings import Corpus
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.models.registry import FFNS
-from shallower.pretrained.settings import Pretrained
-from shallower.strict import Strict
 from shallower.study import expand
 from shallower.study.explain import explain, suggestion
 from shallower.study.names import BUDGET, ModelName
 from shallower.study.runs import RunSpec
-from shallower.study.schema import (
-    T5,
-    Architecture,
-    Contrast,
-    Distillation,
-    Evaluation,
-    Experiments,
-    Initialisation,
-    Latency,
-    Original,
-    Shards,
-    StudyTraining,
-    Tokenizer,
-    TrainingChanges,
-    Tuning,
-)
+from shallower.study.sections import Sections
 
 # Experiments whose runs are scored on the test text, and those that are on the
 # quality-latency plot.
@@ -53,88 +35,10 @@ Run = tuple[str, int]  # label of a model, and seed
 PairsByFamily = dict[str, list[tuple[str, str]]]
 
 
-class Study(Strict):
+class Study(Sections):
     """One configuration file: everything under `results/<study>/`."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
-    corpus: Corpus
-    tokenizer: Tokenizer
-    shards: Shards
-    model: Architecture
-    original: Original
-    initialisation: Initialisation = Initialisation()
-    training: StudyTraining
-    distillation: Distillation = Distillation()
-    t5: T5 = T5()
-    healing: TrainingChanges = TrainingChanges()  # training on without a part
-    tuning: Tuning = Tuning()
-    pretrained: Pretrained = Pretrained()
-    experiments: Experiments
-    contrasts: list[Contrast] = []  # pre-registered; all else is exploratory
-    evaluation: Evaluation
-    latency: Latency
-
     # --- checks -----------------------------------------------------------------------
-
-    @field_validator("experiments")
-    @classmethod
-    def _depth_compares(cls, value: Experiments) -> Experiments:
-        """The paper compares both variants at two depths or more."""
-        if not any(grids for _, grids in value.grids):
-            return value  # nothing is trained
-        if len(value.depth) != 1:
-            raise ValueError("depth: expected one grid; the figures compare its models")
-        grid = value.depth[0]
-        for name in ("variants", "depths", "seeds"):
-            items = getattr(grid, name) or []
-            if len(set(items)) != len(items):
-                raise ValueError(f"depth.0.{name}: found an entry twice in {items}")
-        if not {"baseline", "proposed"} <= set(grid.variants):
-            raise ValueError("depth.0.variants: baseline and proposed are needed")
-        if len(grid.depths) < 2:
-            raise ValueError("depth.0.depths: at least two depths are compared")
-        return value
-
-    @model_validator(mode="after")
-    def _has_models(self) -> Study:
-        if not (self.experiments.depth or self.pretrained.chosen):
-            raise ValueError(
-                "experiments.depth: missing, expected one grid, or checkpoints under "
-                "pretrained.models"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _lengths_fit(self) -> Study:
-        """Prompts and answers must fit the contexts they are run in."""
-        latency, context = self.latency, self.model.context
-        if self.evaluation.new_tokens > context - 2:
-            raise ValueError(
-                f"evaluation.new_tokens: {self.evaluation.new_tokens} leave no room "
-                f"for a prompt in model.context ({context})"
-            )
-        for scale, fixed, longest in (
-            ("study", latency.study, context),
-            ("original", latency.original, self.original.context),
-        ):
-            if fixed.prompt_tokens + fixed.new_tokens > longest:
-                raise ValueError(
-                    f"latency.{scale}: {fixed.prompt_tokens} + {fixed.new_tokens} "
-                    f"tokens exceed the context of {longest}"
-                )
-            timed = latency.interventions
-            prompt = max(getattr(timed, scale).lengths) if timed else 0
-            if prompt > longest:
-                raise ValueError(
-                    f"latency.interventions.{scale}.lengths: {prompt} exceed the "
-                    f"context of {longest}"
-                )
-        if self.prompt_tokens + latency.study.new_tokens > context:
-            raise ValueError(
-                f"latency.study.new_tokens: {latency.study.new_tokens} after "
-                f"three quarters of a context of {context} exceed it"
-            )
-        return self
 
     @model_validator(mode="after")
     def _overrides_name_models(self) -> Study:
@@ -436,11 +340,6 @@ class Study(Strict):
         return pairs
 
     # --- what is trained and scored ---------------------------------------------------
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Of a full context, the tokens before those that are scored."""
-        return 3 * self.model.context // 4
 
     def settings_of(self, name: ModelName) -> expand.Settings:
         """Sections of a model's settings; the caller must not change them."""

@@ -10,13 +10,15 @@ from shallower.analysis.estimates import (
     ONE_SIDED,
     Comparison,
     Estimate,
+    Role,
     crossed,
     estimate,
 )
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL
+from shallower.analysis.summaries import AA_BAND
 from shallower.analysis.verdicts import Finding, absent, joined
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, twin
 from shallower.study.study import Study
 
 if TYPE_CHECKING:
@@ -28,8 +30,11 @@ ON_CHECKPOINTS = ("S3", "S4")  # judged on a checkpoint, where a study has one
 COLUMNS = [
     *("id", "source", "claim", "kind", "scale", "weights", "effect", "unit"),
     *("ci_low", "ci_high", "level", "threshold", "verdict", "note", "registered"),
+    *("p", "p_holm"),  # of registered contrasts, over all of them
+    *("verdict_half_margin", "verdict_double_margin"),  # of claims with a margin
     *("replicates", "n"),  # what the interval is over, and how many there are
 ]
+ROLES: tuple[Role, ...] = ("contrast", "claim", "exploratory")  # the weightiest first
 
 
 def plain(variant: str, depth: int) -> str:
@@ -41,11 +46,14 @@ def plain(variant: str, depth: int) -> str:
 class Context:
     """A study's results, as judges see them; it keeps every estimate that they use.
 
-    So `estimates.csv` has each interval that a verdict rests on, whoever asked for it.
+    So `estimates.csv` has each interval that a verdict rests on, whoever asked for it,
+    and whether it was asked for by a registered contrast or by a claim.
     """
 
     results: Results
     used: dict[str, Estimate] = field(default_factory=dict)
+    role: Role = "exploratory"  # of whoever asks now
+    factor: float = 1.0  # of every margin: how verdicts depend on it
     gates: Gates | None = None  # without them every claim is judged
 
     @property
@@ -59,7 +67,14 @@ class Context:
         if comparison.id not in self.used:
             made = estimate(self.results, comparison)
             self.used[comparison.id] = crossed(self.results, made)
-        return self.used[comparison.id]
+        return self._asked(comparison.id)
+
+    def _asked(self, key: str) -> Estimate:
+        """With the weightiest role of all that asked for it."""
+        found = self.used[key]
+        if ROLES.index(self.role) < ROLES.index(found.role):
+            found = self.used[key] = replace(found, role=self.role)
+        return found
 
     def difference(
         self, left: str, right: str, one_sided: bool = False, **where: Any
@@ -68,8 +83,8 @@ class Context:
 
         `one_sided` gives the 90 % interval; `where` changes fields of the comparison.
         """
-        level = ONE_SIDED if one_sided else LEVEL
-        return self.estimate(Comparison(left, right, level=level, **where))
+        where = {"level": ONE_SIDED if one_sided else LEVEL} | where
+        return self.estimate(Comparison(left, right, **where))
 
     def ratio(self, left: str, right: str, **where: Any) -> Estimate:
         """left / right of a time, over sessions."""
@@ -77,7 +92,39 @@ class Context:
 
     def keep(self, made: Estimate) -> Estimate:
         """Keep an estimate that was made elsewhere (a gain, a correlation, ...)."""
-        return self.used.setdefault(made.id, made)
+        self.used.setdefault(made.id, made)
+        return self._asked(made.id)
+
+    @property
+    def margin(self) -> float:
+        """Difference in cross-entropy that counts as none, nats: fixed in advance."""
+        return self.factor * self.study.margin.nats
+
+    def same_twice(self, scale: str, metric: str) -> Estimate:
+        """A/A: a time of the deepest baseline (or checkpoint) over itself, 90 %."""
+        study = self.study
+        deepest, place = study.deepest_baseline, "fixed"
+        if scale == "original":
+            deepest = plain("baseline", study.original.depths[-1])
+        elif scale == "pretrained":
+            deepest, place = study.timed_on, "continuation"
+        sides = twin(deepest), deepest
+        at = Comparison(*sides, place, metric, "ratio", scale, family="twin")
+        return self.estimate(at.at(ONE_SIDED))
+
+    def too_noisy(self, scale: str, metric: str) -> str:
+        """Why times at this scale decide nothing; empty if they do.
+
+        An equivalence test, so that noise does not pass: the 90 % interval of the A/A
+        ratio over sessions must lie within 10 % of one.
+        """
+        same = self.same_twice(scale, metric)
+        if not same.exists:
+            return "no A/A pair was timed"
+        if same.ci_low > 1 / AA_BAND and same.ci_high < AA_BAND:
+            return ""
+        ends = f"{same.effect:.2f} [{same.ci_low:.2f}, {same.ci_high:.2f}]"
+        return f"timing too noisy: A/A {ends}"
 
     def gated(self, found: Finding) -> Finding:
         """A finding on quality; not tested where a trained model fails a gate."""
@@ -162,23 +209,38 @@ class Claim:
     weights: Weights = "trained"
     registered: str = ""  # "pre-registered" for a contrast of the configuration
     timed: bool = False  # of one model, whose times are compared
+    has_margin: bool = False  # whose sensitivity is shown: half and double of it
 
     def row(self, context: Context) -> dict[str, Any]:
         """Its row of claims.csv."""
         timed = self.scale == "study" or context.study.timed_checkpoint
         own = self.source in ON_CHECKPOINTS and timed and bool(context.study.scored)
-        if self.weights == "trained" and not (own or context.study.models):
-            found = absent("trained models")
-        else:
-            found = self.judge(context)
-        if self.kind == "quality" and self.weights == "trained" and not own:
-            found = context.gated(found)
+        judged = self.weights != "trained" or own or bool(context.study.models)
+        found = self._judged(context, own) if judged else absent("trained models")
         row = {key: getattr(self, key) for key in COLUMNS if hasattr(self, key)}
         if own:
             row |= {"scale": "pretrained", "weights": "pretrained"}
             found = replace(found, note=joined(found.note, self._whose(context)))
         row |= {key: getattr(found, key) for key in COLUMNS if hasattr(found, key)}
+        for name, factor in (("half", 0.5), ("double", 2.0)):
+            other, shown = replace(context, factor=factor), self.has_margin and judged
+            again = self._judged(other, own).verdict if shown else ""
+            row[f"verdict_{name}_margin"] = again
         return {key: row[key] for key in COLUMNS}
+
+    def _judged(self, context: Context, own: bool) -> Finding:
+        """The finding, if models pass the gates and times are precise enough."""
+        found = self.judge(context)
+        if self.kind == "quality" and self.weights == "trained" and not own:
+            found = context.gated(found)
+        if found.verdict == "not tested" or not (self.kind == "cost" or self.timed):
+            return found
+        first = self.source == "S4"
+        metric = "time_to_first_token" if first else "time_per_output_token"
+        why = context.too_noisy("pretrained" if own else self.scale, metric)
+        if not why:
+            return found
+        return replace(found, verdict="not tested", note=joined(why, found.note))
 
     def _whose(self, context: Context) -> str:
         """Of which checkpoint a verdict is; costs are those of the first one."""
@@ -202,4 +264,9 @@ def divided(found: Estimate, by: float) -> Estimate:
 
 def judged(claims: Iterable[Claim], context: Context) -> list[dict[str, Any]]:
     """Rows of claims.csv."""
-    return [claim.row(context) for claim in claims]
+    rows = []
+    for claim in claims:
+        context.role = "contrast" if claim.registered else "claim"
+        rows.append(claim.row(context))
+    context.role = "exploratory"
+    return rows

@@ -11,13 +11,24 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from scipy import stats
 
-from shallower.analysis.claims.base import Claim, Context, divided
+from shallower.analysis.claims.base import Claim, Context
+from shallower.analysis.claims.elimination_runs import (
+    SPEEDUP,
+    Key,
+    at_random,
+    by_run,
+    nats,
+    sensitive,
+    tuned,
+)
+from shallower.analysis.claims.elimination_speed import (
+    first_token,
+    prefill_as_predicted,
+)
 from shallower.analysis.estimates import ONE_SIDED, Comparison, Estimate, mean_level
 from shallower.analysis.interventions import (
     CONTINUATION,
@@ -26,73 +37,27 @@ from shallower.analysis.interventions import (
     change,
     eliminations,
     fine_tuned,
-    measured,
-    predicted,
     source,
     speedup,
     task_changes,
 )
-from shallower.analysis.results import original_names
+from shallower.analysis.statistics import mean_correlation
 from shallower.analysis.verdicts import (
     Finding,
     absent,
-    assay,
     conjunction,
     joined,
     non_inferiority,
     superiority,
-    within,
 )
 from shallower.corpus.tasks import TASKS
 from shallower.study.study import Study
 
-WITHIN = (0.85, 1.15)  # measured over predicted
-SPEEDUP = 2.0  # the predicted one that most claims are about
 MARGIN = math.log(1.02)  # nats: 2 % of perplexity
-PASSABLE = 1.05  # perplexity ratio up to which a speed-up counts
 MONOTONE = 0.01  # nats by which a larger speed-up may seem better
-CLAIMED = 2.9  # of Llama-3's time to the first token
-REACHED = 0.95  # of the speed-up asked for, that an intervention must have
-Key = tuple[str, float]  # rule and predicted speed-up
 
 
-def by_run(context: Context, base: str = "") -> dict[str, dict[Key, str]]:
-    """Interventions that only eliminate, by run: deepest baseline, fine-tuned ones.
-
-    Or of what claims are judged on in its place, unless `base` is another model.
-
-    Without those that stay behind the speed-up of their label, as with a flat profile:
-    what hardly eliminates shows nothing about elimination.
-    """
-    study, found = context.study, dict[str, dict[Key, str]]()
-    given = predicted(context.results, "predicted_prefill")
-    for label, choice in eliminations(study).items():
-        name = study.names[label]
-        reached = given.get(label, choice.speedup) >= REACHED * choice.speedup
-        if reached and source(name) == (base or study.intervened_on):
-            key = (choice.rule, choice.speedup)
-            found.setdefault(str(name.run), {})[key] = label
-    return found
-
-
-def tuned(context: Context) -> dict[str, dict[Key, str]]:
-    """Those on runs that were fine-tuned with elimination; on the checkpoint itself.
-
-    Nothing of a checkpoint is trained here.
-    """
-    base, found = context.study.intervened_on, by_run(context)
-    if context.study.scored:
-        return {run: labels for run, labels in found.items() if run == base}
-    return {run: labels for run, labels in found.items() if run != base}
-
-
-def nats(context: Context, left: str, right: str, one_sided: bool = False) -> Estimate:
-    """left - right in the cross-entropy of continuations."""
-    asked = change(left, right)
-    return context.estimate(asked.at(ONE_SIDED) if one_sided else asked)
-
-
-# --- profile and time -----------------------------------------------------------------
+# --- profile --------------------------------------------------------------------------
 
 
 def falls_with_depth(context: Context) -> Finding:
@@ -101,7 +66,7 @@ def falls_with_depth(context: Context) -> Finding:
     Spearman's correlation of block and contribution, one for each seed; of a checkpoint
     one for each document, of several one for each of them.
     """
-    study, found = context.study, []
+    study, found, blocks = context.study, [], []
     model = study.intervened_on
     for run in context.results.choices:
         if run["model"] not in (study.pretrained.chosen if study.pooled else [model]):
@@ -110,16 +75,25 @@ def falls_with_depth(context: Context) -> Finding:
         if run["contribution"]:
             measured_on = [run["contribution"]] if study.pooled else documents
             found += [rank_correlation(values) for values in measured_on]
+            blocks.append(len(run["contribution"]))
     if not found:
         return absent("contributions of attention")
     over = context.results.replicates_of(model)
     asked = Comparison(model, "", "validation", "contribution", "correlation")
     asked = context.results.placed(asked)
-    how = {"unit": "correlation", "method": f"Spearman's, t over {over}"}
-    made = mean_level(asked, np.array(found), over, **how)
-    # A t interval of few seeds does not know that correlations end at one.
-    low, high = np.clip([made.ci_low, made.ci_high], -1, 1).tolist()
-    return superiority(context.keep(replace(made, ci_low=low, ci_high=high)))
+    effect, low, high = mean_correlation(found, min(blocks))
+    made = Estimate.of(
+        asked,
+        unit="correlation",
+        replicates=over,
+        n=len(found),
+        effect=effect,
+        ci_low=low,
+        ci_high=high,
+        df=len(found) - 1,
+        method=f"Spearman's, t of Fisher's z over {over}",
+    )
+    return superiority(context.keep(made))
 
 
 def rank_correlation(values: list[float]) -> float:
@@ -127,127 +101,6 @@ def rank_correlation(values: list[float]) -> float:
     if len(values) < 2 or len(set(values)) == 1:
         return float("nan")
     return float(stats.spearmanr(range(len(values)), values).statistic)
-
-
-def prompt_speedup(
-    context: Context, base: str, label: str, scale: str, tokens: int
-) -> Estimate:
-    """Of the first token, after a prompt of so many tokens."""
-    asked = speedup(base, label, "first_token", f"{PROMPT}{tokens}", scale)
-    return context.estimate(asked)
-
-
-class Prefill(NamedTuple):
-    """A speed-up of the first token, measured and predicted."""
-
-    label: str
-    asked: float  # the speed-up that the intervention was solved for
-    tokens: int  # of the prompt
-    timed: Estimate
-    predicted: float
-
-
-def original_prefills(context: Context) -> list[Prefill]:
-    """Eliminations at the original's size that were timed, by prompt length."""
-    names, found = original_names(context.study), []
-    table = context.results.predictions.dropna(subset=["predicted_prefill"])
-    for row in table.to_dict("records"):
-        name = names.get(row["label"])
-        choice = name.intervention.eliminate if name else None
-        if name is None or choice is None:
-            continue
-        label, tokens = str(row["label"]), int(row["prompt_tokens"])
-        timed = prompt_speedup(context, str(name.run), label, "original", tokens)
-        if timed.exists:
-            due = float(row["predicted_prefill"])
-            found.append(Prefill(label, choice.speedup, tokens, timed, due))
-    return found
-
-
-def checkpoint_prefills(context: Context) -> list[Prefill]:
-    """ACC eliminations on the checkpoint that were timed, at the scored prompt length.
-
-    What is kept was chosen there, and with it the predicted speed-up.
-    """
-    study, found = context.study, []
-    due = predicted(context.results, "predicted_prefill")
-    base = study.timed_on
-    labels = by_run(context, base).get(base, {})
-    for (rule, asked), label in labels.items():
-        timed = context.estimate(speedup(base, label, "first_token"))
-        if rule == "acc" and timed.exists:
-            tokens = study.pretrained.prompt_tokens
-            found.append(Prefill(label, asked, tokens, timed, due[label]))
-    return found
-
-
-def prefill_as_predicted(context: Context) -> Finding:
-    """S4-2: the prefill's speed-up is the predicted one within 15 %.
-
-    Of the checkpoint, else at the original's size and the longest prompt, with the
-    study's own size in the note.
-    """
-    on_checkpoint = context.study.timed_checkpoint
-    timed = checkpoint_prefills if on_checkpoint else original_prefills
-    rows = [row for row in timed(context) if row.asked == SPEEDUP]
-    if not rows:
-        return absent(f"times of elimination for {SPEEDUP:g}")
-    last = max(rows, key=lambda row: row.tokens)
-    found = within(divided(last.timed, last.predicted), WITHIN)
-    note = f"{last.timed.effect:.2f} of {last.predicted:.2f} at {last.tokens} tokens"
-    if not on_checkpoint:
-        note += _at_study_size(context)
-    return replace(found, note=joined(found.note, note))
-
-
-def _at_study_size(context: Context) -> str:
-    """The first token's speed-up of the study's own model, at its longest prompt."""
-    base = context.study.intervened_on
-    label = by_run(context).get(base, {}).get(("acc", SPEEDUP))
-    timed = context.study.latency.interventions
-    for tokens in sorted(timed.study.lengths if timed and label else [])[::-1]:
-        small = prompt_speedup(context, base, str(label), "study", tokens)
-        if small.exists:
-            return f"; at the study's size {small.effect:.2f} at {tokens}"
-    return ""
-
-
-def first_token(context: Context) -> Finding:
-    """S4-7: the first token comes 2.9 times as fast, at 5 % of perplexity or less.
-
-    Of the ACC interventions whose perplexity, in the mean over seeds, is within 5 % of
-    the unchanged model's, the one with the largest predicted speed-up; its measured one
-    is judged.
-    """
-    base = context.study.timed_on
-    data = measured(context.results, "first_token", base)
-    tried = [
-        (speed, label)
-        for labels in by_run(context, base).values()
-        for (rule, speed), label in labels.items()
-        if rule == "acc" and {label, base} <= set(data.models)
-    ]
-    losses = {label: nats(context, label, base) for _, label in tried}
-    if not any(loss.n > 1 for loss in losses.values()):
-        return absent("two replicates of ACC elimination with times")
-    passable = [
-        (speed, -losses[label].effect, label)
-        for speed, label in tried
-        if losses[label].n > 1 and math.exp(losses[label].effect) <= PASSABLE
-    ]
-    if not passable:
-        note = f"no speed-up that was tried keeps within {PASSABLE:g} of perplexity"
-        nan = float("nan")
-        return Finding(1.0, nan, nan, nan, CLAIMED, "not supported", note)
-    speed, loss, label = max(passable)
-    ratio = context.estimate(speedup(base, label, "first_token"))
-    found = within(ratio, (CLAIMED, np.inf), CLAIMED)
-    note = f"{label}: predicted {speed:g}, perplexity times {math.exp(-loss):.3f}"
-    if speed == max(s for s, _ in tried) and speed < CLAIMED:
-        note += "; no larger one was tried"
-        if found.verdict == "not supported":
-            found = replace(found, verdict="not tested")
-    return replace(found, note=joined(found.note, note))
 
 
 # --- quality --------------------------------------------------------------------------
@@ -279,7 +132,8 @@ def one_model_for_all(context: Context) -> Finding:
     largest = steps.max(axis=1).to_numpy(float)
     method = "largest fall between neighbouring speed-ups, t over seeds"
     made = context.keep(mean_level(asked, largest, "seeds", method=method))
-    found = non_inferiority(made, MONOTONE, _sensitive(context, run, MONOTONE))
+    margin = context.factor * MONOTONE
+    found = non_inferiority(made, margin, sensitive(context, run, margin))
     rise = nats(context, path[max(path)], path[min(path)])
     rise_note = f"{rise.effect:+.3f} nats in all" if rise.exists else ""
     range_of = f"{len(path)} speed-ups of {run}, {min(path):g} to {max(path):g}"
@@ -292,11 +146,12 @@ def _no_step_is_better(context: Context, run: str, path: dict[float, str]) -> Fi
     A document's largest fall is one of the noise of its few tokens, which seeds, each a
     mean over documents, hardly have.
     """
-    sensitive, parts = _sensitive(context, run, MONOTONE), []
+    margin, parts = context.factor * MONOTONE, []
+    tells = sensitive(context, run, margin)
     steps = list(pairwise(sorted(path)))
     for small, large in steps:
         fall = nats(context, path[small], path[large], one_sided=True)
-        parts.append(non_inferiority(fall, MONOTONE, sensitive))
+        parts.append(non_inferiority(fall, margin, tells))
     found = conjunction(parts, [f"{small:g} to {large:g}" for small, large in steps])
     rise = nats(context, path[max(path)], path[min(path)])
     range_of = f"{len(path)} speed-ups of {run}, {min(path):g} to {max(path):g}"
@@ -311,27 +166,6 @@ def _path(run: str, labels: dict[Key, str]) -> dict[float, str]:
     return {1.0: run} | found
 
 
-def _at_random(context: Context, run: str) -> tuple[str, str] | None:
-    """Random elimination and what it costs over: the run, or the deepest baseline.
-
-    Where it costs nothing, that another rule costs nothing says nothing.
-    """
-    found, key = by_run(context), ("random", SPEEDUP)
-    for control in (run, context.study.intervened_on):
-        label = found.get(control, {}).get(key)
-        if label is not None:
-            return label, control
-    return None
-
-
-def _sensitive(context: Context, run: str, margin: float) -> bool:
-    """Assay sensitivity: random elimination is worse, by more than the margin."""
-    pair = _at_random(context, run)
-    if pair is None:
-        return False
-    return assay(nats(context, *pair), nats(context, *pair, one_sided=True), margin)
-
-
 def small_drop(context: Context) -> Finding:
     """S4-4: at a speed-up of 2 the fine-tuned model loses less than 2 % of perplexity.
 
@@ -343,10 +177,11 @@ def small_drop(context: Context) -> Finding:
         label = found.get(("acc", SPEEDUP))
         if label is None:
             continue
-        sensitive = _sensitive(context, run, MARGIN)
+        margin = context.factor * MARGIN
+        tells = sensitive(context, run, margin)
         for other in dict.fromkeys((base, run)):
             part = nats(context, label, other, one_sided=True)
-            parts.append(non_inferiority(part, MARGIN, sensitive))
+            parts.append(non_inferiority(part, margin, tells))
             labels.append(f"{label} against {other}")
     if not parts:
         return absent(f"fine-tuned ACC elimination that reaches {SPEEDUP:g}")
@@ -368,7 +203,7 @@ def better_than(control: str) -> Callable[[Context], Finding]:
     def judge(context: Context) -> Finding:
         parts, labels = [], []
         for run, found in by_run(context).items():
-            pair = _at_random(context, run)
+            pair = at_random(context, run)
             cost = superiority(nats(context, *pair), False) if pair else None
             blind = cost is None or cost.verdict != "supported"
             for (rule, speed), label in found.items():
@@ -432,6 +267,7 @@ CLAIMS = [
         "nats",
         one_model_for_all,
         "S4",
+        has_margin=True,
     ),
     Claim(
         "S4-4",
@@ -439,6 +275,7 @@ CLAIMS = [
         "nats",
         small_drop,
         "S4",
+        has_margin=True,
     ),
     Claim(
         "S4-5",
@@ -456,11 +293,11 @@ CLAIMS = [
     ),
     Claim(
         "S4-7",
-        "the first token comes up to 2.9 times as fast",
-        "ratio",
+        "the first token comes 2.9 times as fast at 5 % of perplexity",
+        "nats",
         first_token,
         "S4",
-        kind="cost",
         timed=True,
+        has_margin=True,
     ),
 ]

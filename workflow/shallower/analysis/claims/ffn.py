@@ -113,7 +113,11 @@ def expansion_matters(context: Context) -> Finding:
 
 
 def teacher_helps(family: str) -> Callable[[Context], Finding]:
-    """S2-6, S2-7: every student is better than its control of the same family."""
+    """S2-6, S2-7: every student is better than its control of the same family.
+
+    Where its teacher is better than the student alone, at equal tokens: else there is
+    nothing to teach, and nothing is tested.
+    """
 
     def judge(context: Context) -> Finding:
         pairs = [
@@ -124,9 +128,22 @@ def teacher_helps(family: str) -> Callable[[Context], Finding]:
         ]
         if not pairs:
             return absent("distillation")
-        parts = [superiority(context.difference(*pair)) for pair in pairs]
+        alone = dict(context.study.pairs["equal_tokens"])
+        parts = []
+        for student, control in pairs:
+            part = superiority(context.difference(student, control))
+            teacher = context.study.models[student].teacher
+            assert teacher is not None
+            knows = superiority(context.difference(teacher, alone[student]))
+            if knows.verdict != "supported" and part.verdict != "not tested":
+                note = "its teacher is no better than the student alone"
+                part = replace(part, verdict="not tested", note=note)
+            parts.append(part)
         better = sum(part.verdict == "supported" for part in parts)
         note = f"{better} of {len(parts)} students are better, beyond the interval"
+        blind = sum("teacher" in part.note for part in parts)
+        if blind:
+            note += f"; of {blind} the teacher is no better than the student alone"
         return replace(conjunction(parts), note=note)
 
     return judge
@@ -221,6 +238,20 @@ def decoding_time(label: str, scale: str) -> Comparison:
     return Comparison(label, "", *place, "level", scale, "deployed")
 
 
+def decoding_flops(context: Context, label: str) -> float:
+    """FLOPs of a token of the workload that is timed (`fixed`), as deployed.
+
+    parameters.csv has them of a full context, of which each block that attends takes
+    four per number in a cached token's heads: scores, and the sum of the values.
+    """
+    study, fixed = context.study, context.study.latency.study
+    cached = fixed.prompt_tokens + fixed.new_tokens / 2
+    full = context.results.size(label, "flops_per_token_deployed")
+    blocks = context.results.size(label, "attending_blocks")
+    inner = study.spec(label, study.seeds_of(label)[0]).model.inner
+    return float(full - 4 * blocks * inner * (study.model.context - cached))
+
+
 def facts(context: Context) -> Iterator[Fact]:
     """Counts of models; what smaller FFNs save; what a teacher costs in training."""
     study, results = context.study, context.results
@@ -233,6 +264,8 @@ def facts(context: Context) -> Iterator[Fact]:
             deployed = results.size(label, "parameters_deployed", "original")
             key = f"ffn.original.{name.ffn}.less"
             yield Fact(key, 100 * (1 - deployed / whole), "percent")
+    for label in dict.fromkeys(side for pair in study.pairs["ffn"] for side in pair):
+        yield Fact(f"ffn.decoding.{label}", decoding_flops(context, label), "FLOPs")
     for label, alone in study.pairs["equal_tokens"]:
         flops, without = (
             results.training(model, study.seeds_of(model)[0])["flops"]

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from shallower.analysis.claims.base import Context, plain
+from shallower.analysis.estimates import Estimate
 from shallower.analysis.verdicts import (
     Finding,
     conjunction,
@@ -26,19 +27,27 @@ STEP: dict[str, Any] = {"dataset": "step", "metric": "step_time"}
 def faster_than_deeper(context: Context) -> Finding:
     """C7: time per token of the deepest baseline over the shallowest proposed model.
 
-    At the original's size and as the original trained it; folded in the note.
+    At the original's size, with untrained weights in the form that was trained; folded,
+    and at the study's own size, in the note.
     """
-    depths = context.study.original.depths
+    depths, own = context.study.original.depths, context.study.depths
     sides = plain("baseline", depths[-1]), plain("proposed", depths[0])
     trained, folded = (
         context.ratio(*sides, **PER_TOKEN, scale="original", form=form)
         for form in ("trained", "folded")
     )
     judged = within(trained, PLAUSIBLE)
-    note = f"folded {folded.effect:.2f}"
-    if folded.n > 1:
-        note += f" [{folded.ci_low:.2f}, {folded.ci_high:.2f}]"
-    return replace(judged, note=joined(judged.note, note))
+    notes = ["original size, untrained weights", f"folded {shown(folded)}"]
+    if context.study.models:
+        small = plain("baseline", own[-1]), plain("proposed", own[0])
+        notes.append(f"at the study's size {shown(context.ratio(*small, **PER_TOKEN))}")
+    return replace(judged, note=joined(judged.note, *notes))
+
+
+def shown(found: Estimate) -> str:
+    """A ratio with its interval, if it has one: `1.40 [1.35, 1.45]`."""
+    interval = f" [{found.ci_low:.2f}, {found.ci_high:.2f}]" if found.n > 1 else ""
+    return f"{found.effect:.2f}{interval}"
 
 
 def step_times(context: Context) -> Finding:

@@ -73,6 +73,6 @@ def _equivalent(context: Context, dataset: str, metric: str) -> Finding:
     gain = context.difference(deep, half, **where).effect
     shallow = plain("proposed", context.shallow)
     found = context.difference(shallow, deep, one_sided=True, **where)
-    judged = equivalence(found, TEXT_MARGIN * abs(gain))
+    judged = equivalence(found, context.factor * TEXT_MARGIN * abs(gain))
     # All metrics on the scale that the claim's unit says, 0 to 100.
     return scaled(judged, 1.0 if unit_of(metric) == "percent" else 100.0)

@@ -289,7 +289,9 @@ def _key(axes: Axes, results: Results, best: pd.DataFrame) -> None:
             words = words.removeprefix(f"{label(name.run)}, ")
         text = wrapped(words)
         colour = BASELINE if row["blocks"] else LOOKS[row["system"]][0]
-        lines.append((letter, text, chance(row["on_front_probability"]), colour))
+        sure = "fastest" if row["by_construction"] else None  # so by construction
+        surely = sure or chance(row["on_front_probability"])
+        lines.append((letter, text, surely, colour))
     rows = sum(len(text) for _, text, *_ in lines) + 0.35 * len(lines) + 1.3
     height = min(0.056, 0.98 / rows)
     looks: dict[str, Any] = {"fontsize": 7, "va": "top"}

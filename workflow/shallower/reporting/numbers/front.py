@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from shallower.analysis.estimates import Comparison, Estimate
+from shallower.analysis.interactions import IDLE
 from shallower.analysis.interventions import AXES, against_curve
 from shallower.analysis.results import Results
 from shallower.reporting.labels import SYSTEMS, printed
@@ -52,8 +54,9 @@ def _checkpoint(results: Results) -> Iterator[tuple[str, str]]:
     found = results.estimates_of(kind="interaction", scale="pretrained")
     judged = study.intervened_on  # several checkpoints are pooled
     own = [one for one in found if str(study.names[one.left].run) == judged]
+    own = [one for one in own if IDLE not in one.note]
     yield "has.pretrained.interactions", "yes" if own else ""
-    for each in ("", ".better", ".worse"):
+    for each in ("", ".idle", ".better", ".worse"):
         key = f"pretrained.interactions{each}"
         yield key, number(fact(key), 0)
     empty = Estimate.missing(Comparison(""))
@@ -74,10 +77,17 @@ def _on_front(results: Results, axis: str, base: str = "") -> str:
     rows = rows[rows["model"] == base] if base else rows
     shown = []
     for row in rows.sort_values("latency").to_dict("records"):
-        chance = number(row["on_front_probability"])
+        chance = _chance(row)
         known = f" ({chance})" if chance != MISSING else ""
         shown.append(printed(names[row["label"]]) + known)
     return listed(shown, ";") if shown else MISSING
+
+
+def _chance(row: dict[str, Any]) -> str:
+    """How surely a model is on the front; the fastest one is whatever its quality."""
+    if row["by_construction"]:
+        return "the fastest, by construction"
+    return number(row["on_front_probability"])
 
 
 def _best(
@@ -99,8 +109,9 @@ def _best(
 def _interactions(results: Results) -> Iterator[tuple[str, str]]:
     """How many pairs of changes there are, and which do not add up."""
     found = results.estimates_of(kind="interaction", scale="study")
+    found = [one for one in found if IDLE not in one.note]
     yield "has.interactions", "yes" if found else ""
-    for key in ("", ".better", ".worse"):
+    for key in ("", ".idle", ".better", ".worse"):
         count = results.fact(f"front.interactions{key}")
         yield f"front.interactions{key}", number(count, 0)
     names = results.study.names

@@ -26,6 +26,8 @@ from shallower.study.names import twin
 Pairs = Iterator[tuple[str, str]]
 ENDS = ("proposed.shallow", "proposed.deep", "baseline.shallow", "baseline.deep")
 SCALES = ("study", "original")
+FORMS = ("", ".folded")
+OF_SPREAD = ("", ".low", ".high")  # an effect and the ends of its interval
 DIGITS = {  # of the facts `heads.*`
     **{f"loss.{role}": 3 for role in ENDS},
     **{f"cross_entropy.{role}": 3 for role in ENDS},
@@ -37,14 +39,17 @@ DIGITS = {  # of the facts `heads.*`
     **{f"latency.{s}.{r}": 0 for s in ("completion", "chat", "qa") for r in ENDS},
     **{f"empty.{name}": 1 for name in ("completion", "chat", "qa")},
     **{f"ratio.{scale}.bound": 3 for scale in SCALES},
-    **{f"overhead.{scale}": 1 for scale in SCALES},
-    **{f"overhead.{scale}.folded": 1 for scale in SCALES},
+    **{f"overhead.{s}{f}{end}": 1 for s in SCALES for f in FORMS for end in OF_SPREAD},
+    **{f"step.overhead{end}": 1 for end in OF_SPREAD},
+    **{f"depth_alone.{scale}{end}": 2 for scale in SCALES for end in OF_SPREAD},
+    **{f"margin.tokens{end}": 3 for end in OF_SPREAD},
+    "training.documents": 0,
+    "bandwidth.raised": 0,
     "parameters.original.block.added": 0,
     "parameters.original.overhead.min": 2,
     "parameters.original.overhead.max": 2,
     "count.lower": 0,
     "uncached.ratio": 1,
-    "step.overhead": 1,
     "margin": 3,
     "search.bad_mode": 0,
     "bad_mode.uniform": 2,
@@ -60,6 +65,15 @@ def numbers(results: Results) -> Pairs:
         yield key, number(results.fact(f"heads.{key}"), digits)
     yield "fold.quality", scientific(results.fact("heads.fold.quality"))
     yield from _differences(results)
+    for key in ("shallow", "deep", "cross", "depth"):
+        yield f"detectable.{key}", number(results.fact(f"detectable.{key}"), 3)
+    for key in (*(f"overhead.{s}{f}" for s in SCALES for f in FORMS), "step.overhead"):
+        yield f"{key}.text", _percent(results, f"heads.{key}")
+    for scale in SCALES:
+        above = results.fact(f"heads.depth_alone.{scale}.above") == 1
+        yield f"depth_alone.{scale}.above", "yes" if above else ""
+    raised = results.fact("heads.bandwidth.raised") > 0
+    yield "bandwidth.raised.there", "yes" if raised else ""
     for scale in SCALES:
         yield from _speed(results, scale)
         yield from _roofline(results, scale)
@@ -72,6 +86,14 @@ def numbers(results: Results) -> Pairs:
     yield from _parts(results)
     yield from _search(results)
     yield from _budgets(results)
+
+
+def _percent(results: Results, key: str) -> str:
+    """A percentage with its interval, if it has one."""
+    value, *ends = (number(results.fact(f"{key}{end}"), 1) for end in OF_SPREAD)
+    if MISSING in (value, *ends):
+        return rf"{value}\,\%" if value != MISSING else MISSING
+    return rf"{value}\,\% ({ends[0]} to {ends[1]})"
 
 
 def _differences(results: Results) -> Pairs:
@@ -115,7 +137,7 @@ def _speed(results: Results, scale: str) -> Pairs:
     yield from spread(f"ratio.{scale}.folded", folded, 2)
     same = results.estimate(Comparison(twin(deep), deep, **asked))
     yield from spread(f"aa.{scale}", same, 3)
-    word = resolved(ratio.effect, same)
+    word = resolved(ratio, same)
     yield f"aa.{scale}.word", word
     yield f"aa.{scale}.within", "yes" if word == "no larger" else ""
     asked |= {"dataset": "decode", "mode": "compiled"}
@@ -123,12 +145,17 @@ def _speed(results: Results, scale: str) -> Pairs:
     yield from spread(f"compiled.ratio.{scale}", compiled, 2)
 
 
-def resolved(ratio: float, same: Estimate) -> str:
-    """Whether a ratio is further from one than an A/A pair's interval reaches."""
-    if math.isnan(same.ci_low) or math.isnan(same.ci_high):
+def resolved(ratio: Estimate, same: Estimate) -> str:
+    """Whether a ratio is further from one than an A/A pair's interval reaches.
+
+    By the end of its interval that is nearer to one: the effect alone may be luck.
+    """
+    ends = (ratio.ci_low, ratio.ci_high, same.ci_low, same.ci_high)
+    if any(map(math.isnan, ends)):
         return "not known to be larger"
-    reach = max(abs(same.ci_low - 1), abs(same.ci_high - 1))
-    return "larger" if abs(ratio - 1) > reach else "no larger"
+    reach = max(same.ci_high, 1 / same.ci_low)
+    least = max(ratio.ci_low, 1 / ratio.ci_high)
+    return "larger" if least > reach else "no larger"
 
 
 def _roofline(results: Results, scale: str) -> Pairs:
@@ -147,7 +174,7 @@ def _roofline(results: Results, scale: str) -> Pairs:
         share = 100 * rows["share_of_floor"].iloc[0] if len(rows) else math.nan
         yield f"floor.share.{scale}{suffix}", number(share, 0)
         asked = Comparison(*sides, workload, WEIGHTS, "ratio", scale=scale, mode=mode)
-        share = 100 * results.estimate(asked).effect
+        share = min(100 * results.estimate(asked).effect, 100)  # all of it at most
         yield f"weights.share.{scale}{suffix}", number(share, 0)
 
 

@@ -164,7 +164,7 @@ def _detectable(results: Results) -> str:
     depth = results.study.depths[0]
     asked = Comparison(plain("proposed", depth), plain("baseline", depth))
     found = results.estimate(asked)
-    least = float(getattr(found, "detectable", math.nan))
+    least = results.fact("detectable.shallow")
     if math.isnan(found.ci_low):
         return "With a single seed, nothing tells a difference from chance."
     if math.isnan(least):
@@ -205,7 +205,7 @@ def _depth_alone(results: Results) -> str:
             continue
         whose = "the original's size" if scale == "original" else "the study's"
         text = f"{measured(found, 2)} times at {whose}"
-        if found.ci_low > depths[-1] / depths[0]:
+        if results.fact(f"heads.depth_alone.{scale}.above") == 1:
             text += (
                 ", more than the ratio of depths, which a cost per block does not "
                 "explain"
@@ -306,11 +306,15 @@ def _interactions(results: Results, key: str) -> str:
         )
         if count > 0
     ]
-    return (
+    said = (
         f"Of {total} of changes whose four models are in this study, "
         f"{listed(parts) or 'no pair does better or worse'} than the sum, beyond the "
         "interval."
     )
+    idle = results.fact(f"{key}.interactions.idle")
+    if not idle > 0:
+        return said
+    return f"{said} Pairs of which one change alone does nothing are not counted."
 
 
 def _decoded(results: Results) -> str:

@@ -94,9 +94,8 @@ def settings(results: Results) -> str:
 def _published(results: Results) -> list[list[str]]:
     """Further quantities that the original states, beside ours."""
     study, fact = results.study, results.fact
-    texts = fact("heads.corpus.train.documents")
-    read = fact("heads.training.tokens") / fact("heads.tokens.per_document")
-    seen = f"about {number(min(texts, read), 0)} of {number(texts, 0)}"
+    read, texts = fact("heads.training.documents"), fact("heads.corpus.train.documents")
+    seen = f"about {number(read, 0)} of {number(texts, 0)}"
     points = number(fact("heads.training.window"), 0)
     seconds = number(fact("heads.time.training.mean"), 0)
     return [
