@@ -166,7 +166,8 @@ def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
     rows = [(row["source"], _claim(results, row)) for row in table.to_dict("records")]
     header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
     header += ["unit", "interval", "verdict"]
-    columns = rf"l{WIDE}{{3.1cm}}llllr{WIDE}{{1.2cm}}ll"
+    widths = ("4.1cm", "1.6cm") if sources == ("S1",) else ("3.1cm", "1.2cm")
+    columns = rf"l{WIDE}{{{widths[0]}}}llllr{WIDE}{{{widths[1]}}}ll"
     return tabular(columns, [header], separated(rows))
 
 
