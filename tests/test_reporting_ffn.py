@@ -92,7 +92,7 @@ def test_numbers(analysed: Results) -> None:
     found = numbers(analysed)
     mean, ends = effect(analysed, "none-4", "baseline-4")
     low, high = ends.strip("[]").split(", ")
-    assert found["ffn.none"] == f"{mean} ({low} to {high})"
+    assert found["ffn.none"] == f"{mean}~nats ({low} to {high})"
     assert found["has.ffn.none"] == "yes"
     assert found["has.ffn.two_matrices"] == ""  # not trained in this study
     base = analysed.size("baseline-8", "parameters_trained", "original")

@@ -15,7 +15,7 @@ from shallower.analysis.results import Results
 from shallower.reporting.figures import elimination as elimination_figure
 from shallower.reporting.figures import front as front_figure
 from shallower.reporting.figures import skipping as skipping_figure
-from shallower.reporting.labels import changes, label, printed
+from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import interval, number
 from shallower.reporting.numbers import front as front_numbers
 from shallower.reporting.numbers import interventions as intervention_numbers
@@ -195,16 +195,13 @@ def test_methods_table(analysed: Results) -> None:
     shown = next(m for m in table.index if table.loc[m, "verdict"] == "supported")
     row = rows[printed(names[shown])]
     due = table.loc[shown]
-    assert row[2] == changes(names[shown], 4).replace("%", r"\%")
-    assert row[4] == number(due["cache_bytes"] / 1e3, 0)
-    assert row[5] == number(due["training_share"], 2)
+    assert row[3] == number(due["training_share"], 2)
     gain = analysed.estimate(against_curve(shown, "depth", due["axis"]))
-    assert row[10:12] == [
-        number(gain.effect, 3),
+    assert row[8:10] == [
+        rf"\textbf{{{number(gain.effect, 3)}}}",  # supported
         interval(gain.ci_low, gain.ci_high, 3),
     ]
-    assert row[12] == "supported"
-    assert rows["baseline~4"][12] == "{--}"
+    assert rows["baseline~4"][8] == "{--}"
 
 
 # --- numbers --------------------------------------------------------------------------
@@ -245,7 +242,7 @@ def test_numbers_say_what_the_estimates_do(
     assert found["elimination.contribution.first"] == "81"
     without = numbers(depth_alone)
     assert without["has.skipping"] == without["has.elimination"] == ""
-    assert without["skipping.depth"] == "none"
+    assert without["skipping.depth"] == ""
 
 
 def test_front_numbers(analysed: Results) -> None:
@@ -261,7 +258,7 @@ def test_front_numbers(analysed: Results) -> None:
 
 
 def test_lists() -> None:
-    assert listed([]) == "none"
+    assert listed([]) == ""
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a, b", "c"], ";") == "a, b; and c"

@@ -71,6 +71,14 @@ def test_tables_and_text_agree_with_the_corpus(project: Project, text: str) -> N
     assert f"{tokens['tokens']:,}" in text
 
 
+def test_the_story_has_ten_pages_at_most(project: Project) -> None:
+    """Up to the references, by the label at its end."""
+    marks = (project.results / "typeset" / "paper.aux").read_text(errors="replace")
+    page = re.search(r"\\newlabel\{story\}\{\{[^}]*\}\{(\d+)\}", marks)
+    assert page
+    assert 4 < int(page[1]) <= 10
+
+
 def test_latex_had_nothing_to_complain_about(project: Project) -> None:
     log = (project.results / "typeset" / "paper.log").read_text(errors="replace")
     assert "undefined" not in log.lower()

@@ -18,7 +18,7 @@ rule figures:
                 labels={"figure": label},
                 caption=f"../../report/captions/{figure}.rst",
             )
-            for figure, label in FIGURES.items()
+            for figure, (_, label) in FIGURES.items()
         ],
     log:
         "<logs>/figures.log",

@@ -2,39 +2,55 @@
 
 from shallower.evaluation.metrics import TEXT_METRICS
 
-FIGURES = {  # name -> label in the HTML report
-    # heads (S1)
-    "training_loss": "2a: training loss",
-    "perplexity_latency": "2b: test perplexity against inference time",
-    "chat": "3: chat completion against inference time",
-    "qa": "4: question answering against inference time",
-    "completion": "sentence completion against inference time",
-    "training_time": "5: parameters against training time",
-    "latency_scales": "decoding time by depth at both scales",
-    "roofline": "decoding time against the bandwidth floor",
-    "head_ablation": "which part of the added layer matters",
-    "learning_rate": "learning rate and initialisation",
-    "diagnostics": "the first block during training",
-    "budget": "gain of the added layer and of depth by training budget",
-    # ffn (S2), skipping (S3), elimination (S4), front (combined)
-    "ffn": "S2: FFN variants and distillation",
-    "skipping": "S3: skipped sublayers",
-    "elimination": "S4: eliminated tokens",
-    "front_per_token": "all methods: quality against time per token",
-    "front_first_token": "all methods: quality against time to first token",
-    "front_pretrained": "a checkpoint: quality against both times",
+FIGURES = {  # name -> module of reporting/figures, label in the HTML report
+    "training_loss": ("heads", "2a: training loss"),
+    "perplexity_latency": ("heads", "2b: test perplexity against inference time"),
+    "chat": ("heads", "3: chat completion against inference time"),
+    "qa": ("heads", "4: question answering against inference time"),
+    "training_time": ("heads", "5: parameters against training time"),
+    "latency_scales": ("heads", "decoding time by depth at both scales"),
+    "head_ablation": ("heads", "which part of the added layer matters"),
+    "roofline": ("roofline", "decoding time against the bandwidth floor"),
+    "learning_rate": ("search", "learning rate and initialisation"),
+    "diagnostics": ("search", "the first block during training"),
+    "budget": ("search", "gain of the added layer and of depth by training budget"),
+    "ffn": ("ffn", "S2: FFN variants and distillation"),
+    "skipping": ("skipping", "S3: skipped sublayers"),
+    "elimination": ("elimination", "S4: eliminated tokens"),
+    "front_per_token": ("front", "all methods: quality against time per token"),
+    "front_first_token": ("front", "all methods: quality against time to first token"),
+    "front_pretrained": ("front", "a checkpoint: quality against both times"),
 }
 
-TABLES = [
-    # the study
-    *("corpus", "settings", "samples", "claims", "claims_notes"),
-    # heads (S1)
-    *("parameters", "published", "quality", "latency"),
-    *("metrics_completion", "metrics_chat", "metrics_qa", "search", "budget"),
-    # ffn and t5 (S2), skipping (S3), elimination (S4), front (combined)
-    *("ffn", "distillation", "t5", "thesis", "skipping", "elimination", "front"),
-    *("tasks", "front_pretrained", "both"),
-]
+TABLES = {  # name -> module of reporting/tables
+    "corpus": "study",
+    "settings": "study",
+    "samples": "study",
+    "claims": "study",
+    "claims_others": "study",
+    "contrasts": "study",
+    "claims_notes": "study",
+    "gates": "study",
+    "provenance": "study",
+    "parameters": "heads",
+    "quality": "heads",
+    "latency": "heads",
+    "metrics_completion": "heads",
+    "metrics_chat": "heads",
+    "metrics_qa": "heads",
+    "search": "heads",
+    "budget": "heads",
+    "ffn": "ffn",
+    "distillation": "ffn",
+    "t5": "ffn",
+    "thesis": "ffn",
+    "skipping": "interventions",
+    "elimination": "interventions",
+    "tasks": "interventions",
+    "front": "front",
+    "front_pretrained": "front",
+    "both": "front",
+}
 
 ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
     *("facts", "learning_rate", "budget", "gain", "roofline"),

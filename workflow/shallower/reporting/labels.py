@@ -44,6 +44,11 @@ def printed(name: ModelName) -> str:
     return ", ".join(parts)
 
 
+def applied(name: ModelName) -> str:
+    """What is done to a trained model or a checkpoint; empty for nothing."""
+    return ", ".join(_applied(name))
+
+
 def _others(name: ModelName) -> list[str]:
     """Options that are no part of the kind, nor done to a trained model."""
     later = ("ffn", "task", "tuned", "skip", "healed", "by", "eliminate")

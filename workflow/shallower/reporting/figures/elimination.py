@@ -35,7 +35,7 @@ SCALES = {  # of the right panel
     "pretrained": ("checkpoint", "#0072B2"),
     "original": ("original size", "#D55E00"),
 }
-LEGEND: dict[str, Any] = {"loc": "lower left", "fontsize": 6.3, "columnspacing": 0.9}
+LEGEND: dict[str, Any] = {"loc": "lower left", "fontsize": 7, "columnspacing": 0.9}
 
 
 def draw(results: Results) -> Figure:

@@ -40,7 +40,7 @@ SIZE = (330.0, 180.0)  # of the axes, about, in points
 # Centres of letters relative to their models, in the order in which they are tried.
 OFFSETS = [(-8.0, -8.0), (-19.0, -8.0), (-8.0, -19.0), (-30.0, -8.0), (-19.0, -19.0)]
 APART = 11.0  # points between two letters' centres
-LINE = 27  # characters of a line of the key
+LINE = 24  # characters of a line of the key
 
 
 def draw(results: Results, axis: str) -> Figure:
@@ -167,7 +167,7 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
     """
     colour, marker, size = LOOKS[row["system"]]
     if row["blocks"]:
-        colour, marker, size = BASELINE, "o", 6.6
+        colour, marker, size = BASELINE, "o", 8.6
     at = (row["latency"], row["quality"])
     if row["quality"] > ceiling:
         where = axes.get_xaxis_transform()
@@ -191,7 +191,7 @@ def _point(axes: Axes, row: dict[str, Any], ceiling: float) -> None:
         looks |= {"mec": "0.1", "mew": 0.8}
     axes.plot(*at, **looks)
     if row["blocks"]:  # the number of blocks, within the mark
-        looks = {"color": "white", "fontsize": 5, "fontweight": "bold", "zorder": 5}
+        looks = {"color": "white", "fontsize": 7, "fontweight": "bold", "zorder": 5}
         looks |= {"ha": "center", "va": "center_baseline"}
         axes.annotate(str(row["blocks"]), at, **looks)
 
@@ -267,7 +267,7 @@ def _letters(axes: Axes, best: pd.DataFrame) -> None:
             target,
             xytext=offset,
             textcoords="offset points",
-            fontsize=6.5,
+            fontsize=7,
             fontweight="bold",
             ha="center",
             va="center",
@@ -293,8 +293,8 @@ def _key(axes: Axes, results: Results, best: pd.DataFrame) -> None:
         surely = sure or chance(row["on_front_probability"])
         lines.append((letter, text, surely, colour))
     rows = sum(len(text) for _, text, *_ in lines) + 0.35 * len(lines) + 1.3
-    height = min(0.052, 0.98 / rows)
-    looks: dict[str, Any] = {"fontsize": 6.5, "va": "top"}
+    height = min(0.056, 0.98 / rows)
+    looks: dict[str, Any] = {"fontsize": 7, "va": "top"}
     y = 0.98
     axes.text(0, y, "on the front", fontweight="bold", **looks)
     axes.text(1, y, "probability", ha="right", color="0.35", **looks)

@@ -336,7 +336,6 @@ FIGURES = {
     "perplexity_latency": perplexity_latency,
     "chat": partial(metrics, "chat"),
     "qa": partial(metrics, "qa"),
-    "completion": partial(metrics, "completion"),
     "training_time": training_time,
     "latency_scales": latency_scales,
     "head_ablation": head_ablation,

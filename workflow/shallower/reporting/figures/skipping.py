@@ -165,6 +165,7 @@ def _profile(axes: Axes, results: Results, base: str) -> None:
 def _hundredths_to_tens(axes: Axes) -> None:
     """A scale from hundredths of a nat to tens: linear around 0, else logarithmic."""
     axes.set_yscale("symlog", linthresh=0.1)
+    axes.yaxis.set_major_formatter("{x:g}")  # powers would be small print
 
 
 def profile(results: Results, model: str, metric: str) -> pd.DataFrame:

@@ -13,9 +13,10 @@ def all_numbers(results: Results) -> dict[str, str]:
         gates,
         heads,
         interventions,
+        story,
         study,
     )
 
-    topics = (study, gates, heads, ffn, interventions, front)
+    topics = (study, gates, story, heads, ffn, interventions, front)
     found = {key: text for topic in topics for key, text in topic.numbers(results)}
     return found | dict(study.benchmarks())

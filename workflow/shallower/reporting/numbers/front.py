@@ -75,10 +75,11 @@ def _on_front(results: Results, axis: str, base: str = "") -> str:
     rows = table[(table["axis"] == axis) & table["on_front"].astype(bool)]
     rows = rows[rows["scale"] == results.scale_of(base)]
     rows = rows[rows["model"] == base] if base else rows
-    shown = [
-        f"{printed(names[row['label']])} ({_chance(row)})"
-        for row in rows.sort_values("latency").to_dict("records")
-    ]
+    shown = []
+    for row in rows.sort_values("latency").to_dict("records"):
+        chance = _chance(row)
+        known = f" ({chance})" if chance != MISSING else ""
+        shown.append(printed(names[row["label"]]) + known)
     return listed(shown, ";") if shown else MISSING
 
 

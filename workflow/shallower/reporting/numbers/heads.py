@@ -20,7 +20,7 @@ from shallower.analysis.learning_rates import VALIDATION
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import MISSING, number, scientific, significant
-from shallower.reporting.numbers.sentences import spread
+from shallower.reporting.numbers.sentences import listed, spread
 from shallower.study.names import twin
 
 Pairs = Iterator[tuple[str, str]]
@@ -67,9 +67,13 @@ def numbers(results: Results) -> Pairs:
     yield from _differences(results)
     for key in ("shallow", "deep", "cross", "depth"):
         yield f"detectable.{key}", number(results.fact(f"detectable.{key}"), 3)
+    for key in (*(f"overhead.{s}{f}" for s in SCALES for f in FORMS), "step.overhead"):
+        yield f"{key}.text", _percent(results, f"heads.{key}")
     for scale in SCALES:
         above = results.fact(f"heads.depth_alone.{scale}.above") == 1
         yield f"depth_alone.{scale}.above", "yes" if above else ""
+    raised = results.fact("heads.bandwidth.raised") > 0
+    yield "bandwidth.raised.there", "yes" if raised else ""
     for scale in SCALES:
         yield from _speed(results, scale)
         yield from _roofline(results, scale)
@@ -82,6 +86,14 @@ def numbers(results: Results) -> Pairs:
     yield from _parts(results)
     yield from _search(results)
     yield from _budgets(results)
+
+
+def _percent(results: Results, key: str) -> str:
+    """A percentage with its interval, if it has one."""
+    value, *ends = (number(results.fact(f"{key}{end}"), 1) for end in OF_SPREAD)
+    if MISSING in (value, *ends):
+        return rf"{value}\,\%" if value != MISSING else MISSING
+    return rf"{value}\,\% ({ends[0]} to {ends[1]})"
 
 
 def _differences(results: Results) -> Pairs:
@@ -101,7 +113,7 @@ def _differences(results: Results) -> Pairs:
 def direction(found: Estimate) -> str:
     """What an interval of a difference says, in words."""
     if math.isnan(found.ci_low) or math.isnan(found.ci_high):
-        return "(for want of seeds) not comparable to"
+        return "not comparable, with one seed, to"
     if found.ci_high < 0:
         return "lower than"
     return "higher than" if found.ci_low > 0 else "not distinguishable from"
@@ -140,7 +152,7 @@ def resolved(ratio: Estimate, same: Estimate) -> str:
     """
     ends = (ratio.ci_low, ratio.ci_high, same.ci_low, same.ci_high)
     if any(map(math.isnan, ends)):
-        return "(for want of sessions) not known to be larger"
+        return "not known to be larger"
     reach = max(same.ci_high, 1 / same.ci_low)
     least = max(ratio.ci_low, 1 / ratio.ci_high)
     return "larger" if least > reach else "no larger"
@@ -191,6 +203,7 @@ def _search(results: Results) -> Pairs:
     depth = study.depths[0]
     usual = table[table["init_std"] == study.initialisation.std]
     groups = {v: plain(v, depth) for v in ("baseline", "proposed", "silu")}
+    said = []
     for variant, group in groups.items():
         best = usual[(usual["group"] == group) & usual["best"].astype(bool)]
         rate, place = MISSING, "not searched"
@@ -198,8 +211,13 @@ def _search(results: Results) -> Pairs:
             inside = bool(best["interior"].iloc[0])
             rate = f"{best['learning_rate'].iloc[0]:g}"
             place = "interior" if inside else "at an end of the grid"
+            whose = "the SiLU alone" if variant == "silu" else f"the {variant} model"
+            said.append(
+                f"{rate} for {whose.replace('baseline model', 'baseline')} ({place})"
+            )
         yield f"search.{variant}.rate", rate
         yield f"search.{variant}.place", place
+    yield "search.best", listed(said)
     found = _at_best(results, table, groups["proposed"], groups["baseline"])
     yield from spread("envelope.proposed", found, 3)
     yield "envelope.proposed.there", "" if math.isnan(found.ci_low) else "yes"
@@ -255,7 +273,7 @@ def _budgets(results: Results) -> Pairs:
         if one.ci_high < 0
     ]
     where = f"at {', '.join(places)} tokens per parameter" if places else ""
-    yield "budget.pays", where or "at none of the budgets tried"
+    yield "budget.pays", where or "at no budget that was tried"
     for end in ("smallest", "largest"):
         yield f"budget.{end}", significant(fact(f"heads.budget.{end}"), 2)
     for question, found in answers.items():

@@ -19,17 +19,24 @@ GAINS = {  # verdict on a gain -> in words
 
 
 def spread(key: str, found: Estimate, digits: int) -> Iterator[tuple[str, str]]:
-    """An effect and its interval; a dash where it was not measured."""
+    """An effect, its interval, and `.text`, both in words (see `measured`).
+
+    A dash where it was not measured: the text asks for it by `ifresult` first.
+    """
     yield key, number(found.effect, digits)
     yield f"{key}.low", number(found.ci_low, digits)
     yield f"{key}.high", number(found.ci_high, digits)
+    yield f"{key}.text", measured(found, digits)
 
 
 def measured(found: Estimate, digits: int) -> str:
-    """An effect with its interval, if it has one: `0.02 (0.01 to 0.03)`."""
+    """An effect with unit and interval: `0.02 nats (0.01 to 0.03)`."""
     effect = number(found.effect, digits)
-    if math.isnan(found.ci_low):
+    if math.isnan(found.effect):
         return effect
+    effect += "~nats" if found.unit == "nats" else ""
+    if math.isnan(found.ci_low):
+        return f"{effect} (no interval)"
     ends = (number(end, digits) for end in (found.ci_low, found.ci_high))
     return f"{effect} ({' to '.join(ends)})"
 
@@ -52,8 +59,8 @@ def tally(results: Results, source: str) -> str:
 
 
 def listed(items: Iterable[str], comma: str = ",") -> str:
-    """a, b and c; none. A semicolon as comma where the items have commas."""
-    *front, last = list(items) or ["none"]
+    """a, b and c; empty for none. A semicolon as comma where items have commas."""
+    *front, last = list(items) or [""]
     if not front:
         return last
     return f"{f'{comma} '.join(front)}{comma if comma != ',' else ''} and {last}"

@@ -6,7 +6,7 @@ Counts come from `facts.csv`, verdicts from `claims.csv`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,6 @@ def numbers(results: Results) -> Pairs:
     yield "tokens.unknown", significant(fact("heads.tokens.unknown"), 2)
     load = number(fact("heads.sessions.background_load"), 2)
     yield "sessions.background_load", load
-    yield "sessions.fate", _fate(results)
     yield from _sources(results)
     yield from _claims(results)
 
@@ -83,6 +82,7 @@ def _made_with(results: Results) -> Pairs:
     yield "study", escape(results.study.study)
     for key in ("commit", "device"):
         yield key, escape(", ".join(distinct(results, key)))
+    yield "commit.first", escape(distinct(results, "commit")[0])
     for key in ("torch", "python"):
         yield key, escape(first["versions"][key])
     yield "metrics.signature", breakable(signature())
@@ -94,18 +94,6 @@ def distinct(results: Results, key: str) -> list[str]:
     Where nothing is trained, over the checkpoints that were scored.
     """
     return sorted({str(facts[key]) for facts in results.made_on})
-
-
-def _fate(results: Results) -> str:
-    """What became of disturbed latency sessions."""
-    used, measured, disturbed = (
-        results.fact(f"heads.sessions{key}") for key in ("", ".measured", ".disturbed")
-    )
-    if not disturbed:
-        return "none had to be left out"
-    if used < measured:
-        return "were left out"
-    return "were kept, since too few would have remained"
 
 
 # --- data -----------------------------------------------------------------------------
@@ -151,7 +139,7 @@ def _claims(results: Results) -> Pairs:
     nor that the layer folds, which is ours.
     """
     table = results.claims
-    for _, row in table.iterrows():
+    for row in table.to_dict("records"):
         key = f"claim.{row['id']}"
         yield f"verdict.{row['id']}", row["verdict"]
         yield key, shown(row, "effect")
@@ -169,7 +157,7 @@ def _claims(results: Results) -> Pairs:
     yield "S1.verdicts", tally(results, "S1")
 
 
-def shown(row: pd.Series, column: str) -> str:
+def shown(row: Mapping[Any, Any], column: str) -> str:
     """A value in the digits of its unit; tiny ones as powers of ten."""
     value = row[column]
     if value is None or math.isnan(value):

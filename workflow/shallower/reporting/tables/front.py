@@ -108,38 +108,35 @@ def methods(results: Results) -> str:
         for index, row in enumerate(part.to_dict("records")):
             words = "S1--S4" if system == "combined" else str(system)
             rows.append([words if index == 0 else "", *_cells(results, points, row)])
-    above = r"& & & parameters & cache & training & \multicolumn{2}{c}{latency} & "
-    above += r"quality & on & \multicolumn{3}{c}{at equal latency} & "
-    above += r"\multicolumn{2}{c}{at equal training} \\"
-    header = ["", "model", "what it changes", "(millions)", "(kB)", "(share)"]
+    above = r"& & parameters & training & \multicolumn{2}{c}{latency} & "
+    above += r"quality & on & \multicolumn{2}{c}{at equal latency (nats)} & "
+    above += r"\multicolumn{2}{c}{at equal training (nats)} \\"
+    header = ["", "model", "(millions)", "(share)"]
     header += [r"token (\textmu s)", "first (ms)", "(nats)", "front"]
-    header += ["gain", r"95\,\%", "verdict", "gain", r"95\,\%"]
+    header += ["gain", r"95\,\%", "gain", r"95\,\%"]
     wide = r">{\raggedright\arraybackslash}p"
-    layout = rf"l{wide}{{3.4cm}}{wide}{{4.2cm}}rrrrrrlrllrl"
-    return tabular(layout, [above, header], rows)
+    return tabular(rf"l{wide}{{2.6cm}}rrrrrlrlrl", [above, header], rows)
 
 
 def _cells(results: Results, points: pd.DataFrame, row: dict[str, Any]) -> list[str]:
     study, label, axis = results.study, str(row["label"]), str(row["axis"])
-    name = study.names[label]
     at = {
         each: points.loc[label, each] for each in AXES if (label, each) in points.index
     }
     times = {each: float(point["latency"]) for each, point in at.items()}
     quality = [float(point["quality"]) for point in at.values()]
-    verdict = row["verdict"] if isinstance(row["verdict"], str) else ""
+    gain = gain_cells(results, label, "depth", axis)
+    if row["verdict"] == "supported":
+        gain[0] = rf"\textbf{{{gain[0]}}}"
     return [
-        printed(name),
-        escape(changes(name, study.depths[-1])),
+        printed(study.names[label]),
         number(results.size(label, "parameters_deployed") / 1e6, 2),
-        number(float(row["cache_bytes"]) / 1e3, 0),
         number(float(row["training_share"]), 2),
         number(times.get("per_token", math.nan), 0),
         number(times.get("first_token", math.nan) / 1e3, 2),
         number(quality[0] if quality else math.nan, 3),
         ", ".join(MARKS[each] for each, point in at.items() if bool(point["on_front"])),
-        *gain_cells(results, label, "depth", axis),
-        escape(verdict) or MISSING,
+        *gain,
         *value_cells(results.estimate(against_training(label)), 3),
     ]
 
@@ -161,7 +158,7 @@ def checkpoint(results: Results) -> str:
     above += r"\multicolumn{3}{c}{over left out blocks, at equal latency} \\"
     header = ["what it changes", r"(\%)", "token (ms)", "first (ms)", "(nats)", "front"]
     header += ["gain (nats)", r"95\,\%", "verdict"]
-    layout = r">{\raggedright\arraybackslash}p{6.4cm}rrrrlrll"
+    layout = r">{\raggedright\arraybackslash}p{5.9cm}rrrrlrll"
     return tabular(layout, [above, header], lines)
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from shallower.analysis.budgets import QUESTIONS
 from shallower.analysis.claims.base import plain
-from shallower.analysis.claims.heads import TABLE_1
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.learning_rates import VALIDATION
 from shallower.analysis.results import Results
@@ -27,7 +26,6 @@ from shallower.reporting.latex import (
     significant,
     tabular,
 )
-from shallower.reporting.numbers.study import distinct
 from shallower.study.names import short
 
 SHOWN_METRICS = ("bleu1", "bleu4", "rouge1", "rougeL", "fuzzy")
@@ -55,46 +53,6 @@ def parameters(results: Results) -> str:
     ]
     header = ["", *(f"{depth} blocks" for depth in depths)]
     return tabular("l" + "r" * len(depths), [header], rows)
-
-
-def published(results: Results) -> str:
-    """Every value the original states, beside ours."""
-    study, fact = results.study, results.fact
-
-    def size(variant: str, depth: int) -> float:
-        return results.size(plain(variant, depth), "parameters_trained", "original")
-
-    rows = []
-    for variant in ("baseline", "proposed"):
-        for depth, value in TABLE_1[variant].items():
-            name = f"Parameters, {variant}, {depth} blocks"
-            rows.append([name, number(value, 0), number(size(variant, depth), 0)])
-    added = {
-        (size("proposed", depth) - size("baseline", depth)) / depth
-        for depth in study.original.depths
-    }
-    shown = number(added.pop(), 0) if len(added) == 1 else "differs by depth"
-    due = number(fact("heads.parameters.original.block.added"), 0)
-    if not study.models:
-        return absent_table()
-    window = round(fact("heads.training.window"))
-    points = f"{window} logged point{'' if window == 1 else 's'}"
-    seconds = number(fact("heads.time.training.mean"), 0)
-    rows += [
-        ["Added per block, $d^2/n + d$", due, shown],
-        [
-            "Training texts",
-            "1.5 million",
-            number(fact("heads.corpus.train.documents"), 0),
-        ],
-        ["Context (tokens)", "512", str(study.model.context)],
-        ["Training time of a model", "about 12\\,h", f"{seconds}\\,s"],
-        ["Loss logged every", "4 iterations", f"{study.training.log_every} iterations"],
-        ["Moving average of Figure~2a", "1000 logged points", points],
-        ["Runs of each model", "not stated", str(len(study.seeds))],
-        ["Device", "one A100 GPU", escape(", ".join(distinct(results, "device")))],
-    ]
-    return tabular("lrr", [["", "original", "ours"]], rows)
 
 
 def latency(results: Results) -> str:
@@ -316,7 +274,6 @@ def _effect(found: Estimate) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "parameters": parameters,
-    "published": published,
     "quality": quality,
     "latency": latency,
     **{f"metrics_{name}": partial(metrics, dataset=name) for name in EVALUATION_SETS},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import (
@@ -20,7 +20,7 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.corpus.tasks import TASKS
 from shallower.interventions.skip import PARTS, RULES, Skip
-from shallower.reporting.labels import changes, printed
+from shallower.reporting.labels import applied, printed
 from shallower.reporting.latex import (
     absent_table,
     escape,
@@ -30,10 +30,10 @@ from shallower.reporting.latex import (
     tabular,
 )
 from shallower.study.names import ModelName
-from shallower.study.study import Study
 
 # A column of models' names, which may take two lines.
-WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{4.7cm}"
+WRAPPED = r">{\raggedright\arraybackslash\hangindent=1em}p{3.4cm}"
+NARROW = WRAPPED.replace("3.4cm", "2.3cm")
 
 
 def skipping(results: Results) -> str:
@@ -49,25 +49,17 @@ def skipping(results: Results) -> str:
     trained = any(not study.names[m].pretrained for m in chosen)
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & "
     above += r"\multicolumn{3}{c}{speed-up of a token} & cache & "
-    above += r"\multicolumn{2}{c}{gain over skipping blocks}"
-    header = ["model", units(study, chosen), "change", r"95\,\%"]
+    above += r"\multicolumn{2}{c}{over skipping blocks}"
+    header = ["model", "$n$", "change", r"95\,\%"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
     header += ["(nats)", r"95\,\%"]
-    columns = f"{WRAPPED}rrlrrlrrl"
+    columns = f"{WRAPPED}rrlrrlrrl" if not trained else f"{NARROW}rrlrrlrrl"
     if trained:
-        above += r" & \multicolumn{2}{c}{over fewer blocks} & original"
-        header += ["(nats)", r"95\,\%", "size"]
-        columns += "rlr"
-    rows = [(group, cells if trained else cells[:-3]) for group, cells in rows]
+        above += r" & \multicolumn{2}{c}{over fewer blocks}"
+        header += ["(nats)", r"95\,\%"]
+        columns += "rl"
+    rows = [(group, cells if trained else cells[:-2]) for group, cells in rows]
     return tabular(columns, [above + r" \\", header], separated(rows))
-
-
-def units(study: Study, labels: Iterable[str]) -> str:
-    """What the column of replicates counts: documents of a checkpoint, else seeds."""
-    kinds = {study.names[label].pretrained for label in labels}
-    if len(kinds) != 1:
-        return "replicates"
-    return "documents" if kinds == {True} else "seeds"
 
 
 def _order(name: ModelName, skip: Skip) -> tuple[str, int, int, bool, int]:
@@ -89,19 +81,7 @@ def _skipped(results: Results, label: str) -> list[str]:
         number(100 * cost(results, label, "cache_share"), 0),
         *gain_cells(results, label, "blocks", "per_token"),
         *gain_cells(results, label, "depth", "per_token"),
-        number(_at_original(results, name)),
     ]
-
-
-def _at_original(results: Results, name: ModelName) -> float:
-    """Speed-up of the original's deepest model without the same sublayers."""
-    study = results.study
-    if source(name) != study.intervened_on or "healed" in name.options:
-        return math.nan
-    deepest = ModelName("baseline", study.original.depths[-1])
-    label = str(deepest.replace(skip=name.options["skip"]))
-    where = ("per_token", "fixed", "original")
-    return results.estimate(speedup(str(deepest), label, *where)).effect
 
 
 def elimination(results: Results) -> str:
@@ -122,10 +102,10 @@ def elimination(results: Results) -> str:
     ]
     above = r"& \multicolumn{3}{c}{cross-entropy (nats)} & perplexity & "
     above += r"\multicolumn{3}{c}{speed-up of the first token} & cache & "
-    above += r"\multicolumn{2}{c}{gain over fewer blocks (nats)} \\"
-    header = ["model", units(study, labels), "change", r"95\,\%", r"(\%)"]
+    above += r"\multicolumn{2}{c}{gain at equal latency} \\"
+    header = ["model", "$n$", "change", r"95\,\%", r"(\%)"]
     header += ["predicted", "measured", r"95\,\%", r"(\%)"]
-    header += ["at equal latency", r"95\,\%"]
+    header += ["(nats)", r"95\,\%"]
     return tabular(f"{WRAPPED}rrlrrrlrrl", [above, header], separated(rows))
 
 
@@ -180,7 +160,9 @@ def tasks(results: Results) -> str:
 
 def _named(name: ModelName) -> str:
     """A model; of a checkpoint's, which a table is about, what was done to it."""
-    return escape(changes(name, name.depth)) if name.pretrained else printed(name)
+    if not (name.pretrained and name.is_intervened):
+        return printed(name)
+    return escape(applied(name))
 
 
 # --- cells ----------------------------------------------------------------------------

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import textwrap
 from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pandas as pd
 
 from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
-from shallower.reporting.labels import label
+from shallower.reporting import contents
+from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
@@ -17,9 +23,10 @@ from shallower.reporting.latex import (
     interval,
     number,
     separated,
+    significant,
     tabular,
 )
-from shallower.reporting.numbers.study import DIGITS, shown, source_name
+from shallower.reporting.numbers.study import DIGITS, distinct, shown, source_name
 
 SAMPLES_SHOWN = 2  # of each evaluation set
 WIDE = r">{\raggedright\arraybackslash}p"
@@ -54,19 +61,20 @@ def _words(key: str) -> str:
 
 
 def settings(results: Results) -> str:
-    """Hyperparameters: what the original states, and this study's."""
+    """What the original states, and this study's; sizes, training, evaluation."""
     study, model, training = results.study, results.study.model, results.study.training
     betas, start = training.betas, study.initialisation
     schedule = f"warm-up {_percent(training.warmup_fraction)}, cosine to "
     schedule += _percent(training.final_fraction)
-    stated = [
+    rows = [
         ["width $d$", "1024", str(model.width)],
         ["heads $n$", "8", str(model.heads)],
         ["FFN hidden size $H$", "2752", str(model.ffn_hidden)],
-        ["context $T$", "512", str(model.context)],
+        ["context $T$ (tokens)", "512", str(model.context)],
         ["vocabulary $V$", "32000", str(study.tokenizer.vocabulary)],
-        ["blocks $L$", "5, 6, 7, 8", ", ".join(map(str, study.depths))],
     ]
+    if not study.models:
+        return tabular("lll", [["", "original", "this study"]], rows)
     ours = {
         "optimizer": f"AdamW, betas {betas[0]}, {betas[1]}",
         "peak learning rate": f"{training.learning_rate:g}",
@@ -78,9 +86,26 @@ def settings(results: Results) -> str:
         "precision": training.precision,
         "initialisation": rf"$\mathcal{{N}}(0, {start.std:g})$, scaled residual",
     }
-    rows = stated + [[key, "not stated", value] for key, value in ours.items()]
-    rows.append(["seeds", "one run shown", ", ".join(map(str, study.seeds))])
-    return tabular("lll", [["", "original", "this study"]], rows)
+    rows.append(["blocks $L$", "5, 6, 7, 8", ", ".join(map(str, study.depths))])
+    rows += [[key, "not stated", value] for key, value in ours.items()]
+    return tabular("lll", [["", "original", "this study"]], rows + _published(results))
+
+
+def _published(results: Results) -> list[list[str]]:
+    """Further quantities that the original states, beside ours."""
+    study, fact = results.study, results.fact
+    read, texts = fact("heads.training.documents"), fact("heads.corpus.train.documents")
+    seen = f"about {number(read, 0)} of {number(texts, 0)}"
+    points = number(fact("heads.training.window"), 0)
+    seconds = number(fact("heads.time.training.mean"), 0)
+    return [
+        ["training texts that a model sees", "at most 1.5 million", seen],
+        ["training time of a model", "about 12\\,h", f"{seconds}\\,s"],
+        ["loss logged every", "4 iterations", f"{study.training.log_every} iterations"],
+        ["moving average of Figure~2a", "1000 logged points", f"{points} logged"],
+        ["seeds", "not stated", ", ".join(map(str, study.seeds))],
+        ["device", "one A100 GPU", escape(", ".join(distinct(results, "device")))],
+    ]
 
 
 def _percent(fraction: float) -> str:
@@ -134,36 +159,137 @@ def _clip(text: str, keep_end: bool = False, longest: int = 150) -> str:
 # --- claims ---------------------------------------------------------------------------
 
 
-def claims(results: Results) -> str:
-    """Every claim: effect with interval, threshold and verdict."""
-    rows = []
-    # A column without any text is read as one of numbers.
-    table = results.claims.astype({"registered": object}).fillna({"registered": ""})
-    for _, row in table.iterrows():
-        group = (row["source"], row["registered"])
-        verdict = str(row["verdict"])
-        ends = (row["ci_low"], row["ci_high"], DIGITS.get(row["unit"], 0))
-        cells = [
+def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
+    """Claims with kind, scale, weights, replicates, effect and verdict; by source."""
+    table = results.claims[results.claims["registered"].isna()]
+    table = table[table["source"].isin(sources)]
+    rows = [(row["source"], _claim(results, row)) for row in table.to_dict("records")]
+    header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
+    header += ["unit", "interval", "verdict"]
+    widths = ("4.1cm", "1.6cm") if sources == ("S1",) else ("3.1cm", "1.2cm")
+    columns = rf"l{WIDE}{{{widths[0]}}}llllr{WIDE}{{{widths[1]}}}ll"
+    return tabular(columns, [header], separated(rows))
+
+
+def _claim(results: Results, row: dict[Any, Any]) -> list[str]:
+    """A row of a table of claims."""
+    ends = (row["ci_low"], row["ci_high"], DIGITS.get(row["unit"], 0))
+    known = not math.isnan(row["effect"])
+    return [
+        escape(row["id"]),
+        escape(with_labels(results, str(row["claim"]))),
+        row["kind"],
+        row["scale"],
+        row["weights"],
+        replicates(results, row),
+        shown(row, "effect") if known else "",
+        escape(str(row["unit"])) if known else "",
+        interval(*ends) if not math.isnan(row["ci_low"]) else "",
+        in_bold(row["verdict"]),
+    ]
+
+
+def in_bold(verdict: str) -> str:
+    """A verdict; bold where a study says something."""
+    decided = verdict in ("supported", "not supported")
+    return rf"\textbf{{{verdict}}}" if decided else verdict
+
+
+def replicates(results: Results, row: dict[Any, Any]) -> str:
+    """What the interval is over: `5 seeds`; as far as claims.csv says so."""
+    if row["kind"] == "identity":
+        return "exact"
+    count, what = row.get("n", math.nan), row.get("replicates")
+    if isinstance(what, str) and count > 0:
+        return f"{count:.0f} {what.removesuffix('s') if count == 1 else what}"
+    if row["scale"] == "pretrained" or row["verdict"] == "not tested":
+        return ""
+    kind = "sessions" if row["kind"] == "cost" else "seeds"
+    count = results.fact(f"heads.{kind}")
+    return f"{count:.0f} {kind.removesuffix('s') if count == 1 else kind}"
+
+
+def contrasts(results: Results) -> str:
+    """The study's registered contrasts."""
+    table = results.claims[results.claims["registered"].notna()]
+    if table.empty:
+        return absent_table()
+    rows = [
+        [
             escape(row["id"]),
             escape(with_labels(results, str(row["claim"]))),
             shown(row, "effect"),
-            MISSING if row["unit"] == "logits" else interval(*ends),
-            shown(row, "threshold"),
-            escape(str(row["unit"])),
-            verdict if verdict == "not tested" else rf"\textbf{{{verdict}}}",
+            interval(row["ci_low"], row["ci_high"], DIGITS["nats"]),
+            in_bold(row["verdict"]),
         ]
-        rows.append((group, cells))
-    header = ["", "claim", "effect", r"95\,\% interval", "threshold", "unit", "verdict"]
-    return tabular(rf"l{WIDE}{{7.4cm}}rrrll", [header], separated(rows, r"\midrule"))
+        for row in table.to_dict("records")
+    ]
+    header = ["", "contrast", "nats", "interval", "verdict"]
+    return tabular(rf"l{WIDE}{{2.1cm}}rll", [header], rows)
+
+
+def gates(results: Results) -> str:
+    """What every trained model has at the gates of claims about quality."""
+    table = results.gates
+    if table.empty:
+        return absent_table()
+    names = list(dict.fromkeys(table["gate"]))
+    rows = []
+    for model, part in table.groupby("model", sort=False):
+        by_gate = part.set_index("gate")
+        cells = [printed(results.study.names[str(model)])]
+        for gate in names:
+            row = by_gate.loc[gate] if gate in by_gate.index else None
+            cells += ["", ""] if row is None else _gate(row)
+        rows.append(cells)
+    heads = [rf"\multicolumn{{2}}{{c}}{{{escape(name)}}}" for name in names]
+    above = "& " + " & ".join(heads) + r" \\"
+    header = ["model", *["value", "limit"] * len(names)]
+    return tabular("l" + "rr" * len(names), [above, header], rows)
+
+
+def _gate(row: pd.Series) -> list[str]:
+    """A value and its limit; in bold where the gate is closed."""
+    value, limit = significant(row["value"], 3), significant(row["threshold"], 3)
+    if not row["passed"]:
+        value = rf"\textbf{{{'closed' if value == MISSING else value}}}"
+    return ["" if cell == MISSING else cell for cell in (value, limit)]
 
 
 def claims_notes(results: Results) -> str:
-    """What each verdict rests on."""
+    """Thresholds, and what each verdict rests on."""
     rows = [
-        [escape(row["id"]), row["verdict"], escape(with_labels(results, row["note"]))]
-        for _, row in results.claims.fillna({"note": ""}).iterrows()
+        [
+            escape(row["id"]),
+            "" if math.isnan(row["threshold"]) else shown(row, "threshold"),
+            row["verdict"],
+            escape(with_labels(results, row["note"])),
+        ]
+        for row in results.claims.fillna({"note": ""}).to_dict("records")
     ]
-    return tabular(rf"ll{WIDE}{{12.4cm}}", [["", "verdict", "note"]], rows)
+    header = ["", "threshold", "verdict", "note"]
+    return tabular(rf"lrl{WIDE}{{12.6cm}}", [header], rows)
+
+
+# --- where everything comes from ------------------------------------------------------
+
+
+def provenance(results: Results) -> str:
+    """Figures and tables by the module that makes them."""
+    rows = []
+    figures = {name: topic for name, (topic, _) in contents.FIGURES.items()}
+    for kind, prefix, topics in (
+        ("figures", "fig", figures),
+        ("tables", "tab", contents.TABLES),
+    ):
+        for topic in dict.fromkeys(topics.values()):
+            names = [name for name in topics if topics[name] == topic]
+            path = f"{kind}/{topic}.py"
+            shown = ", ".join(rf"\where{{{prefix}:{name}}}" for name in names)
+            link = rf"\source{{{path}}}{{{escape(path)}}}"
+            rows.append((kind, [kind, link, shown]))
+    header = ["rule", "module", "makes"]
+    return tabular(rf"ll{WIDE}{{12cm}}", [header], separated(rows))
 
 
 def with_labels(results: Results, note: str) -> str:
@@ -181,5 +307,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "settings": settings,
     "samples": samples,
     "claims": claims,
+    "claims_others": partial(claims, sources=("S2", "S3", "S4")),
+    "contrasts": contrasts,
     "claims_notes": claims_notes,
+    "gates": gates,
+    "provenance": provenance,
 }

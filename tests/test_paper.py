@@ -1,0 +1,233 @@
+"""The paper's text, whatever a study has: the abstract's length, no holes, no zeros.
+
+LaTeX is not run: the few commands that choose text are expanded here, as
+`shallower.sty` defines them.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from made_up import MadeUp, all_systems, default_configuration, study_of
+from made_up_checkpoints import MadeUpCheckpoints, study_of_checkpoints
+from project import ROOT
+from shallower.analysis.results import Results
+from shallower.analysis.write import write_analysis
+from shallower.reporting.latex import MISSING
+from shallower.reporting.numbers import all_numbers
+
+REPORT = ROOT / "report"
+CHOOSING = re.compile(r"\\(result|resultcount|ifresult|input|generatedtable)\b")
+ARGUMENTS = {"result": 1, "resultcount": 3, "ifresult": 3}
+WORDS, NUMERALS = 150, 12  # of an abstract, at most
+WRONG = {  # what must not be in the text of any study
+    "a dash for a number": re.escape(MISSING),
+    "no number": r"\bnan\b|\bNone\b|\binf\b",
+    "none": r"\bnone\b",
+    "nothing counted": r"(?<![\d.,}])0~?[ ~](models?|blocks?|seeds?|sessions?|pairs?|"
+    r"documents?|runs?|rows?|tokens?|gates?|budgets?|claims?|layers?)\b",
+    "an unknown reference": r"\?\?",
+    "an empty unit": r"(?<![\d}$)])~(nats|\\unit)",
+    "an empty place": r"\( *\)|[\w%}] \.(?!\d)|``''| ,|\(,| ;|: *\.(?!\d)|\.\.(?!\.)",
+    "a word twice": r"\b(the|of|and|is|a|with|by) \1\b",
+    "the same verdict as a noun": r"not supported none|no claims? none",
+}
+
+
+def expanded(text: str, numbers: dict[str, str]) -> str:
+    """LaTeX with everything chosen and looked up; tables are left out."""
+    found, position = "", 0
+    while start := CHOOSING.search(text, position):
+        found += text[position : start.start()]
+        command = start[1]
+        arguments, position = taken(text, start.end(), ARGUMENTS.get(command, 1))
+        key = arguments[0]
+        if command == "result":
+            found += numbers[key]
+        elif command == "resultcount":
+            one = numbers[key] == "1"
+            found += f"{numbers[key]}~{expanded(arguments[1 if one else 2], numbers)}"
+        elif command == "ifresult":
+            there = numbers[key] not in ("", MISSING)
+            found += expanded(arguments[1 if there else 2], numbers)
+        elif key.startswith("sections/") and "architecture" not in key:
+            found += expanded(source(f"{key}.tex"), numbers)
+    return found + text[position:]
+
+
+def source(name: str) -> str:
+    """A file of the report without comments."""
+    return re.sub(r"(?<!\\)%.*\n?", "", (REPORT / name).read_text(encoding="utf-8"))
+
+
+def taken(text: str, position: int, count: int) -> tuple[list[str], int]:
+    """So many arguments in braces, and where the text goes on."""
+    arguments = []
+    for _ in range(count):
+        begin = text.index("{", position) + 1
+        assert not text[position : begin - 1].strip(), text[position:begin]
+        depth, position = 1, begin
+        while depth:
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            position += 2 if text[position] == "\\" else 1
+        arguments.append(text[begin : position - 1])
+    return arguments, position
+
+
+def body(numbers: dict[str, str]) -> str:
+    """The expanded document, without its preamble."""
+    document = source("paper.tex").partition(r"\begin{document}")[2]
+    return expanded(document, numbers)
+
+
+def abstract(numbers: dict[str, str]) -> str:
+    text = (REPORT / "sections" / "front.tex").read_text(encoding="utf-8")
+    text = text.partition("% begin abstract\n")[2].partition("% end abstract")[0]
+    text = expanded(re.sub(r"(?<!\\)%.*\n?", "", text), numbers)
+    text = text.replace("$-$", "-").replace("~", " ").replace(r"\,", " ")
+    text = re.sub(r"\{,\}|\{-\}", ",", text)
+    return " ".join(re.sub(r"\\([%&\\ ])|\\[a-z]+\{?|[{}]", r"\1 ", text).split())
+
+
+# --- studies that have and have not ---------------------------------------------------
+
+
+def analysed_of(made: MadeUp) -> Results:
+    made.results()
+    write_analysis(made.folder)
+    return Results.read(made.folder)
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All systems, with a checkpoint that skipping and elimination act on."""
+    study = study_of_checkpoints("small-1.5b", beside=all_systems())
+    return analysed_of(MadeUpCheckpoints(study, tmp_path_factory.mktemp("beside")))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A checkpoint alone: nothing is trained."""
+    study = study_of_checkpoints("small-1.5b")
+    return analysed_of(MadeUpCheckpoints(study, tmp_path_factory.mktemp("alone")))
+
+
+@pytest.fixture(scope="module")
+def lonely(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """All systems with a single seed and a single session."""
+    made = MadeUp(all_systems(), tmp_path_factory.mktemp("lonely"))
+    made.first_units()
+    return analysed_of(made)
+
+
+@pytest.fixture(scope="module")
+def without_s2(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Neither FFNs, nor teachers, nor T5, nor any checkpoint."""
+    whole = default_configuration()
+    study = study_of(whole)
+    return analysed_of(MadeUp(study, tmp_path_factory.mktemp("without_s2")))
+
+
+STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely", "without_s2"]
+
+
+@pytest.fixture(params=STUDIES)
+def numbers(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The numbers of a study's text, by key."""
+    return all_numbers(request.getfixturevalue(request.param))
+
+
+# --- tests ----------------------------------------------------------------------------
+
+
+def test_no_study_breaks_a_sentence(numbers: dict[str, str]) -> None:
+    text = body(numbers)
+    assert len(text.split()) > 3000
+    found = [
+        f"{what}: ...{text[max(0, hit.start() - 70) : hit.end() + 30]!r}..."
+        for what, pattern in WRONG.items()
+        for hit in re.finditer(pattern, text)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_what_is_referred_to_is_there(numbers: dict[str, str]) -> None:
+    """No `??`: a study without an experiment has no section and no table on it."""
+    text = body(numbers)
+    asked = {
+        label
+        for labels in re.findall(r"\\[cC]?ref\{([^}]+)\}", text)
+        for label in labels.split(",")
+    }
+    there = re.findall(r"\\label\{([^}]+)\}|\}\{((?:fig|tab):\w+)\}", text)
+    there = ["".join(pair) for pair in there]
+    assert asked - set(there) == set()
+    assert len(set(there)) == len(there)
+    assert len(asked) > 20
+
+
+def test_the_abstract_is_short(numbers: dict[str, str]) -> None:
+    text = abstract(numbers)
+    assert len(text.split()) <= WORDS, (len(text.split()), text)
+    numerals = re.findall(r"\d+(?:[.,]\d+)*", text)
+    assert len(numerals) <= NUMERALS, (numerals, text)
+    assert "\\" not in text, text
+
+
+def test_the_first_sentence_is_what_follows_from_the_layer(analysed: Results) -> None:
+    text = abstract(all_numbers(analysed))
+    first = text.partition(". ")[0] if "et al. " not in text else text[:400]
+    for words in ("folds into the value projection", "fewer blocks", "quality"):
+        assert words in first
+    known = {"C6": ("supported", "not supported")}
+    verdict = analysed.claims.set_index("id").loc["C6", "verdict"]
+    assert ("is not known" in first) == (verdict not in known["C6"])
+
+
+def test_closed_gates_are_the_second_sentence(analysed: Results) -> None:
+    said = "All 3 models predict no better than a bigram, so 9 claims are not tested."
+    text = abstract(all_numbers(analysed) | {"gates.sentence": said})
+    before = text.partition(said)[0]
+    assert said in text
+    assert before.replace("et al.", "").count(". ") == 1
+
+
+def test_a_dash_is_found() -> None:
+    """The check of the checks: each pattern finds what it is for."""
+    for what, text in {
+        "a dash for a number": "is {--}~nats",
+        "none": "supports none",
+        "nothing counted": "of 0~models",
+        "an unknown reference": "Table ??",
+        "a word twice": "that the the",
+        "an empty place": "is ( ) here",
+    }.items():
+        assert re.search(WRONG[what], text), what
+    assert not re.search(WRONG["nothing counted"], "1.0 seeds, 20 runs, 10~models")
+
+
+def test_commands_are_expanded() -> None:
+    numbers = {"a": "1", "b": MISSING, "c": "x_{1}"}
+    text = r"\result{a} \resultcount{a}{seed}{seeds}\ifresult{b}{no}{, \result{c}}."
+    assert expanded(text, numbers) == "1 1~seed, x_{1}."
+
+
+def test_every_figure_and_table_is_shown_once() -> None:
+    from shallower.reporting.contents import FIGURES, TABLES
+
+    text = "\n".join(
+        source(f"sections/{path.name}") for path in (REPORT / "sections").glob("*.tex")
+    )
+    for names, command, label, suffix in (
+        (FIGURES, r"\\(?:includegraphics|sidefigure)\{figures/", "fig", ".pdf"),
+        (TABLES, r"\\generatedtable\{tables/", "tab", ".tex"),
+    ):
+        shown = re.findall(rf"{command}(\w+){re.escape(suffix)}\}}", text)
+        assert sorted(shown) == sorted(names)
+        for name in names:
+            marked = rf"\\label\{{{label}:{name}\}}|\}}\{{{label}:{name}\}}"
+            assert len(re.findall(marked, text)) == 1, name
+    assert Path(REPORT / "sections" / "architecture.tex").is_file()
