@@ -92,20 +92,14 @@ class Gates:
         runs = self.runs(labels)
         if not runs:
             return []
-        checks = [
-            self.check(run, gate)
-            for gate in ("floor", "attention", "rate")
-            for run in runs
-        ]
         depths = {run: self.context.study.models[run].depth for run in runs}
         about_depth = all(map(self.is_baseline, runs)) and len({*depths.values()}) > 1
-        if not about_depth:
-            deepest = max(runs, key=lambda run: depths[run])
-            checks.append(self.check(deepest, "sensitivity"))
-        return sorted(
-            (check for check in checks if not check.passed),
-            key=lambda check: GATES.index(check.gate),
+        whose = dict.fromkeys(GATES, runs)
+        whose["sensitivity"] = (
+            [] if about_depth else [max(runs, key=depths.__getitem__)]
         )
+        checks = [self.check(run, gate) for gate in GATES for run in whose[gate]]
+        return [check for check in checks if not check.passed]
 
     def check(self, run: str, gate: str) -> Check:
         """One gate of one trained decoder."""
