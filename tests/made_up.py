@@ -271,6 +271,9 @@ class MadeUp:
             if name.options.get("task"):
                 right = {s: 0.7 + 2 * noise(index, s) for s in own}
                 self.put(label, "pairs", "accuracy", right)
+            else:
+                gaps = {seed: quality(name) + more for seed, more in own.items()}
+                self.put(label, "spans", "cross_entropy", gaps)
             return
         nats = {seed: quality(name) + more for seed, more in own.items()}
         self.put(label, "continuation", "cross_entropy", nats)

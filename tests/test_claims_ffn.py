@@ -67,7 +67,6 @@ def test_a_study_in_which_the_thesis_is_right(truth: Results) -> None:
     due = dict.fromkeys(CLAIMS, "supported")
     due["S2-8"] = "not tested"  # one teacher, beside the student itself
     due["S2-9"] = "not supported"  # arithmetic, whatever the study
-    due["S2-12"] = "not tested"
     assert {key: each.verdict for key, each in found.items()} == due
     effects = {
         "S2-2": 1 / 0.72,
@@ -79,6 +78,8 @@ def test_a_study_in_which_the_thesis_is_right(truth: Results) -> None:
         "S2-9": 12,
         "S2-10": -6,  # points
         "S2-11": 4,
+        "S2-10b": 0.35,
+        "S2-11b": -0.08,
     }
     for key, effect in effects.items():
         assert found[key].effect == pytest.approx(effect, abs=2e-3), key
@@ -98,6 +99,9 @@ CHANGES = [
     ("S2-2", "none-8", 300, TIME, "not supported"),
     ("S2-3", "none-4", -0.35, NATS, "inconclusive"),
     ("S2-3", "none-4", -0.45, NATS, "not supported"),
+    ("S2-10b", f"{T5}__ffn=none", -0.35, NATS, "inconclusive"),
+    ("S2-10b", f"{T5}__ffn=none", -0.45, NATS, "not supported"),
+    ("S2-11b", f"{T5}__ffn=three_matrices", 0.2, NATS, "not supported"),
     ("S2-4", "three_matrices-4", 0.05, NATS, "inconclusive"),
     ("S2-4", "two_matrices-4", 0.1, NATS, "not supported"),
     ("S2-5", "three_matrices-4__ratio=1.5", -0.05, NATS, "inconclusive"),

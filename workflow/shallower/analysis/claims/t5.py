@@ -58,6 +58,28 @@ def three_over_one(context: Context) -> Finding:
     return _compare(context, pairs, higher=True)
 
 
+def loses_denoising(context: Context) -> Finding:
+    """S2-10b: pretrained without FFNs, T5 fills gaps with a higher cross-entropy."""
+    pairs = _pairs(context.study, "none", "default", tuned=False)
+    return _denoising(context, pairs, higher=True)
+
+
+def three_denoise_better(context: Context) -> Finding:
+    """S2-11b: pretrained with three matrices, with a lower one than with one."""
+    pairs = _pairs(context.study, "three_matrices", "one_matrix", tuned=False)
+    return _denoising(context, pairs, higher=False)
+
+
+def _denoising(
+    context: Context, pairs: list[tuple[str, str]], higher: bool
+) -> Finding:
+    """Left above (or below) right in cross-entropy of the gaps, in nats."""
+    if not pairs:
+        return replace(absent(""), note="no such T5 in this study")
+    found = [context.difference(*pair, dataset="spans") for pair in pairs]
+    return conjunction([superiority(one, lower_is_better=not higher) for one in found])
+
+
 def _compare(context: Context, pairs: list[tuple[str, str]], higher: bool) -> Finding:
     """Left above (or below) right in accuracy, if the plain model learnt the task."""
     if not pairs:
@@ -93,22 +115,27 @@ def over_bag_of_words(context: Context, model: str) -> Estimate | None:
     return context.keep(mean_level(comparison, difference, "seeds"))
 
 
-def _tuned(study: Study, ffn: str) -> dict[str, ModelName]:
-    """The fine-tuned T5s with an FFN in all places, by label; none has a teacher."""
+def _tuned(study: Study, ffn: str, tuned: bool = True) -> dict[str, ModelName]:
+    """The fine-tuned T5s with an FFN in all places, by label; none has a teacher.
+
+    Or those that are pretrained alone.
+    """
     return {
         model: name
         for model, name in study.models.items()
         if name.t5_size
         and name.ffn == ffn
-        and name.options.get("task") == "pairs"
+        and (name.options.get("task") == "pairs") == tuned
         and not {"teacher", "where"} & set(name.options)
     }
 
 
-def _pairs(study: Study, ffn: str, other: str) -> list[tuple[str, str]]:
+def _pairs(
+    study: Study, ffn: str, other: str, tuned: bool = True
+) -> list[tuple[str, str]]:
     """The models with an FFN, each with the same model that has the other one."""
     pairs = []
-    for model, name in _tuned(study, ffn).items():
+    for model, name in _tuned(study, ffn, tuned).items():
         rival = name.without("ffn", "ratio")
         if other != "default":
             rival = rival.replace(ffn=other)
@@ -165,10 +192,17 @@ CLAIMS = [
         "S2",
     ),
     Claim(
-        "S2-12",
-        "T5: a long linear warm-up makes bad runs rarer",
-        "runs",
-        lambda context: absent("two schedules with enough seeds"),
+        "S2-10b",
+        "T5: without FFNs the denoising loss is higher",
+        "nats",
+        loses_denoising,
+        "S2",
+    ),
+    Claim(
+        "S2-11b",
+        "T5: three matrices reach a lower denoising loss than one",
+        "nats",
+        three_denoise_better,
         "S2",
     ),
 ]
