@@ -70,9 +70,7 @@ def three_denoise_better(context: Context) -> Finding:
     return _denoising(context, pairs, higher=False)
 
 
-def _denoising(
-    context: Context, pairs: list[tuple[str, str]], higher: bool
-) -> Finding:
+def _denoising(context: Context, pairs: list[tuple[str, str]], higher: bool) -> Finding:
     """Left above (or below) right in cross-entropy of the gaps, in nats."""
     if not pairs:
         return replace(absent(""), note="no such T5 in this study")

@@ -38,7 +38,7 @@ FAILURES = {  # gate -> what is said of a model that fails it, and of several
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
     """Floors in nats and as perplexities; models by gate; claims that gates close.
 
-    `gates.failed` says in words which gates fail, or "none"; `gates.sentence` is a
+    `gates.failed` says in words which gates fail, if any; `gates.sentence` is a
     whole sentence for the abstract, empty where nothing is trained.
     """
     fact = results.fact
