@@ -64,7 +64,7 @@ def test_models_are_timed_as_deployed(analysed: Results) -> None:
 def test_the_table_of_students(analysed: Results) -> None:
     row = cells(ffn.distillation(analysed))["baseline 2"]
     work = number(analysed.fact(f"ffn.flops.{STUDENT}"))
-    assert row[:4] == ["baseline~4", "0.5", "2", work]
+    assert row[:4] == ["baseline 4", "0.5", "2", work]
     assert row[6:8] == effect(analysed, STUDENT, "baseline-2")
     alone = "baseline-2__equal_flops=baseline-4"
     assert row[8:] == effect(analysed, STUDENT, alone)

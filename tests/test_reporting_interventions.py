@@ -201,7 +201,7 @@ def test_methods_table(analysed: Results) -> None:
         rf"\textbf{{{number(gain.effect, 3)}}}",  # supported
         interval(gain.ci_low, gain.ci_high, 3),
     ]
-    assert rows["baseline~4"][8] == "{--}"
+    assert rows["baseline 4"][8] == "{--}"
 
 
 # --- numbers --------------------------------------------------------------------------

@@ -39,9 +39,8 @@ def label(name: ModelName) -> str:
 
 
 def printed(name: ModelName) -> str:
-    """The same for LaTeX; lines break between the parts alone."""
-    parts = (escape(part).replace(" ", "~") for part in label(name).split(", "))
-    return ", ".join(parts)
+    """The same for LaTeX."""
+    return escape(label(name))
 
 
 def applied(name: ModelName) -> str:
