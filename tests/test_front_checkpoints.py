@@ -173,7 +173,7 @@ def test_costs_and_verdicts_of_a_checkpoint(written: Results) -> None:
     assert table.loc[f"{SKIP}attention.last.2", "verdict"] == "supported"
     assert table["verdict"].isna()[[NAME, f"{SKIP}block.last.2"]].all()
     shown = all_tables()["front_pretrained"](written)
-    assert "attention of the last 2 blocks skipped & 100 & 18.66 & " in shown
+    assert "skip attention of the last 2 & 100 & 18.66 & " in shown
     # The table of trained models has none of it.
     assert "not in this study" in all_tables()["front"](written)
 

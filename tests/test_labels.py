@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from made_up import all_systems
-from shallower.reporting.labels import changes, label, printed
+from shallower.reporting.labels import applied, label, printed
 from shallower.study.names import ModelName
 
 HEALED = {"skip": "attention.last.2", "healed": 0.05, "by": "self"}
@@ -63,45 +63,9 @@ def test_printed_is_the_label_for_latex() -> None:
     assert "×" not in text
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        (ModelName("baseline", 8), "none"),
-        (ModelName("proposed", 5), "5 blocks, proposed heads"),
-        (ModelName("none", 8), "no FFN"),
-        (
-            ModelName("one_matrix_relu", 8, {"where": "first_half"}),
-            "one matrix relu as FFN in the first half",
-        ),
-        (
-            ModelName("baseline", 5, {"teacher": "baseline-8", "alpha": 0.1}),
-            "5 blocks, taught by baseline-8 (alpha 0.1)",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "block.last.1"}),
-            "all of the last block skipped",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "attention.last.2", "healed": 0.1}),
-            "attention of the last 2 blocks skipped, healed for 10 % of the steps",
-        ),
-        (
-            ModelName("baseline", 8, {"skip": "ffn.random0.2"}),
-            "FFN of 2 blocks at random skipped",
-        ),
-        (
-            ModelName("baseline", 8, {"tuned": 0.05, "eliminate": "random.1.5"}),
-            "fine-tuned for 5 % of the steps, tokens eliminated at random, "
-            "prefill 1.5 times",
-        ),
-    ],
-)
-def test_what_a_model_changes(name: ModelName, words: str) -> None:
-    assert changes(name, 8) == words
-
-
 def test_a_checkpoint_goes_by_its_name() -> None:
     name = ModelName("smollm2-135m", 30, {"skip": "attention.last.4"}, pretrained=True)
     assert label(name) == "smollm2-135m, skip attention of the last 4"
     assert label(name.run) == "smollm2-135m"
-    assert changes(name, 8) == "attention of the last 4 blocks skipped"
+    assert applied(name) == "skip attention of the last 4"
+    assert applied(name.run) == ""

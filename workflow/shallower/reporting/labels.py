@@ -20,7 +20,6 @@ FFNS = {  # variant -> as it is printed
     "two_matrices": "2W",
     "three_matrices": "3W",
 }
-PARTS = {"attention": "attention", "ffn": "FFN", "block": "all"}
 
 
 def label(name: ModelName) -> str:
@@ -83,63 +82,6 @@ def _applied(name: ModelName) -> list[str]:
     return found
 
 
-def changes(name: ModelName, deepest: int) -> str:
-    """A phrase of what a model changes in the deepest baseline; `none` for itself.
-
-    Or in the checkpoint that it is made of.
-    """
-    options = name.options
-    same = name.pretrained or name.depth == deepest
-    parts = [] if same else [_count(name.depth)]
-    if name.head != "baseline":
-        parts.append(f"{name.head.replace('_', ' ')} heads")
-    if name.ffn != "default":
-        parts.append(_ffn(name))
-    if "heads" in options:
-        parts.append(f"{options['heads']} heads")
-    if "head_size" in options:
-        parts.append(f"heads of size {options['head_size']}")
-    if "teacher" in options:
-        keys = [key for key in ("alpha", "temperature") if key in options]
-        how = ", ".join(f"{key} {options[key]}" for key in keys)
-        parts.append(f"taught by {options['teacher']}" + (f" ({how})" if how else ""))
-    if "tuned" in options:
-        parts.append(f"fine-tuned for {percent(options['tuned'])} of the steps")
-    if "skip" in options:
-        parts.append(_skipped(name))
-    if "eliminate" in options:
-        chosen = eliminate.Eliminate.parse(str(options["eliminate"]))
-        words = eliminate.RULES[chosen.rule].words
-        parts.append(f"tokens eliminated {words}, prefill {chosen.speedup:g} times")
-    return ", ".join(parts) or "none"
-
-
-def _ffn(name: ModelName) -> str:
-    words = "no FFN" if name.ffn == "none" else f"{name.ffn.replace('_', ' ')} as FFN"
-    if "ratio" in name.options:
-        words += f" of ratio {name.options['ratio']}"
-    if "where" in name.options:
-        words += f" in the {str(name.options['where']).replace('_', ' ')}"
-    return words
-
-
-def _skipped(name: ModelName) -> str:
-    choice = skip.Skip.parse(str(name.options["skip"]))
-    place = skip.RULES[choice.rule].words
-    single = choice.k == 1 and place.startswith("the ")
-    blocks = place.format("block" if single else _count(choice.k))
-    words = f"{PARTS[choice.part]} of {blocks} skipped"
-    if "healed" in name.options:
-        words += f", healed for {percent(name.options['healed'])} of the steps"
-        if name.options.get("by") == "self":
-            words += " by the unskipped model"
-    return words
-
-
 def percent(share: float | int | str) -> str:
     """0.1 as 10 %."""
     return f"{100 * float(share):g} %"
-
-
-def _count(blocks: int) -> str:
-    return f"{blocks} block" if blocks == 1 else f"{blocks} blocks"

@@ -17,7 +17,7 @@ from shallower.analysis.interventions import (
     skips,
 )
 from shallower.analysis.results import Results
-from shallower.reporting.labels import SYSTEMS, changes, printed
+from shallower.reporting.labels import SYSTEMS, applied, printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
@@ -156,7 +156,7 @@ def checkpoint(results: Results) -> str:
     lines = [_checkpoint_cells(results, points, row) for row in rows]
     above = r"& cache & \multicolumn{2}{c}{latency} & quality & on & "
     above += r"\multicolumn{3}{c}{over left out blocks, at equal latency} \\"
-    header = ["what it changes", r"(\%)", "token (ms)", "first (ms)", "(nats)", "front"]
+    header = ["what is done", r"(\%)", "token (ms)", "first (ms)", "(nats)", "front"]
     header += ["gain (nats)", r"95\,\%", "verdict"]
     layout = r">{\raggedright\arraybackslash}p{5.9cm}rrrrlrll"
     return tabular(layout, [above, header], lines)
@@ -174,7 +174,7 @@ def _checkpoint_cells(
     name = results.study.names[label]
     share = float(row["cache_share"]) if name.is_intervened else 1.0
     return [
-        escape(changes(name, name.depth)),
+        escape(applied(name)) or "unchanged",
         number(100 * share, 0),
         number(times.get("per_token", math.nan), 2),
         number(times.get("first_token", math.nan), 1),
@@ -196,7 +196,7 @@ def both(results: Results) -> str:
             results.estimate(change(str(each), base)).effect for each in (*alone, name)
         ]
         cells = [printed(name.run)]
-        cells += [escape(changes(each, name.depth)) for each in alone]
+        cells += [escape(applied(each)) for each in alone]
         cells += [number(cost, 3) for cost in costs]
         rows.append((base, [*cells, *value_cells(one, 3)]))
     if not rows:
