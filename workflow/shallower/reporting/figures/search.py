@@ -135,13 +135,15 @@ def budget(results: Results) -> Figure:
     """
     study, table = results.study, results.table("budget")
     names = [study.models[model] for model in study.models_of("budget")]
-    chosen = {(name.variant, name.depth) for name in names}
+    ends = study.depths[:1] + study.depths[-1:]
+    plain = {(v, depth) for v in ("baseline", "proposed") for depth in ends}
+    chosen = {(name.variant, name.depth) for name in names} or plain
     pairs = zip(table["variant"], table["depth"], strict=True)
     table = table[[pair in chosen for pair in pairs]]
     if table.empty:
         return style.absent("budget")
     figure = Figure(figsize=(style.PAGE, 2.7))
-    left, middle, right = figure.subplots(1, 3)
+    left, middle, right = figure.subplots(1, 3, gridspec_kw={"wspace": 0.36})
     depths = sorted(set(table["depth"]))
     for names_, part in table.groupby(["variant", "depth", "width"], sort=False):
         variant, depth, width = str(names_[0]), int(names_[1]), int(names_[2])
@@ -166,7 +168,8 @@ def budget(results: Results) -> Figure:
         axes.xaxis.set_major_locator(LogLocator(subs=(1,)))
         axes.xaxis.set_major_formatter("{x:g}")
     _original_budget(left, ratio)
-    keys = _budget_keys(table, study)
+    shown = {study.models[model].variant for model in gains["left"]}
+    keys = _budget_keys(table, study, shown)
     keys.append(style.key("SiLU at 400 billion tokens", marker="*", color="0.2", lw=0))
     style.above(figure, keys)
     return figure
@@ -221,13 +224,14 @@ def _original_budget(axes: Axes, ratio: float) -> None:
     )
 
 
-def _budget_keys(table: pd.DataFrame, study: Study) -> list[Any]:
-    """Variants, depths and, if there are several, widths."""
+def _budget_keys(table: pd.DataFrame, study: Study, gaining: set[str]) -> list[Any]:
+    """Variants, `gaining` ones too, depths and, if there are several, widths."""
     keys = [
         style.key(
             variant, color=colour_and_dashes(variant, all_variants(study))[0], lw=1.4
         )
-        for variant in dict.fromkeys(table["variant"])
+        for variant in all_variants(study)
+        if variant in gaining | set(table["variant"])
     ]
     depths, widths = sorted(set(table["depth"])), sorted(set(table["width"]))
     grey: dict[str, Any] = {"color": "0.35", "ms": 4}
