@@ -114,7 +114,7 @@ def test_table_of_tasks(tasked: Results) -> None:
         half = 2.131 * 0.1 / math.sqrt(15)
         low, high = share(1, control) - half, share(1, control) + half
         assert cells[words][3] == f"[{low:.2f}, {high:.2f}]"
-    skipped = cells["attention of the last 2 blocks skipped"]
+    skipped = cells["skip attention of the last 2"]
     assert skipped[::2] == ["0.125", "0.250", "0.375", "0.500"]
     half = 2.131 * 0.0125 / math.sqrt(15)  # of paired differences
     assert skipped[1] == f"[{0.125 - half:.3f}, {0.125 + half:.3f}]"
