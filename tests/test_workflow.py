@@ -217,7 +217,7 @@ def test_one_models_setting_retrains_that_model_only(project: Project) -> None:
         r"^rule train:.*?model=([\w-]+)", project.said, re.MULTILINE | re.DOTALL
     )
     assert set(trained) == {"silu-1"}
-    assert "rerun: silu-1: learning_rate 0.003 -> 0.001" in project.said
+    assert "rerun: silu-1: learning_rate 0.004 -> 0.001" in project.said
 
 
 @pytest.mark.parametrize(
