@@ -23,9 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
-from shallower.analysis.statistics import LEVEL, t_interval
+from shallower.analysis.statistics import half_of_sum, t_interval
 
 STEPS = 2000  # of the search for the ends of a speed-up's interval
 DRAWS = 4000  # the Monte Carlo error of a probability is then .008 or less
@@ -154,7 +153,7 @@ def gain_at_equal_latency(data: Measured, model: str, others: Sequence[str]) -> 
     if not curve.knots[0] <= at <= curve.slowest:
         return _none(f"at {at:.4g} us, outside the curve", len(quality), curve.models)
     gains, delays = _gaps(quality, latency, curve, np.array([1.0]))
-    half, mean = float(_half(gains, delays)[0]), float(gains.mean())
+    half, mean = float(half_of_sum([gains, delays])[0][0]), float(gains.mean())
     return Gain(mean, mean - half, mean + half, len(quality), curve.models)
 
 
@@ -177,7 +176,8 @@ def speedup_at_equal_quality(data: Measured, model: str, others: Sequence[str]) 
     ratio = float(np.interp(at, means[::-1], curve.knots[::-1]) / latency.mean())
     factors = np.linspace(curve.knots[0], curve.knots[-1], STEPS + 1) / latency.mean()
     gains, delays = _gaps(quality, latency, curve, factors)
-    low, high = _unresolved(factors, gains.mean(axis=0), _half(gains, delays), ratio)
+    half, _ = half_of_sum([gains, delays])
+    low, high = _unresolved(factors, gains.mean(axis=0), half, ratio)
     notes = ["open below"] * (low == 0) + ["open above"] * (high == np.inf)
     return Gain(ratio, low, high, len(quality), curve.models, ", ".join(notes))
 
@@ -228,23 +228,6 @@ def _weights(at: np.ndarray, knots: np.ndarray) -> np.ndarray:
     """(places, knots): what each knot counts on the line between its neighbours."""
     units = np.eye(len(knots))
     return np.stack([np.interp(at, knots, unit) for unit in units], axis=1)
-
-
-def _half(*parts: np.ndarray) -> np.ndarray:
-    """Half widths of intervals for sums of means over independent kinds of units.
-
-    Each part is (units, columns); the variances of the means add up, with
-    Satterthwaite's degrees of freedom. NaN if a part has fewer than two units.
-    """
-    if min(map(len, parts)) < 2:
-        return np.full(parts[0].shape[1], np.nan)
-    variances = np.array([part.var(axis=0, ddof=1) / len(part) for part in parts])
-    freedoms = np.array([[len(part) - 1] for part in parts])
-    total, spread = variances.sum(axis=0), (variances**2 / freedoms).sum(axis=0)
-    freedom = np.divide(
-        total**2, spread, out=np.full_like(total, freedoms[0, 0]), where=spread > 0
-    )
-    return np.asarray(special.stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(total))
 
 
 def _unresolved(

@@ -88,22 +88,28 @@ def mean_correlation(
     return float(np.tanh(z.mean())), float(low), float(high)
 
 
-def half_of_sum(parts: Sequence[Values], level: float = LEVEL) -> tuple[float, float]:
-    """Half width of the interval of a sum of means over independent kinds of units.
+def half_of_sum(
+    parts: Sequence[Values], level: float = LEVEL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Half widths of intervals for sums of means over independent kinds of units.
 
-    And its degrees of freedom, Satterthwaite's: the variances of the means add up. NaN
-    if a kind has fewer than two units.
+    Each part is (units,) or (units, columns). And their degrees of freedom,
+    Satterthwaite's: the variances of the means add up. NaN if a kind has fewer than two
+    units.
     """
     kinds = [np.asarray(part, float) for part in parts]
     if min(map(len, kinds)) < 2:
-        return float("nan"), float("nan")
-    variances = [kind.var(ddof=1) / len(kind) for kind in kinds]
-    total, least = sum(variances), min(map(len, kinds)) - 1
-    pairs = zip(variances, kinds, strict=True)
-    spread = sum(v**2 / (len(kind) - 1) for v, kind in pairs)
-    freedom = float(total**2 / spread) if spread > 0 else float(least)
+        missing = np.full(kinds[0].shape[1:], np.nan)
+        return missing, missing
+    variances = np.array([kind.var(axis=0, ddof=1) / len(kind) for kind in kinds])
+    freedoms = [len(kind) - 1 for kind in kinds]
+    total = variances.sum(axis=0)
+    pairs = zip(variances, freedoms, strict=True)
+    spread = np.asarray(sum(v**2 / freedom for v, freedom in pairs))
+    least = np.full_like(total, min(freedoms))
+    freedom = np.divide(total**2, spread, out=least, where=spread > 0)
     half = special.stdtrit(freedom, (1 + level) / 2) * np.sqrt(total)
-    return float(half), freedom
+    return np.asarray(half), np.asarray(freedom)
 
 
 class Crossed(NamedTuple):

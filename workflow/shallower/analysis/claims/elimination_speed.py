@@ -177,7 +177,8 @@ def cost_at(
     weights[place : place + 2] = 1 - share, share
     slope = np.diff(costs.mean(axis=0))[place] / np.diff(knots)[place]
     values = costs @ weights
-    half, df = half_of_sum([values, -slope * (speedups @ weights)], ONE_SIDED)
+    parts = [values, -slope * (speedups @ weights)]
+    half, df = (float(each) for each in half_of_sum(parts, ONE_SIDED))
     ends = f"{curve[order[place]]} and {curve[order[place + 1]]}"
     where = f"at a measured {at:.2f}, between {ends}"
     if at < CLAIMED:
