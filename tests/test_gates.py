@@ -292,6 +292,17 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
     )
 
 
+def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
+    rows = [("a", "floor", False), ("b", "floor", True)]
+    rows += [("a", "attention", False), ("b", "attention", False)]
+    table = pd.DataFrame(rows, columns=["model", "gate", "passed"])
+    notes = ["gate: floor (a), attention (a)", "gate: attention (a, b)"]
+    due = "All 2 models attend uniformly in their first block, so 2 claims"
+    assert numbers.sentence(table, notes).startswith(due)
+    # Nothing is said to follow from a gate that closes no claim.
+    assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
+
+
 def test_words_where_all_is_well(world: MadeUp) -> None:
     text = dict(numbers.numbers(written(world)))
     assert text["gates.failed"] == ""

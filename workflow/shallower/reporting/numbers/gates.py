@@ -53,12 +53,11 @@ def numbers(results: Results) -> Iterator[tuple[str, str]]:
     passed = table.astype({"passed": bool}).groupby("model")["passed"].all()
     yield "gates.passed", str(int(passed.sum()))
     notes = results.claims["note"].fillna("").astype(str)
-    closed = results.claims.loc[notes.str.startswith(CLOSED), "id"].astype(str)
-    yield "gates.claims", str(len(closed))
-    yield "gates.claims.ids", listed(closed)
-    failures = list(failed(table))
-    yield "gates.failed", listed(failures)
-    yield "gates.sentence", sentence(table, failures, len(closed))
+    closed = notes.str.startswith(CLOSED)
+    yield "gates.claims", str(int(closed.sum()))
+    yield "gates.claims.ids", listed(results.claims.loc[closed, "id"].astype(str))
+    yield "gates.failed", listed(failed(table).values())
+    yield "gates.sentence", sentence(table, list(notes[closed]))
 
 
 def main_models(results: Results) -> pd.DataFrame:
@@ -68,29 +67,37 @@ def main_models(results: Results) -> pd.DataFrame:
     return table[np.array(own, bool)]
 
 
-def failed(table: pd.DataFrame) -> Iterator[str]:
+def failed(table: pd.DataFrame) -> dict[str, str]:
     """For each gate that models fail: `3 of 8 models predict no better than ...`."""
+    said = {}
     for gate in GATES:
         passed = table.loc[table["gate"] == gate, "passed"].astype(bool)
         count, models = int((~passed).sum()), len(passed)
         if count:
             whose = f"{count} of {models}" if count < models else f"all {models}"
             subject = "the model" if models == 1 else f"{whose} models"
-            yield f"{subject} {FAILURES[gate][count > 1]}"
+            said[gate] = f"{subject} {FAILURES[gate][count > 1]}"
+    return said
 
 
-def sentence(table: pd.DataFrame, failures: list[str], claims: int) -> str:
-    """The first gate that fails, and what follows for claims about quality."""
+def sentence(table: pd.DataFrame, notes: list[str]) -> str:
+    """The gate that closes most claims, and how many it closes.
+
+    `notes` are those of the claims that gates close: they name every gate that does.
+    """
     if table.empty:
         return ""
+    failures = failed(table)
     if not failures:
         return (
             "All models predict better than a bigram of their training tokens, attend "
             "in their first block, gain from depth and have tuned learning rates."
         )
-    first = failures[0][0].upper() + failures[0][1:]
-    if not claims:
-        return f"{first}."
-    count = "one claim about quality is" if claims == 1 else ""
-    count = count or f"{claims} claims about quality are"
-    return f"{first}, so {count} not tested."
+    closes = {gate: sum(f"{gate} (" in note for note in notes) for gate in failures}
+    gate = max(closes, key=closes.__getitem__)  # the first one of several
+    said = failures[gate][0].upper() + failures[gate][1:]
+    if not closes[gate]:
+        return f"{said}."
+    are = "claim about quality is" if closes[gate] == 1 else "claims about quality are"
+    count = "one" if closes[gate] == 1 else closes[gate]
+    return f"{said}, so {count} {are} not tested."
