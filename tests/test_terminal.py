@@ -21,7 +21,7 @@ from shallower.study.study import Study, load_study
 from shallower.terminal import ending, minutes
 from shallower.terminal.minutes import Minutes
 from shallower.terminal.screen import LiveScreen, PlainScreen, detail, duration
-from shallower.terminal.state import STAGES, Job, RunState, last_line, stage_of
+from shallower.terminal.state import STAGES, Job, RunState, stage_of, tail
 
 RULES = """
     rule all:
@@ -65,7 +65,8 @@ def test_plan_comes_first_and_the_time_last(tmp_path: Path) -> None:
     assert lines[-1].startswith("done in ")
     assert not any("\x1b" in line for line in lines)  # no terminal: no colours
     status, lines = run(tmp_path, "touch first")
-    assert status == 0 and "Nothing to be done" in lines[-1]
+    assert status == 0
+    assert "Nothing to be done" in lines[-1]
 
 
 def test_reason_of_a_failure_is_the_last_line(tmp_path: Path) -> None:
@@ -113,7 +114,8 @@ def test_dry_run_has_the_words_of_snakemake(tmp_path: Path) -> None:
         text=True,
         cwd=tmp_path,
     )
-    assert "rule first:" in done.stdout and "This was a dry-run" in done.stdout
+    assert "rule first:" in done.stdout
+    assert "This was a dry-run" in done.stdout
 
 
 # --- counts and times -----------------------------------------------------------------
@@ -180,17 +182,18 @@ def test_training_is_as_far_as_its_log_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        (b"", ""),
-        (b"one\ntwo\n\n", "two"),
-        (b"1/3\r2/3\r3/3", "3/3"),
-        (b"x" * 9000 + b"\nlast\n", "last"),
-        (b"\xff\xfe bad \n", "\ufffd\ufffd bad"),
+        (b"", []),
+        (b"one\ntwo\n\n", ["one", "two"]),
+        (b"1/3\r2/3\r3/3", ["1/3", "2/3", "3/3"]),
+        (b"\xff\xfe bad \n", ["\ufffd\ufffd bad"]),
     ],
 )
-def test_last_line_of_a_log(tmp_path: Path, content: bytes, found: str) -> None:
+def test_last_lines_of_a_log(tmp_path: Path, content: bytes, found: list[str]) -> None:
     (tmp_path / "log").write_bytes(content)
-    assert last_line(tmp_path / "log") == found
-    assert last_line(tmp_path / "missing") == ""
+    assert tail(tmp_path / "log") == found
+    (tmp_path / "log").write_bytes(b"x" * 10**6 + b"\n" + content)
+    assert tail(tmp_path / "log")[1:] == found
+    assert tail(tmp_path / "missing") == []
 
 
 def test_every_rule_has_a_stage_and_every_stage_its_rules() -> None:
@@ -267,4 +270,5 @@ def test_verdicts_are_counted_and_headlines_shown(tmp_path: Path) -> None:
         ending.verdicts(rows, Console(file=file, width=100))
     text = (tmp_path / "out").read_text()
     assert "2 claims: 1 supported, 1 inconclusive" in text
-    assert "1.5 [\N{MINUS SIGN}1.25, 1.75]" in text and "S3-9" not in text
+    assert "1.5 [\N{MINUS SIGN}1.25, 1.75]" in text
+    assert "S3-9" not in text

@@ -21,6 +21,7 @@ HEADLINES = ("C5", "C6", "C7", "C11")  # richer, fewer, faster, and whether dept
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 SHOWN_FAILURES = 5
+CHECKS = ("verify", "paper")  # rules that find several things at once
 SIGNS = {"-": "\N{MINUS SIGN}"}
 
 
@@ -78,6 +79,8 @@ def failure(failed: list[Job], errors: list[str], console: Console) -> None:
     if len(failed) > SHOWN_FAILURES:
         say(console, f"{len(failed)} jobs failed; the last of them:")
     for job in failed[-SHOWN_FAILURES:]:
+        if job.rule in CHECKS:
+            say(console, "\n".join(job.lines()[:-1]))
         reason = job.last_line() or "no message in its log"
         logs = f" ({', '.join(job.logs)})" if job.logs else ""
         say(console, f"{job.label} failed: {reason}{logs}", "red")

@@ -31,7 +31,6 @@ OF_FAILED_JOBS = re.compile(
     r"At least one job did not complete|Error in rule|Removing output files"
 )
 PLACE = re.compile(r"WorkflowError in file|\s*File \".*\", line")
-RULES_THAT_ANSWER = {"verify"}  # what they say is what they are for
 
 
 class LogHandler(LogHandlerBase):
@@ -164,8 +163,8 @@ class LogHandler(LogHandlerBase):
 
     def _finished(self, record: Any) -> None:
         job = self.state.finish(record.job_id)
-        if job is not None and job.rule in RULES_THAT_ANSWER:
-            self.screen.write(job.last_line())
+        if job is not None and job.rule == "verify":  # what it says is what it is for
+            self.screen.write("\n".join(job.lines()))
 
     def _failed(self, record: Any) -> None:
         self.state.fail(record.jobid)

@@ -45,7 +45,7 @@ class Minutes:
         return self._plain(rule, wildcards) * self.measured.get(rule, 1.0)
 
     def jobs(self, rule: str, count: int) -> float:
-        """Seconds of `count` jobs of a rule; of runs, those that have no weights yet."""
+        """Seconds of `count` jobs of a rule; of runs, those without weights."""
         if rule != "train":
             return count * self.job(rule, {})
         runs = self.study.runs

@@ -56,12 +56,13 @@ class Job:
         ]
         return " ".join([self.rule, *parts])
 
+    def lines(self) -> list[str]:
+        """The last lines of its log that have text."""
+        return [line for log in self.logs for line in tail(Path(log))]
+
     def last_line(self) -> str:
         """What its log says last; empty if it says nothing."""
-        for log in self.logs:
-            if found := last_line(Path(log)):
-                return found
-        return ""
+        return (self.lines() or [""])[-1]
 
     def elapsed_share(self, now: float) -> float:
         """The share of it that is done: by its log's steps, else by the clock."""
@@ -73,17 +74,17 @@ class Job:
         return min(0.95, (now - self.started) / max(self.expected, 1e-9))
 
 
-def last_line(log: Path) -> str:
-    """The last line of a log that has text; a bar overwrites itself behind a \\r."""
+def tail(log: Path) -> list[str]:
+    """The last lines of a log that have text; a bar overwrites itself behind a \\r."""
     try:
         with log.open("rb") as file:
             file.seek(0, 2)
             file.seek(max(0, file.tell() - TAIL))
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
-        return ""
+        return []
     lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-    return next((line for line in reversed(lines) if line), "")
+    return [line for line in lines if line]
 
 
 @dataclass
