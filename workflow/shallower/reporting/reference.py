@@ -78,8 +78,8 @@ def made_of(folder: Path) -> str:
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
     return (
-        f"{about['runs']} runs; {tokens:,} training tokens and {len(study.seeds)} seeds "
-        f"in the depth study; {', '.join(about['device'])}"
+        f"{about['runs']} runs; {tokens:,} training tokens and "
+        f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}"
     )
 
 
@@ -110,8 +110,8 @@ def block(folder: Path) -> str:
             "tests at the 5 % level, 90 %.\n",
             "Rows such as A1-A0 are contrasts that were registered before the run.",
             "\nThe front: models that no other model of the study beats in both "
-            "quality and time. The probability is the share of resampled studies in which that "
-            "holds.\n",
+            "quality and time. The probability is the share of resampled studies in "
+            "which that holds.\n",
             front_table(folder),
         ]
     )
