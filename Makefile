@@ -23,6 +23,7 @@ check: lint  ## lint and the fast tests, within three minutes
 
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
+	@envs/browser.sh
 	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock
 	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
 	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
@@ -47,4 +48,4 @@ setup:  ## .venv and Debian packages; ends at once if everything is there
 	@TORCH="$(TORCH)" envs/setup.sh
 
 clean:  ## delete everything computed; the environment stays
-	rm -rf results report/paper.pdf report.html report.zip .snakemake
+	rm -rf results report/paper.pdf .snakemake

@@ -77,6 +77,7 @@ localrules:
     verify,
     notebook_training,
     notebook_comparison,
+    page,
 
 
 # Names of checkpoints, which no run has.

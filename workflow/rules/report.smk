@@ -11,15 +11,7 @@ rule figures:
         runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
-        svg=[
-            report(
-                f"<results>/figures/{figure}.svg",
-                category="Figures",
-                labels={"figure": label},
-                caption=f"../../report/captions/{figure}.rst",
-            )
-            for figure, (_, label) in FIGURES.items()
-        ],
+        svg=expand("<results>/figures/{figure}.svg", figure=FIGURES),
     log:
         "<logs>/figures.log",
     conda:
@@ -109,8 +101,7 @@ rule provenance:
     params:
         results=subpath(output.provenance, parent=True),
     shell:
-        "python -m shallower provenance --results {params.results}"
-        " > {log} 2>&1"
+        "python -m shallower provenance --results {params.results}" " > {log} 2>&1"
 
 
 # the copy for the study that was asked for, if everything in it can be made again
@@ -119,11 +110,7 @@ rule paper:
         pdf=rules.typeset.output.pdf,
         provenance=rules.provenance.output.provenance,
     output:
-        pdf=report(
-            "report/paper.pdf",
-            category="Paper",
-            caption="../../report/captions/paper.rst",
-        ),
+        pdf="report/paper.pdf",
     log:
         "<logs>/paper.log",
     conda:
@@ -151,6 +138,11 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
+# An executed notebook as a page that asks for nothing on a network.
+AS_HTML = (
+    "jupyter nbconvert --to html --embed-images"
+    " --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+)
 # Where nothing is trained, of no run: nothing asks for the notebooks then.
 SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])
 
@@ -163,12 +155,7 @@ rule notebook_training:
         facts=of_runs(rules.train.output.facts, [SHOWN]),
     output:
         notebook="<results>/notebooks/training.ipynb",
-        html=report(
-            "<results>/notebooks/training.html",
-            category="Notebooks",
-            labels={"notebook": "training curves of a run"},
-            caption="../../report/captions/notebook_training.rst",
-        ),
+        html="<results>/notebooks/training.html",
     log:
         "<logs>/notebooks/training.log",
     conda:
@@ -180,8 +167,7 @@ rule notebook_training:
     shell:
         "(papermill {input.notebook} {output.notebook} --kernel python3"
         " --no-progress-bar -p results {params.results} -p model {params.model}"
-        " -p seed {params.seed} && jupyter nbconvert --to html --embed-images"
-        " {output.notebook}) > {log} 2>&1"
+        " -p seed {params.seed} && {AS_HTML} {output.notebook}) > {log} 2>&1"
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -199,12 +185,7 @@ rule notebook_comparison:
         ),
     output:
         notebook="<results>/notebooks/comparison.ipynb",
-        html=report(
-            "<results>/notebooks/comparison.html",
-            category="Notebooks",
-            labels={"notebook": "two models compared"},
-            caption="../../report/captions/notebook_comparison.rst",
-        ),
+        html="<results>/notebooks/comparison.html",
     log:
         "<logs>/notebooks/comparison.log",
     conda:
@@ -217,11 +198,42 @@ rule notebook_comparison:
     shell:
         "(papermill {input.notebook} {output.notebook} --kernel python3"
         " --no-progress-bar -p results {params.results} -p left {params.left}"
-        " -p right {params.right} -p seed {params.seed} && jupyter nbconvert --to html"
-        " --embed-images {output.notebook}) > {log} 2>&1"
+        " -p right {params.right} -p seed {params.seed} && {AS_HTML}"
+        " {output.notebook}) > {log} 2>&1"
 
 
 rule notebooks:
     input:
         rules.notebook_training.output.html if study.models else [],
         rules.notebook_comparison.output.html if study.models else [],
+
+
+# verdicts, figures and tables as one page for a browser; it has links to the paper and the
+# notebooks, so it needs that they are there, not what is in them
+rule page:
+    input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("page")),
+        page=expand("report/page/page.{kind}", kind=["html", "css", "js"]),
+        captions=expand("report/captions/{figure}.txt", figure=FIGURES),
+        svg=rules.figures.output.svg,
+        estimates=rules.estimates.output,
+        parameters=rules.parameters.output.table,
+        provenance=rules.provenance.output.provenance,
+        paper=ancient(rules.typeset.output.pdf),
+        notebooks=ancient(rules.notebooks.input),
+    output:
+        page="<results>/report.html",
+    log:
+        "<logs>/page.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.page, parent=True),
+        notebooks=lambda wildcards, input: " ".join(
+            f"--notebooks notebooks/{Path(file).stem}.ipynb"
+            for file in input.notebooks
+        ),
+    shell:
+        "python -m shallower page --results {params.results} {params.notebooks}"
+        " > {log} 2>&1"

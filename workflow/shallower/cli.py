@@ -423,3 +423,14 @@ def provenance(results: Results) -> None:
     from shallower.reporting.provenance import write_provenance
 
     write_provenance(results)
+
+
+@app.command(rich_help_panel=STAGES)
+def page(
+    results: Results,
+    notebooks: Annotated[list[Path] | None, Option(help="that were executed")] = None,
+) -> None:
+    """Write report.html: verdicts, figures and tables as one page for a browser."""
+    from shallower.reporting.page import write_page
+
+    write_page(results, Path("report"), notebooks or [])
