@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench rulegraph clean setup
+.PHONY: help paper check test lint bench rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -46,6 +46,9 @@ rulegraph: setup  ## draw the picture in docs/architecture.md again, from the ru
 
 setup:  ## .venv and Debian packages; ends at once if everything is there
 	@TORCH="$(TORCH)" envs/setup.sh
+
+verify-archive: setup  ## the paper of an archive again, without training (ARCHIVE=file.tar.gz)
+	@shallower verify-archive $(or $(ARCHIVE),.)
 
 clean:  ## delete everything computed; the environment stays
 	rm -rf results report/paper.pdf .snakemake

@@ -78,6 +78,7 @@ localrules:
     notebook_training,
     notebook_comparison,
     page,
+    archive,
 
 
 # Names of checkpoints, which no run has.

@@ -54,13 +54,13 @@ rule tables:
         "python -m shallower tables --results {params.results} > {log} 2>&1"
 
 
-# typeset the paper; no shell escape, and a fixed date so that the same input gives
-# the same bytes
+# typeset the paper
 rule typeset:
     input:
         source="report/paper.tex",
         parts=sorted(map(str, Path("report").glob("s*/*.tex"))),
         style="report/shallower.sty",
+        script="report/typeset.sh",
         references="report/references.bib",
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
@@ -74,13 +74,8 @@ rule typeset:
     params:
         results=subpath(output.pdf, parent=True),
     shell:
-        "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
-        " TEXINPUTS=report:{params.results}: ;"
-        " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
-        " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
-        " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
-        " echo $reason >> {log}; exit 1; }};"
-        " cp {params.results}/typeset/paper.pdf {output.pdf}"
+        "{input.script} {params.results} > {log} 2>&1 || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
+        " echo $reason >> {log}; exit 1; }}"
 
 
 # what the study was made with, and the checksum of every result
@@ -237,3 +232,20 @@ rule page:
     shell:
         "python -m shallower page --results {params.results} {params.notebooks}"
         " > {log} 2>&1"
+
+
+# code, configuration, result tables and paper as one file; without an output it is always
+# written, since any file of the code may have changed
+rule archive:
+    input:
+        paper=rules.paper.output.pdf,
+        page=rules.page.output.page,
+        notebooks=rules.notebooks.input,
+    log:
+        "<logs>/archive.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.page, parent=True),
+    shell:
+        "python -m shallower archive --results {params.results} 2> {log}"

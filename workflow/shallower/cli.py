@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from shallower.errors import UserError
 
@@ -434,3 +434,31 @@ def page(
     from shallower.reporting.page import write_page
 
     write_page(results, Path("report"), notebooks or [])
+
+
+@app.command(rich_help_panel=STAGES)
+def archive(results: Results) -> None:
+    """Write code, configuration, result tables and paper of a study as one file."""
+    from shallower.reporting.archive import write_archive
+
+    written = write_archive(results)
+    print(f"{written}: {written.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command("verify-archive", rich_help_panel=PEOPLE)
+def verify_archive(archive: Annotated[Path, Argument(help="file, or folder")]) -> None:
+    """Make the paper of an archive again, and compare; trains nothing."""
+    from shallower.reporting.archive import verify_archive
+
+    if problems := verify_archive(archive):
+        raise UserError("\n".join([f"{len(problems)} problems", *problems]))
+    print(f"{archive}: complete; its tables, figures, numbers and paper made again")
+
+
+@app.command(rich_help_panel=STAGES)
+def rebuild(results: Results, threads: Threads = 2) -> None:
+    """Make everything from raw rows to the PDF again, and compare."""
+    from shallower.reporting.archive import rebuild
+
+    if problems := rebuild(results, threads):
+        raise UserError("\n".join(problems))
