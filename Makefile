@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench rulegraph verify-archive clean setup
+.PHONY: help paper check test lint bench docs rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -24,7 +24,8 @@ check: lint  ## lint and the fast tests, within three minutes
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
 	@envs/browser.sh
-	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock
+	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock \
+	  -r envs/docs.lock
 	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
 	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
 
@@ -37,6 +38,11 @@ lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 
 bench: setup  ## our speed against others', half an hour; writes benchmarks/
 	python -m benchmarks $(ARGS)
+
+docs: setup  ## the documentation as a site -> site/
+	@pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
+	@python docs/site/build.py site
+	@echo "site/index.html; to search it too: python -m http.server -d site"
 
 rulegraph: setup  ## draw the picture in docs/architecture.md again, from the rules
 	@PYTHONHASHSEED=0 snakemake --rulegraph mermaid-js 2>/dev/null \

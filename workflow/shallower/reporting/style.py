@@ -126,8 +126,9 @@ def absent(experiment: str, width: float = COLUMN) -> Figure:
 def save(figure: Figure, directory: Path, name: str, kinds: Iterable[str]) -> None:
     """Write `name`.pdf, `name`.svg, or both, without dates."""
     for kind in kinds:
-        metadata: dict[str, Any] = {"CreationDate": None}
-        if kind == "svg":
-            metadata = {"Date": None, "Title": figure.get_label() or None}
+        dated = {"pdf": "CreationDate", "svg": "Date"}[kind]
+        metadata: dict[str, Any] = {dated: None}
+        if kind == "svg" and figure.get_label():
+            metadata["Title"] = figure.get_label()
         with replacing(directory / f"{name}.{kind}") as temporary:
             figure.savefig(temporary, format=kind, metadata=metadata)
