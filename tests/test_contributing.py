@@ -128,7 +128,7 @@ from shallower.models.llama import LlamaLM
 from shallower.models.registry import FFNS, HEADS
 from shallower.models.t5 import T5LM
 from shallower.models.transforms import deploy
-from shallower.study.plan import merge
+from shallower.study.configuration import merge
 from shallower.study.schema import Training
 from shallower.study.study import load_study
 from shallower.training.step import make_optimizer, training_step

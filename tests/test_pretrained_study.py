@@ -17,7 +17,8 @@ from shallower.errors import UserError
 from shallower.models.costs import block_costs, count_parameters
 from shallower.models.families import on_meta
 from shallower.pretrained.settings import HubCheckpoint
-from shallower.study.plan import Assumptions, Plan, jobs, merge, plan_study
+from shallower.study.configuration import merge
+from shallower.study.plan import Assumptions, Plan, jobs, plan_study
 from shallower.study.plan_pretrained import evaluation_flops
 from shallower.study.stages import latency_spec, pretrained_spec
 from shallower.study.study import Study, load_study, read_study

@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 from shallower.corpus import EVALUATION_SETS, downloaded, readers
 from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
+from shallower.study import configuration
 from shallower.study.inputs import Inputs
 from shallower.study.study import load_study
 
@@ -16,6 +17,8 @@ from shallower.study.study import load_study
 gc.set_threshold(200_000, 50, 100)
 
 try:
+    # `make paper training.steps=50` is `--config overrides=training.steps=50`.
+    configuration.apply(config)
     study = load_study(config)
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():

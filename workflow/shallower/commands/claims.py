@@ -1,0 +1,82 @@
+"""The verdict table on the terminal."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shallower.commands.terminal import say
+from shallower.errors import UserError
+
+VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
+STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
+Row = Mapping[str, str]
+
+
+def read_claims(results: Path) -> list[Row]:
+    """Rows of claims.csv. Raises UserError if the study has none yet."""
+    path = results / "claims.csv"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; make it with `make paper`")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def show(
+    claims: list[Row], console: Console, only: list[str] | None, notes: bool
+) -> None:
+    """Print the claims with effects, intervals and verdicts, and a count of verdicts.
+
+    `only` are verdicts and ids: of each kind that is given one must fit.
+    """
+    known = {row["id"] for row in claims} | {*VERDICTS}
+    for word in only or []:
+        if word not in known:
+            raise UserError(
+                f"{word}: no such claim or verdict; verdicts are {', '.join(VERDICTS)}"
+            )
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("", no_wrap=True)
+    table.add_column("claim", ratio=1)
+    table.add_column("effect, interval", max_width=30)
+    table.add_column("verdict", no_wrap=True)
+    for row in claims:
+        if only and not {row["id"], row["verdict"]} & {*only}:
+            continue
+        verdict = Text(row["verdict"], STYLES.get(row["verdict"], "dim"))
+        claim = Text(row["claim"])
+        if notes and row["note"]:
+            claim.append(f"\n{row['note']}", "dim")
+        table.add_row(Text(row["id"]), claim, Text(effect(row)), verdict)
+    console.print(table)
+    counts = Counter(row["verdict"] for row in claims)
+    shown = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+    say(console, f"{len(claims)} claims: {shown}")
+
+
+def effect(row: Row) -> str:
+    """`−0.176 [−0.362, 0.010] nats`; empty where nothing was measured."""
+    if not row["effect"]:
+        return ""
+    values = [row[key] for key in ("effect", "ci_low", "ci_high") if row[key]]
+    numbers = [number(float(value)) for value in values]
+    interval = f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""
+    unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
+    return f"{numbers[0]}{interval}{unit}"
+
+
+def number(value: float) -> str:
+    """Three decimals, or three digits of a tiny number; a true minus."""
+    if abs(value) >= 1000:
+        text = f"{value:,.0f}"
+    elif value != round(value) and abs(value) >= 0.001:
+        text = f"{value:.3f}"
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
