@@ -13,9 +13,8 @@ from rich.text import Text
 
 from shallower.commands.terminal import say
 from shallower.errors import UserError
+from shallower.terminal.numbers import STYLES, VERDICTS, effect
 
-VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
-STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 Row = Mapping[str, str]
 
 
@@ -58,25 +57,3 @@ def show(
     counts = Counter(row["verdict"] for row in claims)
     shown = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
     say(console, f"{len(claims)} claims: {shown}")
-
-
-def effect(row: Row) -> str:
-    """`−0.176 [−0.362, 0.010] nats`; empty where nothing was measured."""
-    if not row["effect"]:
-        return ""
-    values = [row[key] for key in ("effect", "ci_low", "ci_high") if row[key]]
-    numbers = [number(float(value)) for value in values]
-    interval = f" [{numbers[1]}, {numbers[2]}]" if len(numbers) == 3 else ""
-    unit = "" if row["unit"] == "ratio" else f" {row['unit']}"
-    return f"{numbers[0]}{interval}{unit}"
-
-
-def number(value: float) -> str:
-    """Three decimals, or three digits of a tiny number; a true minus."""
-    if abs(value) >= 1000:
-        text = f"{value:,.0f}"
-    elif value != round(value) and abs(value) >= 0.001:
-        text = f"{value:.3f}"
-    else:
-        text = f"{value:.3g}"
-    return text.replace("-", "\N{MINUS SIGN}")

@@ -14,16 +14,17 @@ from rich.text import Text
 
 from shallower.analysis.pairs import Side, compare_models, compare_runs
 from shallower.analysis.results import Results
-from shallower.commands.claims import number
 from shallower.commands.places import RunPlace, run_place
 from shallower.commands.terminal import say
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.study.inputs import changes
 from shallower.study.runs import RunSpec
+from shallower.terminal.numbers import number
 
 # The data sets and metrics that are shown unless all are asked for.
 QUALITY = {"cross_entropy", "perplexity", "bits_per_byte", "training_loss", "accuracy"}
+SHORT = {"time per output token": "per token", "time to first token": "first token"}
 UNITS = {"ratio": "", "us": ", µs", "bits per byte": ""}  # behind a metric's name
 TIMES = {"time_per_output_token", "time_to_first_token"}
 FACTS = {
@@ -114,7 +115,8 @@ def _table(compared: pd.DataFrame) -> Table:
     table.add_column("difference, interval", no_wrap=True)
     for row in compared.to_dict("records"):
         name = f"{row['dataset']} {row['metric'].replace('_', ' ')}"
-        name = name.replace("per output token", "per token")
+        for long, short in SHORT.items():
+            name = name.replace(long, short)
         if row["scale"] == "original":
             name += " (original)"
         unit = UNITS.get(row["unit"], f", {row['unit']}")

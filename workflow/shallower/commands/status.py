@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shallower.commands.terminal import duration, say
+from shallower.commands.terminal import say
 from shallower.study.inputs import Inputs
 from shallower.study.records import Record, is_running, started
 from shallower.study.study import Study
+from shallower.terminal.minutes import Minutes, read_speeds
+from shallower.terminal.screen import duration
 from shallower.training.live import last_line
 
 SPLITS = ("train", "validation", "test")
@@ -39,10 +41,22 @@ class Product:
     stage: str
     rule: str
     path: Path
-    run: str = ""  # `proposed-5 seed 0`
+    run: tuple[str, int] | None = None
     state: str = "missing"  # or done, running, stale
     reasons: list[str] = field(default_factory=list)
     seconds: float | None = None  # that it took
+
+    @property
+    def label(self) -> str:
+        """`train proposed-5 seed 0`."""
+        return (
+            f"{self.rule} {self.run[0]} seed {self.run[1]}" if self.run else self.rule
+        )
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """Of its job."""
+        return {"model": self.run[0], "seed": str(self.run[1])} if self.run else {}
 
 
 def products(study: Study) -> Iterator[Product]:
@@ -57,15 +71,15 @@ def products(study: Study) -> Iterator[Product]:
             "tokens", "shards", results / f"tokens/text/{split}/manifest.json"
         )
     for model, seed in study.runs:
-        path, run = Path(model, f"seed{seed}"), f"{model} seed {seed}"
+        path, run = Path(model, f"seed{seed}"), (model, seed)
         weights = results / "runs" / path / "model.safetensors"
         yield Product("training", "train", weights, run)
     for model, seed in study.runs:
-        path, run = Path(model, f"seed{seed}.parquet"), f"{model} seed {seed}"
+        path, run = Path(model, f"seed{seed}.parquet"), (model, seed)
         yield Product("evaluation", "evaluate", results / "evaluations" / path, run)
     for checkpoint, seed in study.scored:
         path = results / "evaluations" / checkpoint / f"seed{seed}.parquet"
-        yield Product("checkpoints", "pretrained", path, checkpoint)
+        yield Product("checkpoints", "pretrained", path, (checkpoint, seed))
     for stage, rule, name in (
         ("evaluation", "floors", "floors.csv"),
         ("evaluation", "parameters", "parameters.csv"),
@@ -141,16 +155,14 @@ def show(study: Study, console: Console) -> None:
     console.print(_table(found))
     for product in found:
         if product.state == "running":
-            say(console, f"running: {product.rule} {product.run}{_step(product)}")
+            say(console, f"running: {product.label}{_step(product)}")
     for line in _stale(found):
         say(console, line, "yellow")
-    left = seconds_left(found)
     if done == len(found):
         say(console, f"nothing to do; the paper is {results / 'paper.pdf'}", "green")
-    elif left is not None:
-        say(console, f"time left: about {duration(left)}, by the jobs that are done")
     else:
-        say(console, "time left: not known before a job of each kind is done")
+        left = seconds_left(study, found, os.cpu_count() or 1)
+        say(console, f"time left: about {duration(left)} on this machine")
 
 
 def _table(found: list[Product]) -> Table:
@@ -176,33 +188,33 @@ def _step(product: Product) -> str:
 
 
 def _stale(found: list[Product]) -> Iterator[str]:
-    """A line for each reason with the runs it concerns."""
-    by_reason: dict[str, list[str]] = {}
+    """A line for each reason with the jobs it concerns."""
+    by_reason: dict[str, list[Product]] = {}
     for product in found:
         for reason in product.reasons:
-            what = f"{product.rule} {product.run}".rstrip()
-            by_reason.setdefault(reason, []).append(what)
+            by_reason.setdefault(reason, []).append(product)
     for reason, jobs in list(by_reason.items())[:REASONS]:
-        names = list(dict.fromkeys(jobs))
-        more = f" and {len(names) - MODELS} more" if len(names) > MODELS else ""
-        yield f"stale: {', '.join(names[:MODELS])}{more}: {reason}"
+        rules = ", ".join(dict.fromkeys(job.rule for job in jobs))
+        models = list(dict.fromkeys(job.run[0] for job in jobs if job.run))
+        more = f" and {len(models) - MODELS} more" if len(models) > MODELS else ""
+        of = f" ({', '.join(models[:MODELS])}{more})" if models else ""
+        yield f"stale: {rules}{of}: {reason}"
     if len(by_reason) > REASONS:
         yield f"and {len(by_reason) - REASONS} more reasons; snakemake -n has all"
 
 
-def seconds_left(found: Iterable[Product], cores: int | None = None) -> float | None:
-    """Seconds that what is not done will take, by the means of each rule's jobs.
+def seconds_left(study: Study, found: Iterable[Product], cores: int) -> float:
+    """Seconds that what is not done will take on so many cores.
 
-    Training and scoring of runs use all cores. None if a rule has not run yet.
+    By the means of each rule's jobs that are done, or by what `Minutes` expects.
+    Training and scoring of runs use all cores.
     """
-    found, cores = list(found), cores or os.cpu_count() or 1
+    found, expected = list(found), Minutes(study, read_speeds())
     total = 0.0
     for rule in dict.fromkeys(product.rule for product in found):
         jobs = [product for product in found if product.rule == rule]
-        todo = sum(product.state != "done" for product in jobs)
+        todo = [product for product in jobs if product.state != "done"]
         took = [product.seconds for product in jobs if product.seconds is not None]
-        if todo and not took:
-            return None
-        if todo:
-            total += todo * mean(took) / (min(cores, todo) if rule in SHARED else 1)
+        each = [mean(took) if took else expected.job(rule, p.wildcards) for p in todo]
+        total += sum(each) / (min(cores, len(todo)) if rule in SHARED and todo else 1)
     return total

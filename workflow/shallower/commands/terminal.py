@@ -14,11 +14,3 @@ def make_console() -> Console:
 def say(console: Console, text: str, style: str = "") -> None:
     """A line as it is: nothing in it is markup."""
     console.print(Text(text, style=style))
-
-
-def duration(seconds: float) -> str:
-    """`25 s`, `14 min` or `2 h 05 min`."""
-    if seconds < 60:
-        return f"{max(1, round(seconds))} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
