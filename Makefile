@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CONFIG ?=
 # Single settings: variables of the command line with a dot, as training.steps=50, and study.
 SETTINGS := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$\
-	$(if $(or $(findstring .,$v),$(filter study,$v)),'$v=$($v)'))))
+	$(if $(or $(findstring .,$v),$(filter study,$v)),$v=$($v);))))
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
 	$(if $(CONFIG),--configfile $(CONFIG)) $(if $(SETTINGS),--config overrides="$(SETTINGS)") $(ARGS)
 # Two processes with a core each. A module's tests stay in one: they share fixtures.

@@ -5,8 +5,8 @@ Free of torch: Snakemake waits for it at every start.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from snakemake_interface_common.exceptions import WorkflowError
 
 from shallower.errors import UserError
 
-OVERRIDES = (
-    "overrides"  # of a configuration: such settings in one string, for Snakemake
-)
+# A key of the configuration: single settings in one string, with `;` between them.
+OVERRIDES = "overrides"
 
 
 def merge(base: Path, overlays: list[Path]) -> dict[str, Any]:
@@ -64,9 +63,10 @@ def nested(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _value(setting: str, text: str) -> Any:
+    with suppress(ValueError):
+        if "e" in text.lower():
+            return float(text)
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
         return yaml.safe_load(text)
     except yaml.YAMLError:
         raise UserError(f"{setting}: the value is not YAML") from None
@@ -76,7 +76,8 @@ def apply(configuration: dict[str, Any]) -> None:
     """Apply what the key `overrides` says to all the others, in place."""
     text = configuration.pop(OVERRIDES, None)
     if text:
-        update_config(configuration, nested(shlex.split(str(text))))
+        parts = (part.strip() for part in str(text).split(";"))
+        update_config(configuration, nested(part for part in parts if part))
 
 
 def configured(
