@@ -14,12 +14,13 @@ from project import ROOT
 from shallower.cli import main
 from shallower.errors import UserError
 from shallower.study.configuration import apply, configured, merge, nested
+from shallower.study.experiments import Experiments
 from shallower.study.study import Study, load_study
 
 BASE = ROOT / "config.yaml"
-NONE = dict.fromkeys(
-    ("head", "learning_rate", "budget", "ffn", "distillation", "t5", "skip"), []
-) | dict.fromkeys(("elimination", "combined", "pretrained"), [])
+NONE: dict[str, list] = {
+    name: [] for name in Experiments.model_fields if name not in ("seeds", "depth")
+}
 
 
 def study_of(configuration: dict, **experiments: object) -> Study:
@@ -114,13 +115,12 @@ def test_an_error_in_a_short_form_names_the_experiment(configuration: dict) -> N
 
 def test_null_takes_an_experiment_or_all_checkpoints_out() -> None:
     values = configured(BASE, [], ["pretrained=null", "experiments.ffn=null"])
-    by_hand = configured(
-        BASE,
-        [],
-        ["pretrained.models.smollm2-135m=null", "pretrained.tasks_under=[]"]
-        + ["experiments.pretrained=[]", "latency.pretrained=null"]
-        + ["experiments.ffn=[]", "pretrained.tasks=null", "pretrained.documents=10"],
+    one_by_one = (
+        "pretrained.models.smollm2-135m=null",
+        *("pretrained.tasks=null", "pretrained.tasks_under=[]"),
+        *("experiments.pretrained=[]", "latency.pretrained=null", "experiments.ffn=[]"),
     )
+    by_hand = configured(BASE, [], one_by_one)
     found, due = load_study(values), load_study(by_hand)
     assert found.scored == due.scored == []
     assert found.names == due.names

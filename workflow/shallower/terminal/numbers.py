@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
@@ -21,6 +22,8 @@ def effect(row: Mapping[str, str]) -> str:
 
 def number(value: float) -> str:
     """Three decimals, or three digits of a tiny number; a true minus."""
+    if not math.isfinite(value):
+        return "n/a"
     if abs(value) >= 1000:
         text = f"{value:,.0f}"
     elif value != round(value) and abs(value) >= 0.001:
