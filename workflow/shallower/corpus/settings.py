@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from shallower.strict import Strict
+from shallower.strict import Int, Strict
 
 # What a source's records are: texts, hh-rlhf's dialogues, WikiQA's candidates, or two
 # sentences with a label, as in MNLI.
@@ -41,7 +41,7 @@ class PackageSource(Strict):
     layout: Literal["wikipedia_summaries", "speeches", "chatterbot"]
     domain: Domain | None = None  # of all documents, in place of the layout's own
     licence: str
-    limit: int | None = Field(None, ge=1)  # records read at most
+    limit: Int | None = Field(None, ge=1)  # records read at most
 
 
 class FilesSource(Strict):
@@ -53,7 +53,7 @@ class FilesSource(Strict):
     columns: dict[str, str] = {}
     domain: Domain | None = None  # of all documents, in place of the column
     licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)
+    limit: Int | None = Field(None, ge=1)
 
 
 class HubSource(Strict):
@@ -67,7 +67,7 @@ class HubSource(Strict):
     columns: dict[str, str] = {}
     domain: Domain | None = None  # of all documents, in place of the column
     licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)  # the first ones
+    limit: Int | None = Field(None, ge=1)  # the first ones
 
 
 class HeldOutText(Strict):
@@ -145,15 +145,15 @@ class EvaluationSet(Strict):
     """Prompts with references; the shape is given by the set's name."""
 
     data: EvaluationSource
-    items: int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
-    minimum_reference_characters: int = Field(1, ge=1)
+    items: Int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
+    minimum_reference_characters: Int = Field(1, ge=1)
 
 
 class CompletionSet(EvaluationSet):
     """Sentence completion: prompt and reference from the start of one document."""
 
-    prompt_words: int = Field(32, ge=1)
-    reference_words: int = Field(24, ge=1)
+    prompt_words: Int = Field(32, ge=1)
+    reference_words: Int = Field(24, ge=1)
 
 
 # --- pairs of sentences ---------------------------------------------------------------
@@ -180,7 +180,7 @@ class LabelledPairs(Strict):
     """Pairs that come with their labels, a source a split: GLUE's MNLI has three."""
 
     source: Literal["labelled"]
-    labels: int = Field(3, ge=2)
+    labels: Int = Field(3, ge=2)
     train: PairSource
     validation: PairSource
     test: PairSource
@@ -192,17 +192,17 @@ class Pairs(Strict):
     data: ArticlePairs | LabelledPairs = Field(discriminator="source")
     without: list[str] = []  # domains of the text whose documents give none
     # Kept at most, chosen by a hash.
-    training_pairs: int | None = Field(None, ge=4)
-    held_out_pairs: int | None = Field(None, ge=4)
+    training_pairs: Int | None = Field(None, ge=4)
+    held_out_pairs: Int | None = Field(None, ge=4)
 
 
 class TaskSettings(Strict):
     """Tasks that need the whole prompt: how many items of each, how long they are."""
 
-    items: int = Field(40, ge=1)  # of each task
-    prompt_words: int = Field(200, ge=20)  # about, without the question
-    choices: int = Field(4, ge=2, le=10)
-    seed: int = 0
+    items: Int = Field(40, ge=1)  # of each task
+    prompt_words: Int = Field(200, ge=20)  # about, without the question
+    choices: Int = Field(4, ge=2, le=10)
+    seed: Int = 0
 
 
 # --- all of it ------------------------------------------------------------------------
@@ -214,8 +214,8 @@ class Corpus(Strict):
     text: DocumentSources
     test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
     # Kept at most in each split that is held out, by a hash; the others train.
-    held_out_documents: int | None = Field(None, ge=1)
-    minimum_characters: int = Field(60, ge=1)
+    held_out_documents: Int | None = Field(None, ge=1)
+    minimum_characters: Int = Field(60, ge=1)
     completion: CompletionSet
     chat: EvaluationSet
     qa: EvaluationSet

@@ -20,7 +20,7 @@ from shallower.pretrained.sizes import (
     sizes,
     up_to,
 )
-from shallower.strict import Strict
+from shallower.strict import Int, Strict
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -176,15 +176,15 @@ class Pretrained(Strict):
         Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")],
         Checkpoint | None,
     ] = {}
-    context: int = Field(2560, ge=2)  # longest sequence; memory of rotary factors
-    prompt_tokens: int = Field(256, ge=2)
-    scored_tokens: int = Field(64, ge=1)
-    documents: int = Field(12, ge=2)  # windows of each domain, one a document
-    calibration_documents: int = Field(4, ge=1)  # of each domain's validation split
-    batch_size: int = Field(6, ge=1)
+    context: Int = Field(2560, ge=2)  # longest sequence; memory of rotary factors
+    prompt_tokens: Int = Field(256, ge=2)
+    scored_tokens: Int = Field(64, ge=1)
+    documents: Int = Field(12, ge=2)  # windows of each domain, one a document
+    calibration_documents: Int = Field(4, ge=1)  # of each domain's validation split
+    batch_size: Int = Field(6, ge=1)
     profile: bool = True  # every single sublayer left out alone
-    ranking_window: int = Field(32, ge=1)  # last queries that rank tokens
-    new_tokens: int = Field(24, ge=1)  # of generated answers
+    ranking_window: Int = Field(32, ge=1)  # last queries that rank tokens
+    new_tokens: Int = Field(24, ge=1)  # of generated answers
     sets: list[str] = []  # evaluation sets that the checkpoint generates on
     tasks: TaskSettings | None = None  # that need the whole prompt; off where null
     tasks_under: list[Written] = []  # interventions under which it does tasks and sets

@@ -62,10 +62,6 @@ class Sections(Strict):
         if len(value.depth) != 1:
             raise ValueError("depth: expected one grid; the figures compare its models")
         grid = value.depth[0]
-        for name in ("variants", "depths", "seeds"):
-            items = getattr(grid, name) or []
-            if len(set(items)) != len(items):
-                raise ValueError(f"depth.0.{name}: found an entry twice in {items}")
         if not {"baseline", "proposed"} <= set(grid.variants):
             raise ValueError("depth.0.variants: baseline and proposed are needed")
         if len(grid.depths) < 2:

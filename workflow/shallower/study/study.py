@@ -17,6 +17,7 @@ from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.models.registry import FFNS
+from shallower.strict import check_plain
 from shallower.study import expand
 from shallower.study.explain import explain, suggestion
 from shallower.study.names import BUDGET, ModelName
@@ -78,6 +79,22 @@ class Study(Sections):
                     f"latency.pretrained: {longest} tokens exceed the context of "
                     f"{name}, {context}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Study:
+        """Every model of the grids has sizes and settings that can be built."""
+        for label, name in self.names.items():
+            try:
+                if label in self.models:
+                    self.spec(label, 0)
+                elif not name.pretrained:
+                    expand.llama_config(self, name)
+            except ValidationError as error:
+                reason = explain(error, RunSpec)
+                raise ValueError(f"experiments: {label}: {reason}") from None
+            except ValueError as error:
+                raise ValueError(f"experiments: {label}: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -385,9 +402,12 @@ class Study(Sections):
 def load_study(config: dict[str, Any]) -> Study:
     """Check a merged configuration. Raises UserError that names the first bad key."""
     try:
+        check_plain(config)
         return Study.model_validate(config)
     except ValidationError as error:
         raise UserError(f"configuration: {explain(error, Study)}") from None
+    except ValueError as error:
+        raise UserError(f"configuration: {error}") from None
 
 
 def read_study(path: str | Path) -> Study:
