@@ -16,7 +16,7 @@ help:  ## this list
 	@echo 'TORCH="..."             another build of torch, as arguments of pip'
 
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)
-	$(SNAKEMAKE)
+	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
 	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow" $(ARGS)

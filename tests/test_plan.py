@@ -21,12 +21,12 @@ from shallower.cli import main
 from shallower.models.config import LlamaConfig
 from shallower.models.llama import LlamaLM
 from shallower.models.memory import training_memory
+from shallower.study.jobs import jobs_of
 from shallower.study.plan import (
     Assumptions,
     Plan,
     characters_per_token,
     corpus_size,
-    jobs,
     merge,
     plan_study,
 )
@@ -209,7 +209,7 @@ def test_jobs_are_those_of_a_dry_run(overlays: list[str]) -> None:
     assert run.returncode == 0, run.stderr
     counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
     due = {rule: int(number) for rule, number in counts if rule != "total"}
-    assert jobs(load_study(merge(BASE, [ROOT / file for file in files]))) == due
+    assert jobs_of(load_study(merge(BASE, [ROOT / file for file in files]))) == due
 
 
 def test_files_merge_as_in_snakemake(tmp_path: Path) -> None:

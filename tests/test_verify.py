@@ -109,6 +109,6 @@ def test_publishing_quotes_the_study(project: Project) -> None:
     for verdict, count in counts.items():
         assert page.count(f"**{verdict}** |") == count
     assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
-    short = reference.block(kept, short=True)
-    assert with_block(text, short, reference.MARKERS) == text
+    said = reference.sentence(kept)
+    assert with_block(text, said, reference.MARKERS) == text
     assert reference.block(kept) in page

@@ -32,7 +32,7 @@ rule summary:
     params:
         results=subpath(output.summary, parent=True),
     shell:
-        "python -m shallower summary --results {params.results} 2>&1 | tee {log} >&2"
+        "python -m shallower summary --results {params.results} > {log} 2>&1"
 
 
 # every difference and ratio with its interval, every claim with its verdict, all methods
@@ -81,4 +81,4 @@ rule estimates:
     params:
         results=subpath(output.claims, parent=True),
     shell:
-        "python -m shallower estimates --results {params.results} 2>&1 | tee {log} >&2"
+        "python -m shallower estimates --results {params.results} > {log} 2>&1"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+from shallower import terminal
 from shallower.corpus import EVALUATION_SETS, downloaded, readers
 from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
@@ -26,6 +27,9 @@ try:
         downloaded.check_file(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
 except UserError as error:
     raise WorkflowError(str(error)) from None
+
+# The terminal shows how far it is.
+terminal.describe(study)
 
 # What every stage is told, in files that change when their content does.
 INPUTS = Inputs(study)

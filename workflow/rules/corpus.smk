@@ -20,4 +20,4 @@ rule corpus:
         directory=subpath(output.manifest, parent=True),
     shell:
         "python -m shallower corpus --settings {input.settings}"
-        " --output {params.directory} 2>&1 | tee {log} >&2"
+        " --output {params.directory} > {log} 2>&1"

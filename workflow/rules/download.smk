@@ -17,7 +17,7 @@ rule download:
     shell:
         "python -m shallower download --name {wildcards.name}"
         " --results {params.results} --lock {params.lock}"
-        " --output {params.directory} 2>&1 | tee {log} >&2"
+        " --output {params.directory} > {log} 2>&1"
 
 
 if HUB_FILE is not None:
@@ -38,4 +38,4 @@ if HUB_FILE is not None:
             lock=str(downloaded.LOCK),
         shell:
             "python -m shallower download-file --settings {params.settings}"
-            " --lock {params.lock} --output {output.file} 2>&1 | tee {log} >&2"
+            " --lock {params.lock} --output {output.file} > {log} 2>&1"

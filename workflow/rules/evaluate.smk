@@ -30,7 +30,7 @@ rule evaluate:
         " --corpus {params.corpus} --tokens {params.tokens}"
         " --tokenizer {input.tokenizer} --output {output.scores}"
         " --samples {output.samples} --interventions {output.interventions}"
-        " --threads {resources.cpus_per_task} 2>&1 | tee {log} >&2"
+        " --threads {resources.cpus_per_task} > {log} 2>&1"
 
 
 # what n-grams of the models' training tokens reach on the same text
@@ -57,7 +57,7 @@ rule floors:
     shell:
         "python -m shallower floors --settings {input.settings}"
         " --tokens {params.tokens} --corpus {params.corpus}"
-        " --output {output.table} 2>&1 | tee {log} >&2"
+        " --output {output.table} > {log} 2>&1"
 
 
 # speed of all models, interleaved; takes every core so that nothing runs beside it
@@ -98,7 +98,7 @@ rule latency:
         " --runs {params.runs} --evaluations {params.evaluations}"
         " --corpus {params.corpus} --tokenizer {input.tokenizer}"
         " --output {output.latency} --step-time {output.step_time}"
-        " --bandwidth {output.bandwidth} 2>&1 | tee {log} >&2"
+        " --bandwidth {output.bandwidth} > {log} 2>&1"
 
 
 # sizes of all models, on the meta device, and what they predict
@@ -121,4 +121,4 @@ rule parameters:
     shell:
         "python -m shallower parameters --settings {input.settings}"
         " --output {output.table} --predictions {output.predictions}"
-        " 2>&1 | tee {log}"
+        " > {log} 2>&1"

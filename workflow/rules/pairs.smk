@@ -25,4 +25,4 @@ rule pairs:
     shell:
         "python -m shallower pairs --settings {input.settings}"
         " --corpus {params.corpus} --output {params.directory}"
-        " --baselines {output.baselines} 2>&1 | tee {log} >&2"
+        " --baselines {output.baselines} > {log} 2>&1"

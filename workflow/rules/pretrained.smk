@@ -25,4 +25,4 @@ rule pretrained:
         "python -m shallower pretrained --settings {input.settings}"
         " --corpus {params.corpus} --output {output.scores}"
         " --interventions {output.interventions}"
-        " --threads {resources.cpus_per_task} 2>&1 | tee {log} >&2"
+        " --threads {resources.cpus_per_task} > {log} 2>&1"

@@ -29,7 +29,7 @@ rule figures:
         results=subpath(input.summary, parent=True),
     shell:
         "python -m shallower figures --results {params.results} --threads {threads}"
-        " 2>&1 | tee {log} >&2"
+        " > {log} 2>&1"
 
 
 # the paper's tables, and every number its text mentions
@@ -59,7 +59,7 @@ rule tables:
     params:
         results=subpath(output.numbers, parent=True),
     shell:
-        "python -m shallower tables --results {params.results} 2>&1 | tee {log} >&2"
+        "python -m shallower tables --results {params.results} > {log} 2>&1"
 
 
 # typeset the paper; no shell escape, and a fixed date so that the same input gives
@@ -86,7 +86,8 @@ rule typeset:
         " TEXINPUTS=report:{params.results}: ;"
         " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
         " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
-        " || {{ grep -A3 -E '^[^ ]+:[0-9]+:' {log} >&2; exit 1; }};"
+        " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
+        " echo $reason >> {log}; exit 1; }};"
         " cp {params.results}/typeset/paper.pdf {output.pdf}"
 
 
@@ -109,7 +110,7 @@ rule provenance:
         results=subpath(output.provenance, parent=True),
     shell:
         "python -m shallower provenance --results {params.results}"
-        " 2>&1 | tee {log} >&2"
+        " > {log} 2>&1"
 
 
 # the copy for the study that was asked for, if everything in it can be made again
@@ -132,7 +133,7 @@ rule paper:
         results=subpath(input.provenance, parent=True),
     shell:
         "(python -m shallower verify --results {params.results}"
-        " --threads {threads} && cp {input.pdf} {output.pdf}) 2>&1 | tee {log} >&2"
+        " --threads {threads} && cp {input.pdf} {output.pdf}) > {log} 2>&1"
 
 
 # the same check by itself: without an output it always runs, and without an input it
@@ -147,7 +148,7 @@ rule verify:
         results=f"results/{study.study}",
     shell:
         "python -m shallower verify --results {params.results}"
-        " --threads {threads} 2>&1 | tee {log} >&2"
+        " --threads {threads} > {log} 2>&1"
 
 
 # Where nothing is trained, of no run: nothing asks for the notebooks then.

@@ -18,7 +18,7 @@ rule tokenizer:
         given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
     shell:
         "python -m shallower tokenizer --settings {input.settings} --text {input.text}"
-        " {params.given} --output {output.model} 2>&1 | tee {log} >&2"
+        " {params.given} --output {output.model} > {log} 2>&1"
 
 
 # tokenize one part of a split
@@ -43,7 +43,7 @@ rule shard:
     shell:
         "python -m shallower shard --text {input.text} --tokenizer {input.tokenizer}"
         " --part {wildcards.part} --parts {params.parts} --output {output.tokens}"
-        " 2>&1 | tee {log} >&2"
+        " > {log} 2>&1"
 
 
 # describe a split's shards, with checksums
@@ -62,4 +62,4 @@ rule shards:
         shards=lambda wildcards, input: [f"--shards {path}" for path in input.shards],
     shell:
         "python -m shallower manifest --tokenizer {input.tokenizer}"
-        " --output {output.manifest} {params.shards} 2>&1 | tee {log} >&2"
+        " --output {output.manifest} {params.shards} > {log} 2>&1"

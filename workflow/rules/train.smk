@@ -34,4 +34,4 @@ rule train:
         " --threads {resources.cpus_per_task}"
         " --processes {resources.processes} --parallel {resources.parallel}"
         " --time-limit $(({resources.runtime} * {params.limited}))"
-        " 2>&1 | tee {log} >&2"
+        " > {log} 2>&1"

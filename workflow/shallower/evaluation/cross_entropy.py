@@ -23,6 +23,7 @@ from shallower.interventions.base import Choice
 from shallower.interventions.eliminate import Elimination
 from shallower.interventions.shared import SharedBlocks
 from shallower.models.llama import LlamaLM
+from shallower.progress import track
 from shallower.randomness import derive
 from shallower.tokens.shards import TokenStream
 
@@ -151,7 +152,8 @@ def losses_of_choices(
     if not 0 < prompt <= context:
         raise UserError(f"prompt_tokens: {prompt}, expected 1 to {context}, a context")
     losses, done = [], 0
-    for batch in windows.split(pass_size(device, context, batch_size)):
+    batches = windows.split(pass_size(device, context, batch_size))
+    for batch in track(batches, f"windows under {len(choices)} interventions"):
         inputs, targets = batch[:, :-1].to(device), batch[:, prompt:].to(device)
         shared, of_batch = SharedBlocks(model, inputs), []
         for choice in choices:

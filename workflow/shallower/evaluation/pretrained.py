@@ -35,6 +35,7 @@ from shallower.models.costs import count_parameters
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
 from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
+from shallower.progress import track
 from shallower.study.runs import PretrainedSpec
 
 NOTHING = Choice()
@@ -208,7 +209,7 @@ class Scored:
         """
         asked = self._asked(choices)
         rows: dict[str, list[Row]] = {text: [] for text in ("", *asked)}
-        for item in items.to_dict("records"):
+        for item in track(items.to_dict("records"), "tasks"):
             place = (item["task"], item["group"], item["document"])
             endings = [self.tokenizer.encode(text) for text in item["choices"]]
             shared = self._read(item["prompt"])
@@ -232,7 +233,7 @@ class Scored:
         prompts = [encode_prompt(tokenizer, text, room) for text in table["prompt"]]
         asked = self._asked(choices)
         parts = []
-        for text, choice in ({"": Choice()} | asked).items():
+        for text, choice in track(({"": Choice()} | asked).items(), name):
             model = apply(self.model, choice)
             how = spec.new_tokens, tokenizer.eos, spec.batch_size, choice.elimination
             found = generate_all(model, prompts, *how)

@@ -1,7 +1,7 @@
 """The reference run in the repository, and what the README says of it.
 
 `publish` copies a study's paper, figures and small tables and writes a page about
-them. The README has the page's tables too, between MARKERS. No number is typed.
+them. The README has one sentence of it, between MARKERS. No number is typed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
 
 
 def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None:
-    """Copy a finished study's summary to `output`, and its tables into `readme`.
+    """Copy a finished study's summary to `output`, and name it in `readme`.
 
     Its verdicts are added to the history in `output`, and to `protocol`. Raises
     UserError, before anything is written, for pages without their markers, or if the
@@ -67,48 +67,54 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     about["date"] = date.today().isoformat()
     write_json(output / "about.json", about)
     write_text(output / "README.md", page(output))
-    write_text(readme, with_block(text, block(output, short=True), MARKERS))
+    write_text(readme, with_block(text, sentence(output), MARKERS))
     history.add_run(output, protocol)
 
 
-def block(folder: Path, short: bool = False) -> str:
-    """What is said of the reference run in `folder`: models, verdicts, the front.
-
-    For the README, `short`, of the other systems' claims only those with a verdict.
-    """
+def made_of(folder: Path) -> str:
+    """What the reference run in `folder` consists of, in a phrase."""
     about = read_json(folder / "about.json")
     study = Study.model_validate(about["configuration"])
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
+    return (
+        f"{about['runs']} runs; {tokens:,} training tokens and "
+        f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}"
+    )
+
+
+def sentence(folder: Path) -> str:
+    """What the README says of the run: where it is, and verdicts by number."""
+    about = read_json(folder / "about.json")
+    counts = pd.read_csv(folder / "claims.csv")["verdict"].value_counts()
+    shown = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    return (
+        "The published [reference run](docs/reference-run/README.md) of "
+        f"{about['date']} ({made_of(folder)}):\n{counts.sum()} claims, {shown}.\n"
+    )
+
+
+def block(folder: Path) -> str:
+    """What is said of the reference run in `folder`: models, verdicts, the front."""
+    about = read_json(folder / "about.json")
+    study = Study.model_validate(about["configuration"])
     commits = ", ".join(f"`{name}`" for name in about["trained_by_commits"])
     said = (
-        f"The reference run ({about['runs']} runs; {tokens:,} training tokens and "
-        f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}; "
-        f"commit {commits}; {about['date']}):\n\n"
+        f"The reference run ({made_of(folder)}; commit {commits}; {about['date']}):\n\n"
     )
-    levels = (
-        "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
-        "tests at the 5 % level, 90 %.\n"
+    return said + "\n".join(
+        [
+            measured_table(folder, study),
+            verdict_table(pd.read_csv(folder / "claims.csv")),
+            "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
+            "tests at the 5 % level, 90 %.\n",
+            "Rows such as A1-A0 are contrasts that were registered before the run.",
+            "\nThe front: models that no other model of the study beats in both "
+            "quality and time. The probability is the share of resampled studies in "
+            "which that holds.\n",
+            front_table(folder),
+        ]
     )
-    claims = pd.read_csv(folder / "claims.csv")
-    tables = [measured_table(folder, study)]
-    tables.append(verdict_table(decided(claims) if short else claims))
-    if short:
-        tables.append(undecided(claims))
-    tables.append(levels)
-    tables.append(
-        "Rows such as A1-A0 are contrasts that were registered before the run "
-        "([docs/verdicts.md](docs/verdicts.md))."
-        if short
-        else "Rows such as A1-A0 are contrasts that were registered before the run."
-    )
-    tables.append(
-        "\nThe front: models that no other model of the study beats in both quality "
-        "and time. The probability is the share of resampled studies in which that "
-        "holds.\n"
-    )
-    tables.append(front_table(folder))
-    return said + "\n".join(tables)
 
 
 def page(folder: Path) -> str:
@@ -171,26 +177,6 @@ def measured_table(folder: Path, study: Study) -> str:
     times = f"{ratio(high, low, 'trained')}; folded {ratio(high, low, 'folded')}"
     rows.append([label, "", "", times])
     return markdown(rows)
-
-
-REPRODUCED = "S1"  # the system that the paper reproduces
-DECIDED = ("supported", "not supported")
-
-
-def decided(claims: pd.DataFrame) -> pd.DataFrame:
-    """All claims of the first system, and of the others those with a verdict."""
-    own = claims["source"] == REPRODUCED
-    return claims[own | claims["verdict"].isin(DECIDED)]
-
-
-def undecided(claims: pd.DataFrame) -> str:
-    """The other systems' claims without a verdict, by what they are instead."""
-    left = claims[~claims["id"].isin(decided(claims)["id"])]
-    parts = [
-        f"{verdict} {', '.join(part['id'])}"
-        for verdict, part in left.groupby("verdict", sort=False)
-    ]
-    return f"The other systems' further claims: {'; '.join(parts)}.\n" if parts else ""
 
 
 def verdict_table(claims: pd.DataFrame) -> str:

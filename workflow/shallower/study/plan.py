@@ -25,6 +25,7 @@ from shallower.models.config import LlamaConfig, ModelConfig
 from shallower.models.costs import count_parameters
 from shallower.models.families import deployed, on_meta
 from shallower.models.memory import FLOAT, TrainingMemory, training_memory
+from shallower.study.jobs import jobs_of
 from shallower.study.plan_pretrained import CheckpointPlan, checkpoint_plan
 from shallower.study.runs import RunSpec, Task
 from shallower.study.schema import Training
@@ -163,7 +164,7 @@ def plan_study(study: Study, assumptions: Assumptions, results: Path) -> Plan:
     checkpoints = [_checkpoint(study, c, assumptions) for c in study.pretrained.chosen]
     corpus = corpus_size(study, results)
     disk = disk_use(study, models, corpus, checkpoints)
-    due = jobs(study)
+    due = jobs_of(study)
     return Plan(study.study, assumptions, models, due, corpus, disk, checkpoints)
 
 
@@ -228,32 +229,6 @@ def _memory(config: ModelConfig, training: Training, task: Task) -> TrainingMemo
         training.loss_chunk,
         targets(config, task),
     )
-
-
-def jobs(study: Study) -> dict[str, int]:
-    """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
-    once = "latency summary estimates figures tables typeset provenance paper"
-    downloads = {
-        "download": len(hub_sources(study.corpus)) + len(study.pretrained.downloads),
-        "download_file": 1 if study.tokenizer.hub else 0,
-    }
-    notebooks = ("notebook_training", "notebook_comparison")  # of trained models
-    held_out = 2  # splits beside the training text, which the estimates count
-    return {
-        **{rule: number for rule, number in downloads.items() if number},
-        "corpus": 1,
-        "tokenizer": 1,
-        "shard": study.shards.parts + held_out,
-        "shards": 1 + held_out,
-        "parameters": 1,
-        "floors": 1,
-        **({"pairs": 1} if study.experiments.t5 else {}),
-        **dict.fromkeys(("train", "evaluate") if study.runs else (), len(study.runs)),
-        **({"pretrained": len(study.scored)} if study.scored else {}),
-        **dict.fromkeys(once.split(), 1),
-        **dict.fromkeys(notebooks if study.runs else (), 1),
-        "all": 1,
-    }
 
 
 def disk_use(

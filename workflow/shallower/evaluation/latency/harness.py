@@ -16,6 +16,7 @@ from shallower.evaluation.latency.decode_modes import synchronise, time_steps
 from shallower.interventions.eliminate import Elimination
 from shallower.interventions.forward import prefill
 from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.progress import track
 from shallower.randomness import derive
 from shallower.study.schema import Workload
 
@@ -82,7 +83,8 @@ def interleave(
     gc.collect()
     gc.disable()  # a collection inside a token would be charged to the model
     try:
-        for request in requests:
+        bar = track(requests, f"{len(cases)} models, {requests[0].workload}")
+        for request in bar:
             for case in order.sample(cases, len(cases)):
                 rows += _rows(case, request, time_case(case, request))
     finally:

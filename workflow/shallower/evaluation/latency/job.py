@@ -57,6 +57,7 @@ from shallower.evaluation.latency.harness import (
 )
 from shallower.evaluation.latency.step_time import StepTime, time_training_steps
 from shallower.evaluation.table import write_table
+from shallower.progress import set_part
 from shallower.randomness import derive
 from shallower.study.schema import PromptLengths, Repeats, Workload
 from shallower.tokens.tokenizer import Tokenizer
@@ -81,6 +82,7 @@ def measure(job: Job, latency: Path, step_time: Path, bandwidth: Path) -> None:
 def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     """All measurements of one process: rows of the three tables."""
     torch.set_num_threads(job.threads)
+    set_part(f"session {session + 1} of {job.spec.settings.sessions}")
     settings, device = job.spec.settings, machine.choose_device(job.device)
     order = random.Random(derive(session, "latency order"))
     load = BackgroundLoad()

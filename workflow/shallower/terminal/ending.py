@@ -1,0 +1,105 @@
+"""The last lines of a run: where everything is, the verdicts; or why it failed."""
+
+from __future__ import annotations
+
+import csv
+import resource
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shallower.study.study import Study
+from shallower.terminal.screen import duration
+from shallower.terminal.state import Job, RunState
+
+PAPER = Path("report/paper.pdf")
+HEADLINES = ("C5", "C6", "C7", "C11")  # richer, fewer, faster, and whether depth helps
+VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
+STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
+SHOWN_FAILURES = 5
+CHECKS = ("verify", "paper")  # rules that find several things at once
+SIGNS = {"-": "\N{MINUS SIGN}"}
+
+
+def success(study: Study | None, state: RunState, console: Console) -> None:
+    """After a whole study: the files, the verdicts, time and memory."""
+    took = (
+        f"done in {duration(state.clock() - state.began)}, largest process {memory()}"
+    )
+    if study is None or not state.done["paper"]:
+        say(console, took)
+        return
+    results = Path("results", study.study)
+    say(console, f"{PAPER}: the paper of study {study.study!r}", "bold")
+    say(console, f"{results}: claims.csv, summary.csv, figures/, notebooks/ ...")
+    say(console, "snakemake --report report.zip: all of it as one HTML report")
+    claims = results / "claims.csv"
+    if claims.exists():
+        with claims.open(encoding="utf-8", newline="") as file:
+            verdicts(list(csv.DictReader(file)), console)
+    say(console, took)
+
+
+def verdicts(claims: list[dict[str, str]], console: Console) -> None:
+    """Verdicts by count, and the headline claims as a table."""
+    counts = Counter(row["verdict"] for row in claims)
+    shown = ", ".join(f"{counts[name]} {name}" for name in VERDICTS if counts[name])
+    say(console, f"\n{len(claims)} claims: {shown}")
+    table = Table.grid(padding=(0, 2))
+    for row in claims:
+        if row["id"] in HEADLINES:
+            style = STYLES.get(row["verdict"], "dim")
+            table.add_row(
+                row["id"], row["claim"], effect(row), Text(row["verdict"], style)
+            )
+    console.print(table)
+    say(console, "")
+
+
+def effect(row: dict[str, str]) -> str:
+    """A claim's effect with its interval and unit, as `0.02 [−0.01, 0.05] nats`."""
+    if not row["effect"]:
+        return ""
+    numbers = [
+        f"{float(row[k]):.3g}" for k in ("effect", "ci_low", "ci_high") if row[k]
+    ]
+    numbers = [x.replace("-", SIGNS["-"]) for x in numbers]
+    interval = f" [{', '.join(numbers[1:])}]" if len(numbers) == 3 else ""
+    return f"{numbers[0]}{interval} {row['unit']}"
+
+
+def failure(failed: list[Job], errors: list[str], console: Console) -> None:
+    """Why it failed; the reason, with its log, is the last line."""
+    for error in errors:
+        say(console, error, "red")
+    if len(failed) > SHOWN_FAILURES:
+        say(console, f"{len(failed)} jobs failed; the last of them:")
+    for job in failed[-SHOWN_FAILURES:]:
+        if job.rule in CHECKS:
+            say(console, "\n".join(job.lines()[:-1]))
+        reason = job.last_line() or "no message in its log"
+        logs = f" ({', '.join(job.logs)})" if job.logs else ""
+        say(console, f"{job.label} failed: {reason}{logs}", "red")
+
+
+def stopped(state: RunState, console: Console) -> None:
+    """After Ctrl-C, or a signal to end."""
+    done, total = sum(state.done.values()), sum(state.todo.values())
+    of = f" after {done} of {total} jobs" if total else ""
+    say(console, f"stopped{of}; the same command resumes", "yellow")
+
+
+def memory() -> str:
+    """The most memory that one of the jobs' processes took."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    return f"{peak / 2**30:.1f} GiB" if peak >= 2**29 else f"{peak / 2**20:.0f} MiB"
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is, whatever its length."""
+    console.print(Text(text, style=style), soft_wrap=True)
