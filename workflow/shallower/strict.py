@@ -6,7 +6,7 @@ import math
 import unicodedata
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 LARGEST = 10**12  # of any number; no size or count of a study comes near
 LONGEST = 4000  # characters of any text
@@ -28,6 +28,22 @@ def _no_truth(value: Any) -> Any:
 Int = Annotated[int, Field(strict=True)]  # neither true, nor 1.0, nor text
 # YAML reads 1e-3 as text, so that text is taken for a number where one is expected.
 Float = Annotated[float, BeforeValidator(_no_truth)]
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\t" in value:
+        raise ValueError("expected a single line")
+    return value
+
+
+def _words(value: str) -> str:
+    return " ".join(value.split())
+
+
+Line = Annotated[str, Field(min_length=1), AfterValidator(_one_line)]  # paths, names
+# Sentences and the like, which YAML may fold over several lines.
+Words = Annotated[str, AfterValidator(_words), Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 def check_plain(value: Any, key: str = "", depth: int = DEEPEST) -> None:

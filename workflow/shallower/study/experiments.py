@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import date
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,7 @@ from pydantic import (
 from shallower.interventions.eliminate import Eliminate
 from shallower.interventions.skip import Skip
 from shallower.models.registry import FFNS, HEADS
-from shallower.strict import Float, Int, Strict
+from shallower.strict import Float, Int, Line, Strict
 from shallower.study.explain import suggestion
 from shallower.study.names import OPTIONS, Value
 from shallower.study.schema import (
@@ -74,7 +74,7 @@ PARSERS: dict[str, Callable[[str], object]] = {
     "skip": Skip.parse,
     "eliminate": Eliminate.parse,
 }
-_SECTIONS = {
+_SECTIONS: dict[str, type[Strict]] = {
     "training": Training,
     "model": Architecture,
     "initialisation": Initialisation,
@@ -87,7 +87,8 @@ def _limits(key: str) -> TypeAdapter[float]:
     """What the value of an option that is a number must be."""
     section, name = OPTIONS[key]
     field = _SECTIONS[section].model_fields[name]
-    return TypeAdapter(Annotated[field.annotation, *field.metadata])
+    kind: Any = Annotated[field.annotation, *field.metadata]
+    return TypeAdapter(kind)
 
 
 NUMBERS: dict[str, TypeAdapter[float]] = {
@@ -263,7 +264,7 @@ class Margin(Strict):
 class Contrast(Strict):
     """A comparison that was decided on before the run; `margin` in nats."""
 
-    id: str
+    id: Line
     left: str
     right: str
     test: Literal["superiority", "equivalence"]

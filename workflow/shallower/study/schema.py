@@ -13,10 +13,10 @@ from pydantic import (
 )
 
 from shallower.corpus import EVALUATION_SETS
-from shallower.corpus.settings import PackageFile
+from shallower.corpus.settings import PackageFile, Repository
 from shallower.interventions.skip import Skip
 from shallower.pretrained.settings import Written
-from shallower.strict import Float, Int, Strict
+from shallower.strict import Float, Int, Line, Strict
 from shallower.study.explain import suggestion
 
 # --- limits: beyond the largest that anybody trains -----------------------------------
@@ -39,16 +39,16 @@ Beta = Annotated[Float, Field(ge=0, lt=1)]
 class HubFile(Strict):
     """One file of a repository on the Hugging Face hub."""
 
-    repository: str
-    file: str = "tokenizer.model"
-    revision: str | None = None
+    repository: Repository
+    file: Line = "tokenizer.model"
+    revision: Line | None = None
 
 
 class Tokenizer(Strict):
     """A SentencePiece model: trained on the training split, or given in one way."""
 
     vocabulary: Vocabulary = 2048  # byte fallback alone needs 259 pieces
-    model: str | None = None  # path of a tokenizer.model to use instead
+    model: Line | None = None  # path of a tokenizer.model to use instead
     package: PackageFile | None = None  # or one that an installed package holds
     hub: HubFile | None = None  # or one from the hub
     # Of the training split, read at most to train one; memory grows with it.

@@ -29,7 +29,7 @@ from shallower.study.schema import (
 class Sections(Strict):
     """What a configuration file may contain. `Study` adds what follows from it."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
     corpus: Corpus
     tokenizer: Tokenizer
     shards: Shards

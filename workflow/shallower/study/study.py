@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.models.registry import FFNS
@@ -79,6 +78,17 @@ class Study(Sections):
                     f"latency.pretrained: {longest} tokens exceed the context of "
                     f"{name}, {context}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sets_are_there(self) -> Study:
+        for key, asked in (
+            ("evaluation.intervention_sets", self.evaluation.intervention_sets),
+            ("pretrained.sets", self.pretrained.sets),
+        ):
+            for name in asked:
+                if name not in self.corpus.sets:
+                    raise ValueError(f"{key}: corpus.{name} is null (found {name!r})")
         return self
 
     @model_validator(mode="after")
@@ -395,7 +405,7 @@ class Study(Sections):
         if parts & (QUALITY | FRONT):
             sets.append("continuation")
         if parts & {"depth", "budget"}:
-            sets += EVALUATION_SETS
+            sets += self.corpus.sets
         return sets
 
 
