@@ -190,7 +190,7 @@ def _text(path: Path, stream: IO[bytes], cut: int | None) -> Iterator[Record]:
                         "document; set `cut`"
                     )
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, f"after line {number}", error) from None
+            raise _not_utf8(path, f"{path}: after line {number}", error) from None
     if text:
         yield record(text)
 
@@ -207,7 +207,7 @@ def _jsonl(path: Path, stream: IO[bytes]) -> Iterator[Record]:
                 parse_constant=_no_number,
             )
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, f"in line {number}", error) from None
+            raise _not_utf8(path, where, error) from None
         except json.JSONDecodeError as error:
             raise UserError(
                 f"{where}: not a JSON object on one line ({error.msg} "
@@ -255,7 +255,7 @@ def _not_utf8(path: Path, where: str, error: UnicodeDecodeError) -> UserError:
         start = file.read(2)
     found = "UTF-16" if start in (b"\xff\xfe", b"\xfe\xff") else "not UTF-8"
     return UserError(
-        f"{path}: {found} {where} ({error.reason}), expected UTF-8: `iconv -t utf-8` "
+        f"{where}: {found} ({error.reason}), expected UTF-8: `iconv -t utf-8` "
         "converts it"
     )
 
@@ -277,7 +277,8 @@ def _separated(file_format: str) -> Callable[[Path, IO[bytes]], Iterator[Record]
             except csv.Error as error:
                 raise UserError(f"{path}:{rows.line_num}: {error}") from None
             except UnicodeDecodeError as error:
-                raise _not_utf8(path, f"after line {rows.line_num}", error) from None
+                where = f"{path}: after line {rows.line_num}"
+                raise _not_utf8(path, where, error) from None
 
     return read_rows
 

@@ -253,7 +253,8 @@ def _string(value: Any, where: str) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return ""  # what is missing, as pandas writes it
     if isinstance(value, dict | list | bytes | bool):
-        found = str(value).lower() if isinstance(value, bool) else type(value).__name__
+        truth = isinstance(value, bool)
+        found = str(value).lower() if truth else f"a {type(value).__name__}"
         raise UserError(f"{where}: expected text, found {found}")
     text = str(value)
     # JSON can escape half of a surrogate pair, which no UTF-8 file can hold.
