@@ -16,7 +16,9 @@ rule tokenizer:
         mem_mb=8000,
         runtime=60,
     params:
-        given=lambda wildcards, input: f"--given {shlex.quote(str(input.given))}" if input.given else "",
+        given=lambda wildcards, input: (
+            f"--given {shlex.quote(str(input.given))}" if input.given else ""
+        ),
     shell:
         "python -m shallower tokenizer --settings {input.settings} --text {input.text}"
         " {params.given} --output {output.model} > {log} 2>&1"
