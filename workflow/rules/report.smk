@@ -109,8 +109,7 @@ rule provenance:
     params:
         results=subpath(output.provenance, parent=True),
     shell:
-        "python -m shallower provenance --results {params.results}"
-        " > {log} 2>&1"
+        "python -m shallower provenance --results {params.results}" " > {log} 2>&1"
 
 
 # the copy for the study that was asked for, if everything in it can be made again

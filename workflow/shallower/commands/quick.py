@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from shallower.commands.terminal import say
-from shallower.corpus import readers
 from shallower.corpus.build import build
 from shallower.errors import UserError
 from shallower.evaluation.evaluate import Texts, evaluate
@@ -30,6 +29,7 @@ from shallower.study.expand import of_grid, resolve
 from shallower.study.experiments import Grid
 from shallower.study.explain import explain, suggestion
 from shallower.study.inputs import Inputs
+from shallower.study.local_files import described, local_files
 from shallower.study.names import ModelName
 from shallower.study.runs import RunSpec, YamlDumper
 from shallower.study.stages import evaluation_spec
@@ -129,7 +129,11 @@ class Quick:
         wanted = {
             "corpus": study.corpus.model_dump(mode="json"),
             "tokenizer": study.tokenizer.model_dump(mode="json"),
-            "files": _files(study),
+            "files": [
+                described(paths)
+                for stage, paths in local_files(study).items()
+                if stage in ("corpus", "tokenizer")
+            ],
         }
         if stamp.is_file() and read_json(stamp) == wanted:
             say(self.console, f"{self.corpus}: text and tokens are there", "dim")
@@ -209,10 +213,3 @@ def ctrl_c_as_end() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, former)
-
-
-def _files(study: Study) -> list[list[str | int]]:
-    """Names, sizes and times of the local files that the text is read from."""
-    patterns = [p for source in study.corpus.text for p in getattr(source, "paths", [])]
-    found = sorted({path for pattern in patterns for path in readers.matching(pattern)})
-    return [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in found]

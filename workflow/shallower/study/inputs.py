@@ -2,7 +2,8 @@
 
 Under `results/<study>/`: `study.json`; `runs/<model>/seed<k>/spec.yaml` of every run
 and `evaluations/<model>/seed<k>.spec.json`; `settings/<stage>.json` for stages that
-need a part of the study; `code/<stage>.json`, the digests of the code that makes a
+need a part of the study, and `<stage>.files.json`, the user's own files that one reads;
+`code/<stage>.json`, the digests of the code that makes a
 stage's results. All are inputs of rules, so a change reruns what depends on it and
 nothing else.
 
@@ -23,6 +24,7 @@ from pydantic import BaseModel, ValidationError
 from shallower.code import STAGES, run_code, stage_code
 from shallower.errors import UserError
 from shallower.files import write_json, write_text
+from shallower.study.local_files import described, local_files
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
 from shallower.study.stages import (
     evaluation_spec,
@@ -55,6 +57,10 @@ class Inputs:
     def settings_file(self, stage: str) -> Path:
         """What one stage is told: a part of the study."""
         return self.directory / "settings" / f"{stage}.json"
+
+    def files_file(self, stage: str) -> Path:
+        """The user's own files that a stage reads, with their sizes and checksums."""
+        return self.directory / "settings" / f"{stage}.files.json"
 
     def spec_file(self, run: Run) -> Path:
         """spec.yaml, the complete specification of a run."""
@@ -100,6 +106,10 @@ class Inputs:
         for checkpoint in study.pretrained.chosen:
             path = self.evaluation_file((checkpoint, 0))
             _write_json(path, pretrained_spec(study, checkpoint))
+        for stage, paths in local_files(study).items():
+            listed = described(paths)
+            if _read_json(self.files_file(stage)) != listed:
+                write_json(self.files_file(stage), listed)
         self.write_code()
 
     def write_code(self) -> None:
@@ -150,6 +160,14 @@ class Inputs:
         for name, digests in self._all_code().items():
             path = self.directory / "code" / f"{name}.json"
             found[path] = list(code_changes(_read_json(path) or {}, digests))
+        for stage, paths in local_files(self.study).items():
+            path = self.files_file(stage)
+            before = _read_json(path) or []
+            found[path] = [
+                f"{row['file']} changed"
+                for row in described(paths)
+                if before and row not in before
+            ]
         return {path: words for path, words in found.items() if words}
 
     # --- why something runs again -----------------------------------------------------

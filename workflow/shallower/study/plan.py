@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
 from shallower.corpus.settings import Corpus, DocumentSource
 from shallower.evaluation.metrics import ROWS_OF_ITEM
@@ -241,7 +240,7 @@ def disk_use(
     """
     tokens, runs = corpus.train_tokens, len(study.runs)
     size = token_dtype(study.tokenizer.vocabulary).itemsize
-    items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
+    items = sum(each.items for each in study.corpus.sets.values())
     tested = corpus.test_documents
     rows = items * ROWS_OF_ITEM + 4 * (tested or 0)
     # By where they are: two checkpoints of one repository are downloaded once.
@@ -327,7 +326,8 @@ def _splits(corpus: Corpus, documents: int) -> tuple[int, int]:
     """How many documents train, and how many test; see corpus/build.py."""
     limit = corpus.held_out_documents or documents
     held = min(round(HELD_OUT * documents), limit)
-    splits = 1 + (corpus.test is None) + (corpus.qa.data.source == "text")
+    asked = corpus.qa is not None and corpus.qa.data.source == "text"
+    splits = 1 + (corpus.test is None) + asked
     test = held if corpus.test is None else min(corpus.test.limit or limit, limit)
     return documents - splits * held, test
 

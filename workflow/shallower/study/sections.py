@@ -29,7 +29,7 @@ from shallower.study.schema import (
 class Sections(Strict):
     """What a configuration file may contain. `Study` adds what follows from it."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
     corpus: Corpus
     tokenizer: Tokenizer
     shards: Shards
@@ -76,10 +76,6 @@ class Sections(Strict):
         if len(value.depth) != 1:
             raise ValueError("depth: expected one grid; the figures compare its models")
         grid = value.depth[0]
-        for name in ("variants", "depths", "seeds"):
-            items = getattr(grid, name) or []
-            if len(set(items)) != len(items):
-                raise ValueError(f"depth.0.{name}: found an entry twice in {items}")
         if not {"baseline", "proposed"} <= set(grid.variants):
             raise ValueError("depth.0.variants: baseline and proposed are needed")
         if len(grid.depths) < 2:
