@@ -11,13 +11,21 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import yaml
+from snakemake.utils import update_config
 
 from checkpoint_folder import save_checkpoint
 from conftest import sentences
 from project import ROOT, Project
+from shallower.study.configuration import merge
+from shallower.study.study import load_study
+from shallower.training.live import LiveLosses
 from test_contributing import follow
 
 pytestmark = pytest.mark.slow
@@ -201,3 +209,67 @@ def test_own_checkpoint(tmp_path: Path) -> None:
     written = json.loads(scored.read_text())["interventions"]
     assert {"skip": "block.last.1", "eliminate": None} in written
     assert not (page.folder / "results/my-llama/runs").exists()
+
+
+# --- the cookbook ---------------------------------------------------------------------
+
+COOKBOOK = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
+
+
+def test_the_short_forms_of_the_cookbook_are_a_study() -> None:
+    [text] = re.findall(r"```yaml\n(experiments:.*?)```", COOKBOOK, re.S)
+    values = merge(ROOT / "config.yaml", [])
+    update_config(values, yaml.safe_load(text))
+    study = load_study(values)
+    for model in ("silu-5", "tanh-5", "baseline-8__steps=400", "three_matrices-5"):
+        assert model in study.models
+    assert "baseline-5__teacher=baseline-8" in study.models
+    assert "baseline-8__eliminate=random.2" in study.interventions
+
+
+class Logged(ModuleType):
+    """Stands in for a tracker: keeps what it is told."""
+
+    def __init__(self, name: str, rows: list[tuple[int, float]]) -> None:
+        super().__init__(name)
+        self.rows = rows
+
+    def init(self, **about: str) -> None:
+        assert about
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self.rows.append((step, values["loss"]))
+
+    @contextmanager
+    def start_run(self, run_name: str) -> Iterator[None]:
+        yield
+
+    def log_metric(self, key: str, value: float, step: int) -> None:
+        self.rows.append((step, value))
+
+    @contextmanager
+    def SummaryWriter(self, folder: str) -> Iterator[Logged]:
+        yield self
+
+    def add_scalar(self, key: str, value: float, step: int, time: float) -> None:
+        self.rows.append((step, value))
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "mlflow", "torch.utils.tensorboard"])
+def test_trackers_get_the_live_losses(
+    tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Path("results/default/runs/proposed-5/seed0")
+    run.mkdir(parents=True)
+    live = LiveLosses(run, 40, 512)
+    for step in (20, 40):
+        live.show(step, 100.0 / step, 1.0)
+    rows: list[tuple[int, float]] = []
+    monkeypatch.setitem(sys.modules, tracker, Logged(tracker, rows))
+    blocks = re.findall(r"```python\n(.*?)```", COOKBOOK, re.S)
+    [code] = [
+        b for b in blocks if re.search(rf"(import|from) {re.escape(tracker)}\b", b)
+    ]
+    exec(code, {})
+    assert rows == [(20, 5.0), (40, 2.5)]
