@@ -83,6 +83,7 @@ localrules:
     verify,
     notebook_training,
     notebook_comparison,
+    notebook_claim,
 
 
 # Names of checkpoints, which no run has.
