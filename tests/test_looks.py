@@ -402,6 +402,8 @@ def test_looks_at_the_smoke_study(project: Project) -> None:
     assert "depth 1 -> 2" in both
     table = said("compare", "-r", "smoke", "proposed-1/seed0", "baseline-2/seed0")
     assert "text cross entropy" in table
+    runs = [f"results/smoke/runs/baseline-2/seed{seed}" for seed in (0, 1)]
+    assert "text cross entropy" in said("compare", *runs)
     assert said("sample", "-r", "smoke", "proposed-1", "Paris").startswith("Paris")
 
 

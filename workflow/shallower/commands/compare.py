@@ -41,15 +41,16 @@ def show(
     sides = run_place(left, results), run_place(right, results)
     seeds, table = _compared(*sides)
     say(console, f"left:  {sides[0]}\nright: {sides[1]}", "bold")
-    specs = [RunSpec.read(side.folder(seeds[0]) / "spec.yaml") for side in sides]
+    folders = [s.folder(seeds[0] if s.seed is None else s.seed) for s in sides]
+    specs = [RunSpec.read(folder / "spec.yaml") for folder in folders]
     for change in _differences(*specs):
         say(console, f"  {change}")
-    console.print(_facts(sides, seeds[0]))
+    console.print(_facts(folders))
     shown = table if everything else _usual(table)
     console.print()
     console.print(_table(shown))
     kinds = dict.fromkeys(shown.loc[shown["n"] > 0, "replicates"])
-    notes = f"95 % intervals, over {', '.join(kinds)}"
+    notes = f"bold: the interval excludes no difference; 95 %, over {', '.join(kinds)}"
     if "ratio" in set(shown["kind"]):
         notes += "; / is a ratio of times; (original): untrained, at Table 1's size"
     say(console, notes, "dim")
@@ -87,15 +88,12 @@ def _differences(left: RunSpec, right: RunSpec) -> Iterator[str]:
     return changes(before, right.model_dump(mode="json", exclude=hidden))
 
 
-def _facts(sides: tuple[RunPlace, RunPlace], seed: int) -> Table:
-    """Facts of training, of the first common seed."""
-    found: list[dict[str, Any]] = []
-    for side in sides:
-        chosen = seed if side.seed is None else side.seed
-        found.append(read_json(side.folder(chosen) / "training.json"))
+def _facts(folders: list[Path]) -> Table:
+    """Facts of training of two runs."""
+    found: list[dict[str, Any]] = [read_json(f / "training.json") for f in folders]
     table = Table(box=None, pad_edge=False, show_header=False)
     for key, label in FACTS.items():
-        cells = [f"{facts[key]:,.6g}" for facts in found]
+        cells = [number(facts[key]) for facts in found]
         table.add_row(Text(label, style="dim"), *cells)
     return table
 
