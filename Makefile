@@ -4,8 +4,11 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CONFIG ?=
+# Single settings: variables of the command line with a dot, as training.steps=50, and study.
+SETTINGS := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$\
+	$(if $(or $(findstring .,$v),$(filter study,$v)),$v=$($v);))))
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
-	$(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+	$(if $(CONFIG),--configfile $(CONFIG)) $(if $(SETTINGS),--config overrides="$(SETTINGS)") $(ARGS)
 # Two processes with a core each. A module's tests stay in one: they share fixtures.
 PARALLEL = OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -13,6 +16,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo
 	@echo 'CONFIG="a.yaml b.yaml"  overlays on config.yaml    ARGS="..."  further arguments'
+	@echo 'study=quick training.steps=50    single settings of the study'
 	@echo 'TORCH="..."             another build of torch, as arguments of pip'
 
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)

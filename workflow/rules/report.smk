@@ -109,8 +109,7 @@ rule provenance:
     params:
         results=subpath(output.provenance, parent=True),
     shell:
-        "python -m shallower provenance --results {params.results}"
-        " > {log} 2>&1"
+        "python -m shallower provenance --results {params.results}" " > {log} 2>&1"
 
 
 # the copy for the study that was asked for, if everything in it can be made again
@@ -191,8 +190,13 @@ COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
 rule notebook_comparison:
     input:
         notebook="notebooks/comparison.ipynb",
+        study=str(INPUTS.study_file),
         summary=rules.summary.output.summary,
-        estimates=rules.estimates.output.estimates,
+        by_seed=rules.summary.output.by_seed,
+        scores=of_runs(
+            rules.evaluate.output.scores,
+            [(model, seed) for model in COMPARED for seed in study.seeds],
+        ),
         samples=of_runs(
             rules.evaluate.output.samples,
             [(model, study.seeds[0]) for model in COMPARED],
@@ -221,7 +225,39 @@ rule notebook_comparison:
         " --embed-images {output.notebook}) > {log} 2>&1"
 
 
+# one claim, step by step from raw rows to its verdict
+rule notebook_claim:
+    input:
+        notebook="notebooks/claim.ipynb",
+        claims=rules.estimates.output.claims,
+        others=rules.estimates.output.others,
+        by_seed=rules.summary.output.by_seed,
+        scores=of_runs(
+            rules.evaluate.output.scores,
+            [(m, seed) for m in study.depth_models for seed in study.seeds],
+        ),
+    output:
+        notebook="<results>/notebooks/claim.ipynb",
+        html=report(
+            "<results>/notebooks/claim.html",
+            category="Notebooks",
+            labels={"notebook": "one claim, from raw rows to its verdict"},
+            caption="../../report/captions/notebook_claim.rst",
+        ),
+    log:
+        "<logs>/notebooks/claim.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.notebook, ancestor=2),
+    shell:
+        "(papermill {input.notebook} {output.notebook} --kernel python3"
+        " --no-progress-bar -p results {params.results} && jupyter nbconvert --to html"
+        " --embed-images {output.notebook}) > {log} 2>&1"
+
+
 rule notebooks:
     input:
+        rules.notebook_claim.output.html if study.models else [],
         rules.notebook_training.output.html if study.models else [],
         rules.notebook_comparison.output.html if study.models else [],
