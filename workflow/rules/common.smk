@@ -84,6 +84,8 @@ localrules:
     notebook_training,
     notebook_comparison,
     notebook_claim,
+    page,
+    archive,
 
 
 # Names of checkpoints, which no run has.

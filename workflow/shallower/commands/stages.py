@@ -302,3 +302,32 @@ def provenance(results: Results) -> None:
     from shallower.reporting.provenance import write_provenance
 
     write_provenance(results)
+
+
+@app.command(hidden=True)
+def page(
+    results: Results,
+    notebooks: Annotated[list[Path] | None, Option(help="that were executed")] = None,
+) -> None:
+    """Write report.html: verdicts, figures and tables as one page for a browser."""
+    from shallower.reporting.page import write_page
+
+    write_page(results, Path("report"), notebooks or [])
+
+
+@app.command(hidden=True)
+def archive(results: Results) -> None:
+    """Write code, configuration, result tables and paper of a study as one file."""
+    from shallower.reporting.archive import write_archive
+
+    written = write_archive(results)
+    print(f"{written}: {written.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command(hidden=True)
+def rebuild(results: Results, threads: Threads = 2) -> None:
+    """Make everything from raw rows to the PDF again, and compare."""
+    from shallower.reporting.archive import rebuild
+
+    if problems := rebuild(results, threads):
+        raise UserError("\n".join(problems))
