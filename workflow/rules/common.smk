@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from shallower import terminal
+from shallower.code import CHECKOUT
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
@@ -18,6 +19,13 @@ from shallower.study.study import load_study
 # A large study's graph is millions of objects that stay: looking through all of them
 # for garbage every few thousand new ones takes an eighth of a dry run.
 gc.set_threshold(200_000, 50, 100)
+
+# A copied checkout's environment runs the code of the original.
+if CHECKOUT != Path(workflow.basedir).resolve():
+    raise WorkflowError(
+        f"{workflow.basedir}: its Python runs the code of {CHECKOUT}, not its own: "
+        "run `make setup` here, and Snakemake from .venv/bin"
+    )
 
 try:
     # `make paper training.steps=50` is `--config overrides=training.steps=50`.

@@ -18,7 +18,7 @@ from shallower.analysis.summaries import write_summaries
 from shallower.analysis.write import write_analysis
 from shallower.code import commit, run_code
 from shallower.errors import UserError
-from shallower.files import read_json, sha256, write_json
+from shallower.files import read_json, sha256, without_home, write_json
 from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.figures import draw_all
 from shallower.reporting.numbers.study import distinct
@@ -55,7 +55,7 @@ def write_provenance(directory: Path) -> None:
         {
             "study": results.study.study,
             "commit": now.removesuffix("-dirty"),
-            "dirty": now.endswith("-dirty"),
+            "dirty": None if now == "unknown" else now.endswith("-dirty"),
             "device": distinct(results, "device"),
             "versions": {name: version(name) for name in PACKAGES},
             "runs": {
@@ -71,7 +71,7 @@ def write_provenance(directory: Path) -> None:
                 for facts in results.choices
                 if facts["model"] in results.study.pretrained.chosen
             },
-            "configuration": read_json(directory / "study.json"),
+            "configuration": without_home(read_json(directory / "study.json")),
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
                 for path in _files(directory, (*MADE, *given(results.study)))
