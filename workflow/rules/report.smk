@@ -84,14 +84,16 @@ rule typeset:
     shell:
         "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
         " TEXINPUTS=report:{params.results}: ;"
+        " rm -rf {params.results}/typeset;"  # what a killed one left may stop TeX
         " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
         " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
         " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
         " echo $reason >> {log}; exit 1; }};"
-        " cp {params.results}/typeset/paper.pdf {output.pdf}"
+        " python -m shallower copy --source {params.results}/typeset/paper.pdf"
+        " --output {output.pdf} >> {log} 2>&1"
 
 
-# what the study was made with, and the checksum of every result
+# if everything can be made again: what the study was made with, checksums of all results
 rule provenance:
     input:
         study=str(INPUTS.study_file),
@@ -106,21 +108,23 @@ rule provenance:
         "<logs>/provenance.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # the figures are drawn again
     params:
         results=subpath(output.provenance, parent=True),
     shell:
         "python -m shallower provenance --results {params.results}"
-        " > {log} 2>&1"
+        " --threads {threads} > {log} 2>&1"
 
 
-# the copy for the study that was asked for, if everything in it can be made again
+# the copy for the study that was asked for, if everything in it could be made again;
+# until then the last good one stays
 rule paper:
     input:
         pdf=rules.typeset.output.pdf,
         provenance=rules.provenance.output.provenance,
     output:
         pdf=report(
-            "report/paper.pdf",
+            update("report/paper.pdf"),
             category="Paper",
             caption="../../report/captions/paper.rst",
         ),
@@ -128,12 +132,9 @@ rule paper:
         "<logs>/paper.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: 2  # the figures are drawn again
-    params:
-        results=subpath(input.provenance, parent=True),
     shell:
-        "(python -m shallower verify --results {params.results}"
-        " --threads {threads} && cp {input.pdf} {output.pdf}) > {log} 2>&1"
+        "python -m shallower copy --source {input.pdf} --output {output.pdf}"
+        " > {log} 2>&1"
 
 
 # the same check by itself: without an output it always runs, and without an input it
@@ -151,6 +152,18 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
+# In a folder of its own: notebooks that run at once would share IPython's.
+NOTEBOOK = (
+    "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
+    " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
+    " (papermill {input.notebook} $made.ipynb --kernel python3"
+    " --no-progress-bar -p results {params.results} -p seed {params.seed}"
+)
+NOTEBOOK_END = (
+    " && jupyter nbconvert --to html --embed-images $made.ipynb"
+    " && python -m shallower copy --source $made.ipynb --output {output.notebook}"
+    " --source $made.html --output {output.html}) > {log} 2>&1"
+)
 # Where nothing is trained, of no run: nothing asks for the notebooks then.
 SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])
 
@@ -178,10 +191,7 @@ rule notebook_training:
         model=SHOWN[0],
         seed=SHOWN[1],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p model {params.model}"
-        " -p seed {params.seed} && jupyter nbconvert --to html --embed-images"
-        " {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + " -p model {params.model}" + NOTEBOOK_END
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -215,10 +225,7 @@ rule notebook_comparison:
         right=COMPARED[1],
         seed=study.seeds[0],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p left {params.left}"
-        " -p right {params.right} -p seed {params.seed} && jupyter nbconvert --to html"
-        " --embed-images {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + " -p left {params.left} -p right {params.right}" + NOTEBOOK_END
 
 
 rule notebooks:

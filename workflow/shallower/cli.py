@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # libraries read this when they are imported, which is not yet.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
+        from shallower.trusted import check_stage
+
+        check_stage(arguments)
         app(arguments, prog_name="shallower")
     except SystemExit as done:
         if done.code:
@@ -418,8 +421,17 @@ def tables(results: Results) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def provenance(results: Results) -> None:
-    """Note what the study was made with, and the checksum of every result."""
+def provenance(results: Results, threads: Threads = 1) -> None:
+    """Make everything again and compare; then note versions and checksums."""
     from shallower.reporting.provenance import write_provenance
 
-    write_provenance(results)
+    write_provenance(results, threads)
+
+
+@app.command(rich_help_panel=STAGES)
+def copy(source: Files, output: Files) -> None:
+    """Copy files to where they stay: each is there completely or not at all."""
+    from shallower.files import copy
+
+    for made, path in zip(source, output, strict=True):
+        copy(made, path)
