@@ -35,7 +35,6 @@ except UserError as error:
 terminal.describe(study)
 
 
-
 def make_again():
     """Name results that were edited, damaged or deleted, and have them made again.
 
@@ -83,8 +82,6 @@ SUMMARISED_SETS = [
     *EVALUATION_SETS,
     *("fixed", "decode", "step"),
 ]
-
-
 
 
 onstart:
