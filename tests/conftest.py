@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from counting import tried  # noqa: F401  for every module
 from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import MadeUp, all_systems, default_configuration, study_of
 from models_for_tests import tiny

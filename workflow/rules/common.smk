@@ -59,11 +59,16 @@ INPUTS = Inputs(study)
 WITHIN_JOB = workflow.remote_exec or workflow.subprocess_exec
 LOCKED = running.StudyLock(INPUTS.directory)
 if not WITHIN_JOB:
-    if LOCKED.take():
-        INPUTS.write()
-    elif INPUTS.differ():
-        # A dry run with other settings would change those of the running jobs.
-        raise WorkflowError(LOCKED.refusal())
+    try:
+        if LOCKED.take():
+            INPUTS.write()
+        elif INPUTS.differ():
+            # A dry run with other settings would change those of the running jobs.
+            raise WorkflowError(LOCKED.refusal())
+    except OSError as error:  # read-only, or full
+        raise WorkflowError(str(error)) from None
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     for reason in INPUTS.reasons():
         print(f"rerun: {reason}", file=sys.stderr)
     make_again()

@@ -18,6 +18,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from shallower import running
 from shallower.errors import UserError
 
 PEOPLE, STAGES = "For people", "Stages, called by the workflow's rules"
@@ -67,6 +68,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"shallower {command}: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, UserError) else 2)
+    except (MemoryError, RuntimeError) as error:
+        where = out_of_memory(error)
+        if debug or where is None:
+            raise
+        print(
+            f"shallower {command}: not enough memory {where}; a smaller batch_size or "
+            "context, or another machine, would do",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Which memory an error is about, None if about none. Without importing torch."""
+    if type(error).__name__ == "OutOfMemoryError":  # of torch
+        return "on the GPU"
+    text = str(error)
+    ours = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text
+    return "on this machine" if ours or "Cannot allocate memory" in text else None
 
 
 @app.callback()
@@ -172,14 +192,16 @@ def download(name: Text, results: Results, lock: File, output: File) -> None:
 
     study = read_study(results / "study.json")
     checkpoints = study.pretrained.downloads
-    if name in checkpoints:
-        from shallower.pretrained.download import download as fetch_checkpoint
+    # Studies of one checkout share what they download.
+    with running.alone(output.with_name(f".{output.name}.lock")):
+        if name in checkpoints:
+            from shallower.pretrained.download import download as fetch_checkpoint
 
-        key, checkpoint = checkpoints[name]
-        fetch_checkpoint(checkpoint, key, lock, output)
-        return
-    wanted = hub_sources(study.corpus)[name]
-    fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
+            key, checkpoint = checkpoints[name]
+            fetch_checkpoint(checkpoint, key, lock, output)
+            return
+        wanted = hub_sources(study.corpus)[name]
+        fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -192,7 +214,8 @@ def download_file(settings: File, lock: File, output: File) -> None:
     file = read_spec(Tokenizer, settings).hub
     if file is None:
         raise UserError(f"{settings}: no file of the hub")
-    fetch(file.repository, file.file, file.revision, lock, output)
+    with running.alone(output.with_name(f".{output.name}.lock")):
+        fetch(file.repository, file.file, file.revision, lock, output)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -30,6 +31,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    in_study = _in_study(path)
+    if in_study:  # a result has one writer: what a killed one left is nobody's
+        for left in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}"):
+            left.unlink(missing_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -41,12 +46,24 @@ def replacing(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        digest = sha256(temporary) if _in_study(path) else None
+        digest = sha256(temporary) if in_study else None
         temporary.replace(path)
         if digest:
             note(path, digest)
+    except Exception as error:
+        # Libraries say it in many ways, some with a traceback of C++.
+        if _is_full(path.parent):
+            raise UserError(f"{path}: no space left on its disk") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < 2**16 or (
+        disk.f_files > 0 and disk.f_favail == 0
+    )
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -121,6 +138,10 @@ def note(path: str | Path, digest: str) -> None:
     now = Path(path).stat()
     content = {"sha256": digest, "bytes": now.st_size, "mtime_ns": now.st_mtime_ns}
     _write_record(path, content)
+    if Path(path).suffix == ".pt":  # checkpoints come and go
+        for other in record_of(path).parent.glob("*.pt.json"):
+            if not Path(path).with_name(other.stem).exists():
+                other.unlink(missing_ok=True)
 
 
 def _write_record(path: str | Path, content: dict[str, Any]) -> None:

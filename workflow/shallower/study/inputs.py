@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from shallower.code import STAGES, run_code, stage_code
 from shallower.errors import UserError
-from shallower.files import changed, note, sha256, write_text
+from shallower.files import changed, note, noted, sha256, write_text
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
 from shallower.study.stages import (
     evaluation_spec,
@@ -83,7 +83,8 @@ class Inputs:
         for file in self._files():
             if not file.is_there():
                 write_text(file.path, file.text)
-            elif changed(file.path):  # a kill between the file and its checksum
+            # study.json, or after a kill between the file and its checksum
+            if noted(file.path) is None or changed(file.path):
                 note(file.path, sha256(file.path))
 
     def differ(self) -> bool:
