@@ -31,7 +31,7 @@ def processes_in(folder: Path) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                inside = Path(os.readlink(entry / "cwd")) == folder
+                inside = (entry / "cwd").readlink() == folder
                 command = (entry / "cmdline").read_bytes()
             except OSError:
                 continue
