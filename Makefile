@@ -1,11 +1,14 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench docs rulegraph verify-archive clean setup
+.PHONY: help paper check test test-faults lint bench docs rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 CONFIG ?=
+# Single settings: variables of the command line with a dot, as training.steps=50, and study.
+SETTINGS := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$\
+	$(if $(or $(findstring .,$v),$(filter study,$v)),$v=$($v);))))
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
-	$(if $(CONFIG),--configfile $(CONFIG)) $(ARGS)
+	$(if $(CONFIG),--configfile $(CONFIG)) $(if $(SETTINGS),--config overrides="$(SETTINGS)") $(ARGS)
 # Two processes with a core each. A module's tests stay in one: they share fixtures.
 PARALLEL = OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -13,21 +16,27 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo
 	@echo 'CONFIG="a.yaml b.yaml"  overlays on config.yaml    ARGS="..."  further arguments'
+	@echo 'study=quick training.steps=50    single settings of the study'
 	@echo 'TORCH="..."             another build of torch, as arguments of pip'
 
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)
 	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
-	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
+	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
 
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
 	@envs/browser.sh
 	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock \
 	  -r envs/docs.lock
-	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
-	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
+	$(PARALLEL) -m "not smoke and not slurm and not faults" $(ARGS); rest=$$?; \
+	pytest -m "(smoke or slurm) and not faults" $(ARGS) && exit $$rest
+
+test-faults: setup  ## kills, damages, full disks, ... for forty minutes; counts into docs
+	@rm -f .snakemake/faults && mkdir -p .snakemake
+	FAULTS_COUNTS=$(CURDIR)/.snakemake/faults pytest tests/faults $(ARGS)
+	@PYTHONPATH=workflow python tests/counting.py .snakemake/faults docs/reliability.md
 
 lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .

@@ -131,7 +131,7 @@ def test_other_outputs_are_there(project: Project) -> None:
     expected += [f"tables/{table}.tex" for table in TABLES]
     expected += [f"summaries/{name}.csv" for name in ("text", "completion", "chat")]
     expected += ["numbers.tex", "paper.pdf", "provenance.json", "by_seed.csv"]
-    for name in ("training", "comparison"):
+    for name in ("training", "comparison", "claim"):
         expected += [f"notebooks/{name}.ipynb", f"notebooks/{name}.html"]
     run = "runs/proposed-2/seed1/"
     expected += [run + name for name in ("model.safetensors", "training.json")]

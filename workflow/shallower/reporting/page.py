@@ -18,7 +18,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from shallower.analysis.results import labelled
+from shallower.analysis.result_files import labelled
 from shallower.files import read_json, write_text
 from shallower.reporting import style
 from shallower.reporting.contents import FIGURES, HEADLINES, VERDICTS
