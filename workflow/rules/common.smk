@@ -13,6 +13,7 @@ from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
 from shallower.study.inputs import Inputs
 from shallower.study.local_files import local_files
+from shallower.study.overlays import check_file
 from shallower.study.study import load_study
 
 # A large study's graph is millions of objects that stay: looking through all of them
@@ -27,6 +28,8 @@ if CHECKOUT != Path(workflow.basedir).resolve():
     )
 
 try:
+    for path in workflow.configfiles:
+        check_file(Path(path))
     study = load_study(config)
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():
