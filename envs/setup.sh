@@ -2,7 +2,7 @@
 # Set up what `make paper` and `make test` need, or leave what is already there:
 # .venv from envs/requirements.lock and envs/files.lock, and Debian packages if something is missing.
 # TORCH (make's variable, pip's arguments) chooses another build of torch. With the
-# argument `python` the Debian packages are left out of it.
+# argument `python` the Debian packages are left out of it, with `debian` .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -78,4 +78,4 @@ install_python() {
 }
 
 [ "${1:-}" = python ] || install_debian
-install_python
+[ "${1:-}" = debian ] || install_python

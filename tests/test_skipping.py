@@ -121,6 +121,13 @@ def test_tensors_are_shared_and_the_model_is_left_alone(tokens: torch.Tensor) ->
     }
 
 
+def test_nothing_left_out_is_the_model_itself() -> None:
+    model = build("proposed", depth=3)
+    assert skip(model, SkippedParts()) is model
+    reduced = skip(model, SkippedParts(attention=(1,)))
+    assert skip(reduced, SkippedParts(attention=(1,))) is reduced
+
+
 @pytest.mark.parametrize("wrong", [SkippedParts((4,)), SkippedParts(ffn=(-1,))])
 def test_blocks_that_do_not_exist_are_refused(wrong: SkippedParts) -> None:
     with pytest.raises(ValueError, match=r"blocks \[-?\d\]: the model has 4"):

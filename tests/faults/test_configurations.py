@@ -143,6 +143,8 @@ def never(original: Any) -> list[Any]:
         return NO_NUMBER
     if isinstance(original, str):
         return NO_TEXT
+    if original is None:  # of anything that may be left out
+        return [NAN, 10**30, -1, True, "\0", b"x"]
     other = [NAN, 10**30, -1, "x", "\0", True]
     return other + ([{"a": {"b": 1}}] if isinstance(original, list) else [[1, 1]])
 

@@ -11,6 +11,7 @@ from shallower.code import CHECKOUT
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
+from shallower.study import configuration
 from shallower.study.inputs import Inputs
 from shallower.study.local_files import local_files
 from shallower.study.overlays import check_file
@@ -30,6 +31,8 @@ if CHECKOUT != Path(workflow.basedir).resolve():
 try:
     for path in workflow.configfiles:
         check_file(Path(path))
+    # `make paper training.steps=50` is `--config overrides=training.steps=50`.
+    configuration.apply(config)
     study = load_study(config)
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():
@@ -91,6 +94,9 @@ localrules:
     verify,
     notebook_training,
     notebook_comparison,
+    notebook_claim,
+    page,
+    archive,
 
 
 # Names of checkpoints, which no run has.

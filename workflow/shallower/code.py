@@ -62,6 +62,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "figures": (("reporting.figures",), ASIDE),
     "tables": (("reporting.tables",), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
+    "page": (("reporting.page",), ASIDE),
 }
 
 

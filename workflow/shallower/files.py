@@ -104,6 +104,11 @@ def without_home(content: Any) -> Any:
     return content
 
 
+def expanded(path: str) -> Path:
+    """A path as people write it: `~/` is their home, and `~.txt` a file's name."""
+    return Path(path).expanduser() if path.startswith("~/") else Path(path)
+
+
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:

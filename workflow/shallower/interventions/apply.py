@@ -29,8 +29,8 @@ def apply(model: LlamaLM, choice: Choice) -> LlamaLM:
 def skip(model: LlamaLM, parts: SkippedParts) -> LlamaLM:
     """`model` without these sublayers and their norms; shares every tensor with it.
 
-    Adds to what the model skips already. Raises ValueError for a block that the model
-    does not have.
+    The model itself if there is nothing to leave out. Adds to what it skips already.
+    Raises ValueError for a block that the model does not have.
     """
     depth = model.config.depth
     both = model.config.skip | parts
@@ -38,6 +38,8 @@ def skip(model: LlamaLM, parts: SkippedParts) -> LlamaLM:
         missing = [block for block in blocks if not 0 <= block < depth]
         if missing:
             raise ValueError(f"skip {kind} of blocks {missing}: the model has {depth}")
+    if both == model.config.skip:
+        return model
     with torch.device("meta"):
         reduced = LlamaLM(replace(model.config, skip=both))
     state = model.state_dict()

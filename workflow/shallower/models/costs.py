@@ -8,6 +8,7 @@ or not, as is usual.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shallower.interventions.eliminate import BlockCosts
-from shallower.models.config import LlamaConfig, ModelConfig, T5Config
+from shallower.models.config import (
+    FFNVariant,
+    LlamaConfig,
+    ModelConfig,
+    SkippedParts,
+    T5Config,
+)
 from shallower.models.families import on_meta
 from shallower.models.llama import Block, LlamaLM
 from shallower.models.transforms import deploy
@@ -54,11 +61,32 @@ def forward_flops(config: ModelConfig, targets: int | None = None) -> int:
     An encoder-decoder's rows of labels have `targets` tokens (None: the context), whose
     FLOPs are included.
     """
+    if isinstance(config, LlamaConfig):
+        # Blocks of a kind are counted once: a study has many models made of them.
+        everything = SkippedParts(attention=(0,), ffn=(0,))
+        head = _pass_flops(replace(config, depth=1, skip=everything, ffn=FFNVariant()))
+        blocks = [_pass_flops(alone(config, i)) - head for i in range(config.depth)]
+        return (head + sum(blocks)) // config.context
+    return _pass_flops(config, targets) // config.context
+
+
+@cache
+def _pass_flops(config: ModelConfig, targets: int | None = None) -> int:
     lengths = [config.context]
     if isinstance(config, T5Config):
         lengths.append(targets or config.context)
     rows = [torch.zeros(1, n, dtype=torch.long, device="meta") for n in lengths]
-    return count_flops(on_meta(config), *rows) // config.context
+    return count_flops(on_meta(config), *rows)
+
+
+def alone(config: LlamaConfig, index: int) -> LlamaConfig:
+    """The decoder that has one block, like block `index` of this one."""
+    ffn = replace(config.ffn.in_block(index, config.depth), where="all")
+    skip = SkippedParts(
+        attention=(0,) if index in config.skip.attention else (),
+        ffn=(0,) if index in config.skip.ffn else (),
+    )
+    return replace(config, depth=1, ffn=ffn, skip=skip)
 
 
 def training_flops(

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from shallower.corpus import EVALUATION_SETS, downloaded, packages
 from shallower.corpus.settings import PackageFile, Repository, TaskSettings
 from shallower.errors import UserError
-from shallower.files import sha256
+from shallower.files import expanded, sha256
 from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
 from shallower.pretrained.sizes import (
@@ -111,7 +111,7 @@ class FilesCheckpoint(CheckpointBase):
 
     def path(self, key: str) -> Path:
         """The file or folder. Raises UserError if it is not there."""
-        path = Path(self.file).expanduser()
+        path = expanded(self.file)
         if not path.exists():
             raise UserError(f"{key}.file: {path} does not exist")
         return path

@@ -105,17 +105,21 @@ def verify(directory: Path, processes: int = 1) -> list[str]:
     if not all(_is_made(name) for name in touched):
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
-        fresh = Path(name)
-        write_summaries(directory, fresh)
+        return problems + remade(directory, Path(name), processes)
+
+
+def remade(directory: Path, fresh: Path, processes: int = 1) -> list[str]:
+    """Make summaries, estimates, figures and tables again, in `fresh`; what differs."""
+    write_summaries(directory, fresh)
+    wrong = differences(fresh, directory)
+    if not wrong:  # each step is made from the one before
+        write_analysis(directory, fresh)
         wrong = differences(fresh, directory)
-        if not wrong:  # each step is made from the one before
-            write_analysis(directory, fresh)
-            wrong = differences(fresh, directory)
-        if not wrong:
-            draw_all(directory, processes, fresh, ["pdf"])
-            write_tables(directory, fresh)
-            wrong = differences(fresh, directory)
-    return problems + wrong
+    if not wrong:
+        draw_all(directory, processes, fresh, ["pdf"])
+        write_tables(directory, fresh)
+        wrong = differences(fresh, directory)
+    return wrong
 
 
 def differences(fresh: Path, directory: Path) -> list[str]:

@@ -196,11 +196,70 @@ class PretrainedGrid(Strict):
         return value
 
 
+# What a list of words or numbers gives: the field of one grid, or its option.
+LISTED = {"depth": "depths", "head": "variants", "ffn": "variants", "t5": "sizes"}
+LISTED_OPTIONS = {
+    "learning_rate": "lr",
+    "budget": "steps",
+    "distillation": "teacher",
+    "skip": "skip",
+    "elimination": "eliminate",
+}
+AT_SMALLEST_DEPTH = ("head", "learning_rate", "ffn", "distillation")
+BOTH = ["baseline", "proposed"]
+SEARCH_SEEDS = [100]  # a search has seeds of its own
+
+
+def completed(experiment: str, grids: object, depths: list[Any]) -> object:
+    """The grids of an experiment with what they leave out; `depths` are the study's.
+
+    `[silu, tanh]` under `head` stands for one grid of these variants and the baseline.
+    A grid without depths is at the smallest depth of the depth experiment (`head`,
+    `learning_rate`, `ffn`, `distillation`) or at the largest.
+    """
+    if not isinstance(grids, list) or not grids:
+        return grids
+    if not any(isinstance(each, dict | Strict) for each in grids):
+        if experiment in LISTED:
+            words = grids
+            if experiment == "head" and "baseline" not in grids:
+                words = ["baseline", *grids]
+            grids = [{LISTED[experiment]: words}]
+        elif experiment in LISTED_OPTIONS:
+            grids = [{"options": {LISTED_OPTIONS[experiment]: grids}}]
+    usual: dict[str, Any] = {}
+    if experiment not in ("t5", "depth", "pretrained"):
+        at = min if experiment in AT_SMALLEST_DEPTH else max
+        numbers = [depth for depth in depths if isinstance(depth, int)]
+        usual = {"depths": [at(numbers)]} if numbers else {}
+    if experiment in ("depth", "learning_rate"):
+        usual["variants"] = BOTH
+    elif experiment in LISTED_OPTIONS:
+        usual["variants"] = ["baseline"]
+    if experiment == "learning_rate":
+        usual["seeds"] = SEARCH_SEEDS
+    return [usual | grid if isinstance(grid, dict) else grid for grid in grids]
+
+
 class Experiments(Strict):
     """Named parts of a study; all but `depth` may be empty.
 
     That may be too, with all others, in a study of pretrained checkpoints alone.
     """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, value: Any) -> Any:
+        """Grids in short form (see `completed`), and null for none."""
+        if not isinstance(value, dict):
+            return value
+        names = [name for name in value if name in cls.model_fields and name != "seeds"]
+        short = {name: [] if value[name] is None else value[name] for name in names}
+        depth = completed("depth", short.get("depth", []), [])
+        first = depth[0] if isinstance(depth, list) and depth else None
+        depths = first.get("depths") if isinstance(first, dict) else None
+        found = depths if isinstance(depths, list) else []
+        return value | {name: completed(name, short[name], found) for name in names}
 
     seeds: Seeds = [0, 1, 2]  # of every grid that states none
     depth: list[Grid] = []  # empty where nothing is trained

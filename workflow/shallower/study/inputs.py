@@ -35,6 +35,8 @@ from shallower.study.stages import (
 )
 from shallower.study.study import Run, Study
 
+LONGEST = 60  # characters of a change that is told in full
+
 
 class Inputs:
     """The input files of a study's stages, and where they are."""
@@ -112,14 +114,17 @@ class Inputs:
 
     def write_code(self) -> None:
         """Write the digests of all code that the study's rules depend on."""
-        for model in self.study.models:
-            for stage in ("train", "evaluate"):
-                self._run_code(stage, model)
-        code = self._code | {stage: stage_code(stage) for stage in STAGES}
-        for name, digests in code.items():
+        for name, digests in self._all_code().items():
             path = self.directory / "code" / f"{name}.json"
             if _read_json(path) != digests:
                 write_json(path, digests)
+
+    def _all_code(self) -> dict[str, dict[str, str]]:
+        """Digests by the name of their file."""
+        for model in self.study.models:
+            for stage in ("train", "evaluate"):
+                self._run_code(stage, model)
+        return self._code | {stage: stage_code(stage) for stage in STAGES}
 
     def _settings(self) -> dict[str, BaseModel | None]:
         study = self.study
@@ -131,6 +136,39 @@ class Inputs:
             "latency": latency_spec(study),
             "parameters": sizes_spec(study),
         }
+
+    # --- what would change ------------------------------------------------------------
+
+    def pending(self) -> dict[Path, list[str]]:
+        """What `write` would change in files that are there, in words; writes nothing.
+
+        By file: settings as `key old -> new`, code as `code: module.py changed`.
+        """
+        told: list[tuple[Path, BaseModel, Callable[[str], Any]]] = [
+            (self.settings_file(stage), part, json.loads)
+            for stage, part in self._settings().items()
+            if part is not None
+        ]
+        for run in self.study.runs:
+            spec = evaluation_spec(self.study, *run)
+            told.append((self.evaluation_file(run), spec, json.loads))
+            told.append((self.spec_file(run), self.study.spec(*run), _from_yaml))
+        for checkpoint in self.study.pretrained.chosen:
+            path = self.evaluation_file((checkpoint, 0))
+            told.append((path, pretrained_spec(self.study, checkpoint), json.loads))
+        found = {path: _pending(path, now, parse) for path, now, parse in told}
+        for name, digests in self._all_code().items():
+            path = self.directory / "code" / f"{name}.json"
+            found[path] = list(code_changes(_read_json(path) or {}, digests))
+        for stage, paths in local_files(self.study).items():
+            path = self.files_file(stage)
+            before = _read_json(path) or []
+            found[path] = [
+                f"{row['file']} changed"
+                for row in described(paths)
+                if before and row not in before
+            ]
+        return {path: words for path, words in found.items() if words}
 
     # --- why something runs again -----------------------------------------------------
 
@@ -232,6 +270,23 @@ def _write(
         if same:
             return
     write_text(path, text)
+
+
+def _pending(path: Path, now: BaseModel, parse: Callable[[str], Any]) -> list[str]:
+    """Which values of a file would change; none if it is not there."""
+    try:
+        before = type(now).model_validate(parse(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return []
+    except (ValidationError, ValueError, UserError, yaml.YAMLError):
+        return ["it cannot be read"]
+    found = changes(before.model_dump(mode="json"), now.model_dump(mode="json"))
+    return [text if len(text) < LONGEST else _key(text) for text in found]
+
+
+def _key(change: str) -> str:
+    """Of a change whose values are long the key alone."""
+    return f"{change.partition(' ')[0]} changed"
 
 
 def _from_yaml(text: str) -> Any:

@@ -11,13 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snakemake.common.configfile import load_configfile
-from snakemake.utils import update_config
-from snakemake_interface_common.exceptions import WorkflowError
-
 from shallower.corpus.downloaded import hub_sources
 from shallower.corpus.settings import Corpus, DocumentSource
-from shallower.errors import UserError
 from shallower.evaluation.metrics import ROWS_OF_ITEM
 from shallower.files import read_json
 from shallower.models.config import LlamaConfig, ModelConfig
@@ -348,25 +343,3 @@ def characters_per_token(vocabulary: int) -> float:
     measured on the default Wikipedia text, cut off at the 4.1 usual for 32,000.
     """
     return min(4.1, 1.86 + 0.52 * math.log2(vocabulary / 512))
-
-
-def merge(base: Path, overlays: list[Path]) -> dict[str, Any]:
-    """The configuration that `snakemake --configfile OVERLAYS` gives the rules.
-
-    Raises UserError that names the file which is missing or not YAML.
-    """
-    over: dict[str, Any] = {}
-    for path in overlays:
-        update_config(over, _read(path))
-    merged = _read(base)
-    update_config(merged, over)
-    return merged
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration file")
-    try:
-        return load_configfile(path)
-    except WorkflowError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None

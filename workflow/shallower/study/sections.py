@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -52,6 +52,20 @@ class Sections(Strict):
     def prompt_tokens(self) -> int:
         """Of a full context, the tokens before those that are scored."""
         return 3 * self.model.context // 4
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_checkpoints(cls, value: Any) -> Any:
+        """`pretrained: null` takes out the checkpoints with all that is about them."""
+        if not isinstance(value, dict) or value.get("pretrained", 0) is not None:
+            return value
+        without: dict[str, Any] = {"pretrained": {}}
+        for section in ("experiments", "latency"):
+            given = value.get(section)
+            if isinstance(given, dict):
+                nothing: list[Any] | None = [] if section == "experiments" else None
+                without[section] = given | {"pretrained": nothing}
+        return value | without
 
     @field_validator("experiments")
     @classmethod

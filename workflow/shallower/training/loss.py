@@ -7,6 +7,7 @@ one compiled graph) change nothing but the rounding.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from itertools import repeat
@@ -66,9 +67,10 @@ def losses(
     again in the backward pass. At 32,000 pieces and 8,192 tokens, all logits and their
     gradients would take 2 x 1 GB in fp32, more than the model's weights.
     """
-    autocast = torch.autocast(
-        inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"
-    )
+    # An autocast that is off would keep the compiler from using its cache.
+    autocast: AbstractContextManager[object] = nullcontext()
+    if precision == "bfloat16":
+        autocast = torch.autocast(inputs.device.type, torch.bfloat16)
     with autocast:
         features = _features(model, inputs, targets, elimination).flatten(0, 1)
     if elimination is not None:
