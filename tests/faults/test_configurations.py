@@ -122,7 +122,9 @@ def check(name: str, path: Path_, value: Any, refused: bool) -> bool:
         message = str(error)
         assert "\n" not in message, (key, value)
         assert len(message) < 1000, (key, value)
+        # The key, or another one that no longer fits to it: a contrast's model.
         names = [str(part) for part in path if isinstance(part, str)][-2:]
+        names += ["contrasts.", "experiments: ", "training.overrides."]
         assert any(part in message for part in names), (key, value, message)
         return True
     assert not refused, f"{key}: {value!r} was accepted"
