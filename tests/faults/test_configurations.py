@@ -146,7 +146,7 @@ def never(original: Any) -> list[Any]:
     if isinstance(original, str):
         return NO_TEXT
     if original is None:  # of anything that may be left out
-        return [NAN, 10**30, -1, True, "\0", b"x"]
+        return [NAN, 10**30, -1, "\0", b"x"]
     other = [NAN, 10**30, -1, "x", "\0", True]
     return other + ([{"a": {"b": 1}}] if isinstance(original, list) else [[1, 1]])
 

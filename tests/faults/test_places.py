@@ -13,7 +13,8 @@ import pytest
 from project import ROOT
 from shallower import code
 from shallower.corpus.settings import FilesSource
-from shallower.files import expanded, without_home
+from shallower.errors import UserError
+from shallower.files import check_programs_run, expanded, without_home
 from shallower.study.local_files import described
 
 
@@ -90,6 +91,19 @@ def test_a_changed_file_is_another_one(tmp_path: Path) -> None:
     path.write_text("b")
     assert described([path]) != before
     assert FilesSource(source="files", paths=[str(path)]).paths == [str(path)]
+
+
+def test_a_folder_that_runs_nothing_is_told_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_programs_run(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    # As a folder that is mounted noexec.
+    monkeypatch.setattr(Path, "chmod", lambda *_: None)
+    with pytest.raises(UserError, match=r"TMPDIR: .*noexec.*set TMPDIR"):
+        check_programs_run(tmp_path)
+    with pytest.raises(UserError, match="cannot be used"):
+        check_programs_run(tmp_path / "nowhere")
 
 
 STUB = """#!/bin/bash

@@ -2,6 +2,7 @@ import gc
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,6 +11,7 @@ from shallower import terminal
 from shallower.code import CHECKOUT
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
+from shallower.files import check_programs_run
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
 from shallower.study import configuration
 from shallower.study.inputs import Inputs
@@ -34,6 +36,8 @@ try:
     # `make paper training.steps=50` is `--config overrides=training.steps=50`.
     configuration.apply(config)
     study = load_study(config)
+    if study.compiles and not workflow.remote_exec:
+        check_programs_run(Path(tempfile.gettempdir()))
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():
         downloaded.check_checkpoint(each.repository, each.file, each.revision)
