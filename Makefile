@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench docs rulegraph verify-archive clean setup
+.PHONY: help paper check test test-faults lint bench docs rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -24,15 +24,20 @@ paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: 
 	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
-	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
+	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
 
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
 	@envs/browser.sh
 	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock \
 	  -r envs/docs.lock
-	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
-	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
+	$(PARALLEL) -m "not smoke and not slurm and not faults" $(ARGS); rest=$$?; \
+	pytest -m "(smoke or slurm) and not faults" $(ARGS) && exit $$rest
+
+test-faults: setup  ## kills, damages, full disks, ... for forty minutes; counts into docs
+	@rm -f .snakemake/faults && mkdir -p .snakemake
+	FAULTS_COUNTS=$(CURDIR)/.snakemake/faults pytest tests/faults $(ARGS)
+	@PYTHONPATH=workflow python tests/counting.py .snakemake/faults docs/reliability.md
 
 lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .

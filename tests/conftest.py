@@ -15,6 +15,7 @@ import torch
 from hypothesis import settings
 
 from browser import Browser, program
+from counting import tried  # noqa: F401  for every module
 from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import MadeUp, all_systems, default_configuration, study_of
 from models_for_tests import tiny

@@ -74,11 +74,14 @@ rule typeset:
     params:
         results=subpath(output.pdf, parent=True),
     shell:
-        "{input.script} {params.results} > {log} 2>&1 || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
+        "({input.script} {params.results}"
+        " && python -m shallower copy --source {params.results}/typeset/paper.pdf"
+        " --output {output.pdf}) > {log} 2>&1"
+        " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
         " echo $reason >> {log}; exit 1; }}"
 
 
-# what the study was made with, and the checksum of every result
+# if everything can be made again: what the study was made with, checksums of all results
 rule provenance:
     input:
         study=str(INPUTS.study_file),
@@ -93,29 +96,29 @@ rule provenance:
         "<logs>/provenance.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # the figures are drawn again
     params:
         results=subpath(output.provenance, parent=True),
     shell:
-        "python -m shallower provenance --results {params.results}" " > {log} 2>&1"
+        "python -m shallower provenance --results {params.results}"
+        " --threads {threads} > {log} 2>&1"
 
 
-# the copy for the study that was asked for, if everything in it can be made again
+# the copy for the study that was asked for, if everything in it could be made again;
+# until then the last good one stays
 rule paper:
     input:
         pdf=rules.typeset.output.pdf,
         provenance=rules.provenance.output.provenance,
     output:
-        pdf="report/paper.pdf",
+        pdf=update("report/paper.pdf"),
     log:
         "<logs>/paper.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: 2  # the figures are drawn again
-    params:
-        results=subpath(input.provenance, parent=True),
     shell:
-        "(python -m shallower verify --results {params.results}"
-        " --threads {threads} && cp {input.pdf} {output.pdf}) > {log} 2>&1"
+        "python -m shallower copy --source {input.pdf} --output {output.pdf}"
+        " > {log} 2>&1"
 
 
 # the same check by itself: without an output it always runs, and without an input it
@@ -133,10 +136,19 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
-# An executed notebook as a page that asks for nothing on a network.
-AS_HTML = (
-    "jupyter nbconvert --to html --embed-images"
-    " --HTMLExporter.mathjax_url= --HTMLExporter.require_js_url="
+# In a folder of its own: notebooks that run at once would share IPython's. As a page that
+# asks for nothing on a network.
+NOTEBOOK = (
+    "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
+    " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
+    " (papermill {input.notebook} $made.ipynb --kernel python3"
+    " --no-progress-bar -p results {params.results}"
+)
+NOTEBOOK_END = (
+    " && jupyter nbconvert --to html --embed-images --HTMLExporter.mathjax_url="
+    " --HTMLExporter.require_js_url= $made.ipynb"
+    " && python -m shallower copy --source $made.ipynb --output {output.notebook}"
+    " --source $made.html --output {output.html}) > {log} 2>&1"
 )
 # Where nothing is trained, of no run: nothing asks for the notebooks then.
 SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])
@@ -160,9 +172,7 @@ rule notebook_training:
         model=SHOWN[0],
         seed=SHOWN[1],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p model {params.model}"
-        " -p seed {params.seed} && {AS_HTML} {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + " -p model {params.model} -p seed {params.seed}" + NOTEBOOK_END
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -196,10 +206,9 @@ rule notebook_comparison:
         right=COMPARED[1],
         seed=study.seeds[0],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p left {params.left}"
-        " -p right {params.right} -p seed {params.seed} && {AS_HTML}"
-        " {output.notebook}) > {log} 2>&1"
+        NOTEBOOK
+        + " -p left {params.left} -p right {params.right} -p seed {params.seed}"
+        + NOTEBOOK_END
 
 
 # one claim, step by step from raw rows to its verdict
@@ -223,9 +232,7 @@ rule notebook_claim:
     params:
         results=subpath(output.notebook, ancestor=2),
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} && {AS_HTML}"
-        " {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + NOTEBOOK_END
 
 
 rule notebooks:

@@ -100,17 +100,22 @@ def digests(roots: Collection[str], aside: Collection[str] = ()) -> dict[str, st
     while waiting:
         module = waiting.pop()
         if module not in found and not _within(module, aside):
-            imports, text = _read(module)
-            found[module] = hashlib.sha256(text.encode()).hexdigest()[:16]
-            waiting.extend(imports)
+            found[module] = digest(module)
+            waiting.extend(_read(module)[0])
     return dict(sorted(found.items()))
+
+
+def digest(module: str) -> str:
+    """Digest (16 hexadecimal digits) of one module, by its name in the package."""
+    return hashlib.sha256(_read(module)[1].encode()).hexdigest()[:16]
 
 
 def _within(module: str, packages: Collection[str]) -> bool:
     return any(module == p or module.startswith(f"{p}.") for p in packages)
 
 
-def _path(module: str) -> Path:
+def module_path(module: str) -> Path:
+    """The file of a module, by its name in the package."""
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -121,7 +126,7 @@ def _read(module: str) -> tuple[tuple[str, ...], str]:
 
     One pass over the syntax tree for both: Snakemake waits for it at every start.
     """
-    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
+    tree = ast.parse(module_path(module).read_text(encoding="utf-8"))
     statements = list(_statements(tree))
     imports = _imports(statements)
     for node in statements:
@@ -158,7 +163,7 @@ def _imports(statements: list[ast.AST]) -> tuple[str, ...]:
         for name in names
         if name.startswith(f"{PACKAGE}.")
     }
-    return tuple(sorted(name for name in own if _path(name).is_file()))
+    return tuple(sorted(name for name in own if module_path(name).is_file()))
 
 
 @cache

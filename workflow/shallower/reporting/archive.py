@@ -183,7 +183,7 @@ def typeset(folder: Path) -> Path:
     if ran.returncode:
         reason = (ran.stderr or ran.stdout).strip().splitlines()[-1:]
         raise UserError(f"report/typeset.sh: {' '.join(reason) or 'failed'}")
-    return folder / "paper.pdf"
+    return folder / "typeset" / "paper.pdf"
 
 
 def papers_differ(ours: Path, fresh: Path) -> list[str]:
