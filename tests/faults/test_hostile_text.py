@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 
+from counting import Tried
 from project import ROOT
 from shallower.analysis.results import Results
 from shallower.reporting import tables
@@ -65,7 +66,7 @@ def test_a_sample_without_spaces_is_shown() -> None:
 
 
 @pytest.mark.slow
-def test_hostile_text_is_typeset_as_text(tmp_path: Path) -> None:
+def test_hostile_text_is_typeset_as_text(tmp_path: Path, tried: Tried) -> None:
     """Each at the beginning of a row, where `[` and `*` mean something to LaTeX."""
     from test_latex import compile_latex
 
@@ -81,6 +82,7 @@ def test_hostile_text_is_typeset_as_text(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout[-2000:]
     assert not (tmp_path / "pwned").exists()
     assert "Overfull" not in (tmp_path / "x.log").read_text(errors="replace")
+    tried("a hostile text in the paper", len(HOSTILE), "typeset as text, nothing run")
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from counting import Tried
 from shallower.corpus import readers, sources
 from shallower.corpus.build import build
 from shallower.corpus.settings import Corpus, FilesSource
@@ -92,12 +94,13 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_are_taken_as_they_are(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tried: Tried
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).write_text("found")
     for path in (Path(name), tmp_path / name, tmp_path):
         assert [row["text"] for row in rows(path)] == ["found"]
+    tried("a strange name of a file", 3, "read by name, by path and in its folder")
 
 
 def test_a_corpus_of_one_text_file(tmp_path: Path) -> None:
@@ -140,15 +143,16 @@ def test_a_corpus_of_one_text_file(tmp_path: Path) -> None:
         (b'{"body": "a"}\n', "no column 'text'"),
     ],
 )
-def test_damaged_json(content: bytes, message: str, tmp_path: Path) -> None:
-    import re
-
+def test_damaged_json(
+    content: bytes, message: str, tmp_path: Path, tried: Tried
+) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message) as caught:
         rows(path)
     assert "\n" not in str(caught.value)
     assert re.search(r"a\.jsonl|corpus\.text", str(caught.value))
+    tried("a damaged JSON file", 1, "refused in one line with the file")
 
 
 def test_what_is_missing_is_no_text(tmp_path: Path) -> None:
