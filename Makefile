@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test lint bench rulegraph clean setup
+.PHONY: help paper check test test-faults lint bench docs rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,13 +23,20 @@ paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: 
 	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
-	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow" $(ARGS)
+	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
 
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
-	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock
-	$(PARALLEL) -m "not smoke and not slurm" $(ARGS); rest=$$?; \
-	pytest -m "smoke or slurm" $(ARGS) && exit $$rest
+	@envs/browser.sh
+	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock \
+	  -r envs/docs.lock
+	$(PARALLEL) -m "not smoke and not slurm and not faults" $(ARGS); rest=$$?; \
+	pytest -m "(smoke or slurm) and not faults" $(ARGS) && exit $$rest
+
+test-faults: setup  ## kills, damages, full disks, ... for forty minutes; counts into docs
+	@rm -f .snakemake/faults && mkdir -p .snakemake
+	FAULTS_COUNTS=$(CURDIR)/.snakemake/faults pytest tests/faults $(ARGS)
+	@PYTHONPATH=workflow python tests/counting.py .snakemake/faults docs/reliability.md
 
 lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	ruff check .
@@ -41,6 +48,11 @@ lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 bench: setup  ## our speed against others', half an hour; writes benchmarks/
 	python -m benchmarks $(ARGS)
 
+docs: setup  ## the documentation as a site -> site/
+	@pip install --quiet --disable-pip-version-check --no-deps -r envs/docs.lock
+	@python docs/site/build.py site
+	@echo "site/index.html; to search it too: python -m http.server -d site"
+
 rulegraph: setup  ## draw the picture in docs/architecture.md again, from the rules
 	@PYTHONHASHSEED=0 snakemake --rulegraph mermaid-js 2>/dev/null \
 	| sed -n '/^flowchart/,$${/style/!p}' > .snakemake/rulegraph
@@ -50,5 +62,8 @@ rulegraph: setup  ## draw the picture in docs/architecture.md again, from the ru
 setup:  ## .venv and Debian packages; ends at once if everything is there
 	@TORCH="$(TORCH)" envs/setup.sh
 
+verify-archive: setup  ## the paper of an archive again, without training (ARCHIVE=file.tar.gz)
+	@shallower verify-archive $(or $(ARCHIVE),.)
+
 clean:  ## delete everything computed; the environment stays
-	rm -rf results report/paper.pdf report.html report.zip .snakemake
+	rm -rf results report/paper.pdf .snakemake

@@ -381,4 +381,4 @@ def test_every_metric_has_a_printed_name() -> None:
 
 def test_every_figure_has_a_caption_in_the_html_report() -> None:
     for name in FIGURES:
-        assert (ROOT / "report" / "captions" / f"{name}.rst").read_text().strip()
+        assert (ROOT / "report" / "captions" / f"{name}.txt").read_text().strip()

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from shallower import terminal
+from shallower import running, terminal
+from shallower.code import CHECKOUT
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
+from shallower.reporting import outputs
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
 from shallower.study import configuration
 from shallower.study.inputs import Inputs
@@ -18,6 +20,15 @@ from shallower.study.study import load_study
 # A large study's graph is millions of objects that stay: looking through all of them
 # for garbage every few thousand new ones takes an eighth of a dry run.
 gc.set_threshold(200_000, 50, 100)
+
+SHOWN = 10  # damaged files that are named
+
+# A copied checkout's environment runs the code of the original.
+if CHECKOUT != Path(workflow.basedir).resolve():
+    raise WorkflowError(
+        f"{workflow.basedir}: its Python runs the code of {CHECKOUT}, not its own: "
+        "run `make setup` here, and Snakemake from .venv/bin"
+    )
 
 try:
     # `make paper training.steps=50` is `--config overrides=training.steps=50`.
@@ -37,12 +48,44 @@ except UserError as error:
 # The terminal shows how far it is.
 terminal.describe(study)
 
+
+def make_again():
+    """Name results that were edited, damaged or deleted, and have them made again.
+
+    Snakemake itself looks at times alone: it would take in what somebody edited, and
+    miss nothing that is deleted as long as the paper is there.
+    """
+    settings = workflow.dag_settings
+    if settings is None or "verify" in settings.targets:
+        return
+    found = outputs.damaged(study, INPUTS.directory)
+    if settings.targets:
+        found = {path: what for path, what in found.items() if what != "missing"}
+    for path, what in list(found.items())[:SHOWN]:
+        print(f"made again: {path}: {what}", file=sys.stderr)
+    if len(found) > SHOWN:
+        print(f"made again: {len(found) - SHOWN} other files", file=sys.stderr)
+    settings.forcerun = {*settings.forcerun, *found}
+
+
 # What every stage is told, in files that change when their content does.
 INPUTS = Inputs(study)
-if not workflow.remote_exec:
-    INPUTS.write()
+WITHIN_JOB = workflow.remote_exec or workflow.subprocess_exec
+LOCKED = running.StudyLock(INPUTS.directory)
+if not WITHIN_JOB:
+    try:
+        if LOCKED.take():
+            INPUTS.write()
+        elif INPUTS.differ():
+            # A dry run with other settings would change those of the running jobs.
+            raise WorkflowError(LOCKED.refusal())
+    except OSError as error:  # read-only, or full
+        raise WorkflowError(str(error)) from None
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
     for reason in INPUTS.reasons():
         print(f"rerun: {reason}", file=sys.stderr)
+    make_again()
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)
@@ -58,6 +101,15 @@ SUMMARISED_SETS = [
     *EVALUATION_SETS,
     *("fixed", "decode", "step"),
 ]
+
+
+onstart:
+    # not in a dry run
+    if not WITHIN_JOB:
+        if not LOCKED.take(running.PATIENCE):
+            raise WorkflowError(LOCKED.refusal())
+        if workflow.local_exec:  # a cluster's jobs go on without Snakemake
+            running.jobs_end_with_this_process()
 
 
 pathvars:
@@ -84,6 +136,8 @@ localrules:
     notebook_training,
     notebook_comparison,
     notebook_claim,
+    page,
+    archive,
 
 
 # Names of checkpoints, which no run has.

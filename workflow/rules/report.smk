@@ -11,15 +11,7 @@ rule figures:
         runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
-        svg=[
-            report(
-                f"<results>/figures/{figure}.svg",
-                category="Figures",
-                labels={"figure": label},
-                caption=f"../../report/captions/{figure}.rst",
-            )
-            for figure, (_, label) in FIGURES.items()
-        ],
+        svg=expand("<results>/figures/{figure}.svg", figure=FIGURES),
     log:
         "<logs>/figures.log",
     conda:
@@ -62,13 +54,13 @@ rule tables:
         "python -m shallower tables --results {params.results} > {log} 2>&1"
 
 
-# typeset the paper; no shell escape, and a fixed date so that the same input gives
-# the same bytes
+# typeset the paper
 rule typeset:
     input:
         source="report/paper.tex",
         parts=sorted(map(str, Path("report").glob("s*/*.tex"))),
         style="report/shallower.sty",
+        script="report/typeset.sh",
         references="report/references.bib",
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
@@ -82,16 +74,14 @@ rule typeset:
     params:
         results=subpath(output.pdf, parent=True),
     shell:
-        "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
-        " TEXINPUTS=report:{params.results}: ;"
-        " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
-        " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
+        "({input.script} {params.results}"
+        " && python -m shallower copy --source {params.results}/typeset/paper.pdf"
+        " --output {output.pdf}) > {log} 2>&1"
         " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
-        " echo $reason >> {log}; exit 1; }};"
-        " cp {params.results}/typeset/paper.pdf {output.pdf}"
+        " echo $reason >> {log}; exit 1; }}"
 
 
-# what the study was made with, and the checksum of every result
+# if everything can be made again: what the study was made with, checksums of all results
 rule provenance:
     input:
         study=str(INPUTS.study_file),
@@ -106,33 +96,29 @@ rule provenance:
         "<logs>/provenance.log",
     conda:
         "../../envs/pipeline.yaml"
+    threads: 2  # the figures are drawn again
     params:
         results=subpath(output.provenance, parent=True),
     shell:
-        "python -m shallower provenance --results {params.results}" " > {log} 2>&1"
+        "python -m shallower provenance --results {params.results}"
+        " --threads {threads} > {log} 2>&1"
 
 
-# the copy for the study that was asked for, if everything in it can be made again
+# the copy for the study that was asked for, if everything in it could be made again;
+# until then the last good one stays
 rule paper:
     input:
         pdf=rules.typeset.output.pdf,
         provenance=rules.provenance.output.provenance,
     output:
-        pdf=report(
-            "report/paper.pdf",
-            category="Paper",
-            caption="../../report/captions/paper.rst",
-        ),
+        pdf=update("report/paper.pdf"),
     log:
         "<logs>/paper.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: 2  # the figures are drawn again
-    params:
-        results=subpath(input.provenance, parent=True),
     shell:
-        "(python -m shallower verify --results {params.results}"
-        " --threads {threads} && cp {input.pdf} {output.pdf}) > {log} 2>&1"
+        "python -m shallower copy --source {input.pdf} --output {output.pdf}"
+        " > {log} 2>&1"
 
 
 # the same check by itself: without an output it always runs, and without an input it
@@ -150,6 +136,20 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
+# In a folder of its own: notebooks that run at once would share IPython's. As a page that
+# asks for nothing on a network.
+NOTEBOOK = (
+    "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
+    " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
+    " (papermill {input.notebook} $made.ipynb --kernel python3"
+    " --no-progress-bar -p results {params.results}"
+)
+NOTEBOOK_END = (
+    " && jupyter nbconvert --to html --embed-images --HTMLExporter.mathjax_url="
+    " --HTMLExporter.require_js_url= $made.ipynb"
+    " && python -m shallower copy --source $made.ipynb --output {output.notebook}"
+    " --source $made.html --output {output.html}) > {log} 2>&1"
+)
 # Where nothing is trained, of no run: nothing asks for the notebooks then.
 SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])
 
@@ -162,12 +162,7 @@ rule notebook_training:
         facts=of_runs(rules.train.output.facts, [SHOWN]),
     output:
         notebook="<results>/notebooks/training.ipynb",
-        html=report(
-            "<results>/notebooks/training.html",
-            category="Notebooks",
-            labels={"notebook": "training curves of a run"},
-            caption="../../report/captions/notebook_training.rst",
-        ),
+        html="<results>/notebooks/training.html",
     log:
         "<logs>/notebooks/training.log",
     conda:
@@ -177,10 +172,7 @@ rule notebook_training:
         model=SHOWN[0],
         seed=SHOWN[1],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p model {params.model}"
-        " -p seed {params.seed} && jupyter nbconvert --to html --embed-images"
-        " {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + " -p model {params.model} -p seed {params.seed}" + NOTEBOOK_END
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -203,12 +195,7 @@ rule notebook_comparison:
         ),
     output:
         notebook="<results>/notebooks/comparison.ipynb",
-        html=report(
-            "<results>/notebooks/comparison.html",
-            category="Notebooks",
-            labels={"notebook": "two models compared"},
-            caption="../../report/captions/notebook_comparison.rst",
-        ),
+        html="<results>/notebooks/comparison.html",
     log:
         "<logs>/notebooks/comparison.log",
     conda:
@@ -219,10 +206,9 @@ rule notebook_comparison:
         right=COMPARED[1],
         seed=study.seeds[0],
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} -p left {params.left}"
-        " -p right {params.right} -p seed {params.seed} && jupyter nbconvert --to html"
-        " --embed-images {output.notebook}) > {log} 2>&1"
+        NOTEBOOK
+        + " -p left {params.left} -p right {params.right} -p seed {params.seed}"
+        + NOTEBOOK_END
 
 
 # one claim, step by step from raw rows to its verdict
@@ -238,12 +224,7 @@ rule notebook_claim:
         ),
     output:
         notebook="<results>/notebooks/claim.ipynb",
-        html=report(
-            "<results>/notebooks/claim.html",
-            category="Notebooks",
-            labels={"notebook": "one claim, from raw rows to its verdict"},
-            caption="../../report/captions/notebook_claim.rst",
-        ),
+        html="<results>/notebooks/claim.html",
     log:
         "<logs>/notebooks/claim.log",
     conda:
@@ -251,9 +232,7 @@ rule notebook_claim:
     params:
         results=subpath(output.notebook, ancestor=2),
     shell:
-        "(papermill {input.notebook} {output.notebook} --kernel python3"
-        " --no-progress-bar -p results {params.results} && jupyter nbconvert --to html"
-        " --embed-images {output.notebook}) > {log} 2>&1"
+        NOTEBOOK + NOTEBOOK_END
 
 
 rule notebooks:
@@ -261,3 +240,51 @@ rule notebooks:
         rules.notebook_claim.output.html if study.models else [],
         rules.notebook_training.output.html if study.models else [],
         rules.notebook_comparison.output.html if study.models else [],
+
+
+# verdicts, figures and tables as one page for a browser; it has links to the paper and the
+# notebooks, so it needs that they are there, not what is in them
+rule page:
+    input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("page")),
+        page=expand("report/page/page.{kind}", kind=["html", "css", "js"]),
+        captions=expand("report/captions/{figure}.txt", figure=FIGURES),
+        svg=rules.figures.output.svg,
+        estimates=rules.estimates.output,
+        parameters=rules.parameters.output.table,
+        provenance=rules.provenance.output.provenance,
+        paper=ancient(rules.typeset.output.pdf),
+        notebooks=ancient(rules.notebooks.input),
+    output:
+        page="<results>/report.html",
+    log:
+        "<logs>/page.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.page, parent=True),
+        notebooks=lambda wildcards, input: " ".join(
+            f"--notebooks notebooks/{Path(file).stem}.ipynb"
+            for file in input.notebooks
+        ),
+    shell:
+        "python -m shallower page --results {params.results} {params.notebooks}"
+        " > {log} 2>&1"
+
+
+# code, configuration, result tables and paper as one file; without an output it is always
+# written, since any file of the code may have changed
+rule archive:
+    input:
+        paper=rules.paper.output.pdf,
+        page=rules.page.output.page,
+        notebooks=rules.notebooks.input,
+    log:
+        "<logs>/archive.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.page, parent=True),
+    shell:
+        "python -m shallower archive --results {params.results} 2> {log}"

@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # libraries read this when they are imported, which is not yet.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
+        from shallower.trusted import check_stage
+
+        check_stage(arguments)
         app(arguments, prog_name="shallower")
     except SystemExit as done:
         if done.code:
@@ -56,6 +59,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         print(f"shallower {command}: {error}", file=sys.stderr)
         sys.exit(error.status if isinstance(error, UserError) else 2)
+    except (MemoryError, RuntimeError) as error:
+        where = out_of_memory(error)
+        if debug or where is None:
+            raise
+        print(
+            f"shallower {command}: not enough memory {where}; a smaller batch_size or "
+            "context, or another machine, would do",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Which memory an error is about, None if about none. Without importing torch."""
+    if type(error).__name__ == "OutOfMemoryError":  # of torch
+        return "on the GPU"
+    text = str(error)
+    ours = isinstance(error, MemoryError) or "DefaultCPUAllocator" in text
+    return "on this machine" if ours or "Cannot allocate memory" in text else None
 
 
 @app.callback()

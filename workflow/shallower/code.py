@@ -24,6 +24,8 @@ from shallower.models.config import LlamaConfig, ModelConfig
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT.name
+CHECKOUT = ROOT.parents[1]
+CODE = (CHECKOUT / "Snakefile", CHECKOUT / "workflow", CHECKOUT / "report")
 # Fields of a syntax tree's nodes that hold statements, or parts such as `except`,
 # `case`.
 BLOCKS = {"body", "orelse", "finalbody", "handlers", "cases"}
@@ -60,6 +62,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "figures": (("reporting.figures",), ASIDE),
     "tables": (("reporting.tables",), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
+    "page": (("reporting.page",), ASIDE),
 }
 
 
@@ -97,17 +100,22 @@ def digests(roots: Collection[str], aside: Collection[str] = ()) -> dict[str, st
     while waiting:
         module = waiting.pop()
         if module not in found and not _within(module, aside):
-            imports, text = _read(module)
-            found[module] = hashlib.sha256(text.encode()).hexdigest()[:16]
-            waiting.extend(imports)
+            found[module] = digest(module)
+            waiting.extend(_read(module)[0])
     return dict(sorted(found.items()))
+
+
+def digest(module: str) -> str:
+    """Digest (16 hexadecimal digits) of one module, by its name in the package."""
+    return hashlib.sha256(_read(module)[1].encode()).hexdigest()[:16]
 
 
 def _within(module: str, packages: Collection[str]) -> bool:
     return any(module == p or module.startswith(f"{p}.") for p in packages)
 
 
-def _path(module: str) -> Path:
+def module_path(module: str) -> Path:
+    """The file of a module, by its name in the package."""
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -118,7 +126,7 @@ def _read(module: str) -> tuple[tuple[str, ...], str]:
 
     One pass over the syntax tree for both: Snakemake waits for it at every start.
     """
-    tree = ast.parse(_path(module).read_text(encoding="utf-8"))
+    tree = ast.parse(module_path(module).read_text(encoding="utf-8"))
     statements = list(_statements(tree))
     imports = _imports(statements)
     for node in statements:
@@ -155,15 +163,25 @@ def _imports(statements: list[ast.AST]) -> tuple[str, ...]:
         for name in names
         if name.startswith(f"{PACKAGE}.")
     }
-    return tuple(sorted(name for name in own if _path(name).is_file()))
+    return tuple(sorted(name for name in own if module_path(name).is_file()))
 
 
 @cache
 def commit() -> str:
-    """The checkout's commit, with '-dirty' if files differ from it; or 'unknown'."""
+    """The checkout's commit, with '-dirty' if files differ from it; or 'unknown'.
+
+    It is unknown where the code is in no repository of its own: one around an unpacked
+    archive is another project's. What is not tracked (data, overlays) counts as a
+    difference among the code alone.
+    """
     try:
+        top = Path(_git("rev-parse", "--show-toplevel"))
+        if top.resolve() != CHECKOUT:
+            return "unknown"
         head = _git("rev-parse", "--short=12", "HEAD")
-        dirty = _git("status", "--porcelain")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        added = ("status", "--porcelain", "--", *map(str, CODE))
+        dirty = dirty or _git(*added)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if dirty else head

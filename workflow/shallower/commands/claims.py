@@ -13,7 +13,8 @@ from rich.text import Text
 
 from shallower.commands.terminal import say
 from shallower.errors import UserError
-from shallower.terminal.numbers import STYLES, VERDICTS, effect
+from shallower.reporting.contents import VERDICTS
+from shallower.terminal.numbers import STYLES, effect
 
 Row = Mapping[str, str]
 

@@ -182,6 +182,16 @@ def verify(results: Results, threads: Threads = 1) -> None:
     print(f"{results}: verified")
 
 
+@app.command("verify-archive", rich_help_panel=USE)
+def verify_archive(archive: Annotated[Path, Argument(help="file, or folder")]) -> None:
+    """Make the paper of an archive again, and compare; trains nothing."""
+    from shallower.reporting.archive import verify_archive
+
+    if problems := verify_archive(archive):
+        raise UserError("\n".join([f"{len(problems)} problems", *problems]))
+    print(f"{archive}: complete; its tables, figures, numbers and paper made again")
+
+
 @app.command(rich_help_panel=USE)
 def export(
     run: RunFolder,

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from shallower import running
 from shallower.commands.options import (
     Count,
     Device,
@@ -40,14 +41,16 @@ def download(name: Text, results: Results, lock: File, output: File) -> None:
 
     study = read_study(results / "study.json")
     checkpoints = study.pretrained.downloads
-    if name in checkpoints:
-        from shallower.pretrained.download import download as fetch_checkpoint
+    # Studies of one checkout share what they download.
+    with running.alone(output.with_name(f".{output.name}.lock")):
+        if name in checkpoints:
+            from shallower.pretrained.download import download as fetch_checkpoint
 
-        key, checkpoint = checkpoints[name]
-        fetch_checkpoint(checkpoint, key, lock, output)
-        return
-    wanted = hub_sources(study.corpus)[name]
-    fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
+            key, checkpoint = checkpoints[name]
+            fetch_checkpoint(checkpoint, key, lock, output)
+            return
+        wanted = hub_sources(study.corpus)[name]
+        fetch(Job(wanted.source, wanted.kind, wanted.key, lock, output))
 
 
 @app.command(hidden=True)
@@ -60,7 +63,8 @@ def download_file(settings: File, lock: File, output: File) -> None:
     file = read_spec(Tokenizer, settings).hub
     if file is None:
         raise UserError(f"{settings}: no file of the hub")
-    fetch(file.repository, file.file, file.revision, lock, output)
+    with running.alone(output.with_name(f".{output.name}.lock")):
+        fetch(file.repository, file.file, file.revision, lock, output)
 
 
 @app.command(hidden=True)
@@ -297,8 +301,46 @@ def tables(results: Results) -> None:
 
 
 @app.command(hidden=True)
-def provenance(results: Results) -> None:
-    """Note what the study was made with, and the checksum of every result."""
+def provenance(results: Results, threads: Threads = 1) -> None:
+    """Make everything again and compare; then note versions and checksums."""
     from shallower.reporting.provenance import write_provenance
 
-    write_provenance(results)
+    write_provenance(results, threads)
+
+
+@app.command(hidden=True)
+def copy(source: Files, output: Files) -> None:
+    """Copy files to where they stay: each is there completely or not at all."""
+    from shallower.files import copy
+
+    for made, path in zip(source, output, strict=True):
+        copy(made, path)
+
+
+@app.command(hidden=True)
+def page(
+    results: Results,
+    notebooks: Annotated[list[Path] | None, Option(help="that were executed")] = None,
+) -> None:
+    """Write report.html: verdicts, figures and tables as one page for a browser."""
+    from shallower.reporting.page import write_page
+
+    write_page(results, Path("report"), notebooks or [])
+
+
+@app.command(hidden=True)
+def archive(results: Results) -> None:
+    """Write code, configuration, result tables and paper of a study as one file."""
+    from shallower.reporting.archive import write_archive
+
+    written = write_archive(results)
+    print(f"{written}: {written.stat().st_size / 2**20:.1f} MiB")
+
+
+@app.command(hidden=True)
+def rebuild(results: Results, threads: Threads = 2) -> None:
+    """Make everything from raw rows to the PDF again, and compare."""
+    from shallower.reporting.archive import rebuild
+
+    if problems := rebuild(results, threads):
+        raise UserError("\n".join(problems))

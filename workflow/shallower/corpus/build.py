@@ -30,7 +30,7 @@ from shallower.corpus.settings import (
 )
 from shallower.corpus.sources import Kind, load
 from shallower.errors import UserError
-from shallower.files import replacing, sha256, write_json
+from shallower.files import replacing, sha256, without_home, write_json
 
 MANIFEST = "manifest.json"
 # A test document is contaminated if this part of its runs of words is in the training
@@ -120,7 +120,7 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
             "characters": CHARACTERS,
             "document_share": DOCUMENT_SHARE,
         },
-        "datasets": {name: part.entry() for name, part in parts.items()},
+        "datasets": {name: without_home(part.entry()) for name, part in parts.items()},
         "files": {name: sha256(directory / name) for name in _OUTPUTS},
     }
     write_json(directory / MANIFEST, manifest)

@@ -1,8 +1,10 @@
 """Where every number comes from, and whether it still does.
 
-`write_provenance` notes what a study was made with. `verify` makes every summary,
-table, figure and number again from the results that are there and compares the bytes;
-it also asks whether the runs were trained by the code of this checkout.
+`verify` makes every summary, table, figure and number again from the results that are
+there and compares the bytes; it also asks whether the runs were trained by the code of
+this checkout. `write_provenance` does the same and then notes what a study was made
+with: there is no provenance of what was not verified. What either finds wrong is made
+again by the next start of Snakemake.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ from shallower.analysis.summaries import write_summaries
 from shallower.analysis.write import write_analysis
 from shallower.code import commit, run_code
 from shallower.errors import UserError
-from shallower.files import read_json, sha256, write_json
+from shallower.files import (
+    changed,
+    doubt,
+    note,
+    read_json,
+    sha256,
+    without_home,
+    write_json,
+)
 from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.figures import draw_all
 from shallower.reporting.numbers.study import distinct
@@ -47,15 +57,22 @@ SCORED = (".parquet", ".samples.jsonl")
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "sacrebleu", "snakemake")
 
 
-def write_provenance(directory: Path) -> None:
-    """Write provenance.json: what a study was made with, and checksums."""
+def write_provenance(directory: Path, processes: int = 1) -> None:
+    """Write provenance.json: what a study was made with, and checksums.
+
+    Raises UserError with all problems, if there are any.
+    """
     results, now = Results.read(directory), commit()
+    problems = _problems(directory, changed_since_made(directory), processes)
+    if problems:
+        problems = [*problems, "the same command makes again what is wrong"]
+        raise UserError("\n".join(problems))
     write_json(
         directory / "provenance.json",
         {
             "study": results.study.study,
             "commit": now.removesuffix("-dirty"),
-            "dirty": now.endswith("-dirty"),
+            "dirty": None if now == "unknown" else now.endswith("-dirty"),
             "device": distinct(results, "device"),
             "versions": {name: version(name) for name in PACKAGES},
             "runs": {
@@ -71,7 +88,7 @@ def write_provenance(directory: Path) -> None:
                 for facts in results.choices
                 if facts["model"] in results.study.pretrained.chosen
             },
-            "configuration": read_json(directory / "study.json"),
+            "configuration": without_home(read_json(directory / "study.json")),
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
                 for path in _files(directory, (*MADE, *given(results.study)))
@@ -97,25 +114,37 @@ def verify(directory: Path, processes: int = 1) -> list[str]:
     """What is wrong with a study's results: one line each, none if all is well."""
     if not (directory / "provenance.json").is_file():
         raise UserError(f"{directory}: nothing to verify here; run snakemake first")
-    touched = changed_files(directory)
+    problems = _problems(directory, changed_files(directory), processes)
+    if "study.json" not in changed_files(directory):
+        problems += checkpoint_problems(directory)
+    return problems
+
+
+def _problems(directory: Path, touched: dict[str, str], processes: int) -> list[str]:
+    """What is wrong; `touched` are files that are known to be, by name."""
     problems = list(touched.values())
+    for name in touched:
+        doubt(directory / name)
     if "study.json" not in touched:
         problems = code_problems(Results.read(directory)) + problems
-        problems += checkpoint_problems(directory)
     if not all(_is_made(name) for name in touched):
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
-        fresh = Path(name)
-        write_summaries(directory, fresh)
+        return problems + remade(directory, Path(name), processes)
+
+
+def remade(directory: Path, fresh: Path, processes: int = 1) -> list[str]:
+    """Make summaries, estimates, figures and tables again, in `fresh`; what differs."""
+    write_summaries(directory, fresh)
+    wrong = differences(fresh, directory)
+    if not wrong:  # each step is made from the one before
+        write_analysis(directory, fresh)
         wrong = differences(fresh, directory)
-        if not wrong:  # each step is made from the one before
-            write_analysis(directory, fresh)
-            wrong = differences(fresh, directory)
-        if not wrong:
-            draw_all(directory, processes, fresh, ["pdf"])
-            write_tables(directory, fresh)
-            wrong = differences(fresh, directory)
-    return problems + wrong
+    if not wrong:
+        draw_all(directory, processes, fresh, ["pdf"])
+        write_tables(directory, fresh)
+        wrong = differences(fresh, directory)
+    return wrong
 
 
 def differences(fresh: Path, directory: Path) -> list[str]:
@@ -126,6 +155,8 @@ def differences(fresh: Path, directory: Path) -> list[str]:
         if not ours.is_file():
             problems.append(f"{ours}: missing")
         elif ours.read_bytes() != path.read_bytes():
+            note(ours, sha256(path))  # what it is to be: Snakemake makes it again
+            doubt(ours)
             problems.append(f"{ours}: not what the current results give")
     return problems
 
@@ -142,6 +173,17 @@ def code_problems(results: Results) -> list[str]:
                 f"{results.directory / 'runs' / run}: trained at commit "
                 f"{facts['commit']}; since then {', '.join(changes)}"
             )
+    return problems
+
+
+def changed_since_made(directory: Path) -> dict[str, str]:
+    """Files that are not as they were made, each with what is wrong."""
+    patterns = (*MADE, *given(Results.read(directory).study))
+    problems = {}
+    for path in _files(directory, patterns):
+        problem = changed(path, float("inf"))
+        if problem:
+            problems[str(path.relative_to(directory))] = f"{path}: {problem}"
     return problems
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from pydantic import BaseModel, ValidationError
 
 from shallower.code import STAGES, run_code, stage_code
 from shallower.errors import UserError
-from shallower.files import write_json, write_text
+from shallower.files import changed, note, noted, sha256, write_text
 from shallower.study.local_files import described, local_files
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
 from shallower.study.stages import (
@@ -87,11 +88,29 @@ class Inputs:
 
     def write(self) -> None:
         """Write every file whose content changed, and no other."""
+        for file in self._files():
+            if not file.is_there():
+                write_text(file.path, file.text)
+            # study.json, or after a kill between the file and its checksum
+            if noted(file.path) is None or changed(file.path):
+                note(file.path, sha256(file.path))
+
+    def differ(self) -> bool:
+        """Whether `write` would change anything."""
+        return not all(file.is_there() for file in self._files())
+
+    def write_code(self) -> None:
+        """Write the digests of all code that the study's rules depend on."""
+        for file in self._code_files():
+            if not file.is_there():
+                write_text(file.path, file.text)
+
+    def _files(self) -> Iterator[_File]:
         study = self.study
-        _write_json(self.study_file, study)
+        yield _json_file(self.study_file, study)
         for stage, part in self._settings().items():
             if part is not None:
-                _write_json(self.settings_file(stage), part)
+                yield _json_file(self.settings_file(stage), part)
         dumped: dict[str, str] = {}
         for run in study.runs:
             model, seed = run
@@ -101,23 +120,18 @@ class Inputs:
                     values, Dumper=YamlDumper, sort_keys=False, allow_unicode=True
                 )
             text = f"seed: {seed}\n{dumped[model]}"
-            _write(self.spec_file(run), text, RunSpec, _from_yaml)
-            _write_json(self.evaluation_file(run), evaluation_spec(study, *run))
+            yield _File(self.spec_file(run), text, RunSpec, _from_yaml)
+            yield _json_file(self.evaluation_file(run), evaluation_spec(study, *run))
         for checkpoint in study.pretrained.chosen:
             path = self.evaluation_file((checkpoint, 0))
-            _write_json(path, pretrained_spec(study, checkpoint))
+            yield _json_file(path, pretrained_spec(study, checkpoint))
         for stage, paths in local_files(study).items():
-            listed = described(paths)
-            if _read_json(self.files_file(stage)) != listed:
-                write_json(self.files_file(stage), listed)
-        self.write_code()
+            yield _values_file(self.files_file(stage), described(paths))
+        yield from self._code_files()
 
-    def write_code(self) -> None:
-        """Write the digests of all code that the study's rules depend on."""
+    def _code_files(self) -> Iterator[_File]:
         for name, digests in self._all_code().items():
-            path = self.directory / "code" / f"{name}.json"
-            if _read_json(path) != digests:
-                write_json(path, digests)
+            yield _values_file(self.directory / "code" / f"{name}.json", digests)
 
     def _all_code(self) -> dict[str, dict[str, str]]:
         """Digests by the name of their file."""
@@ -247,29 +261,38 @@ def _made_with(path: Path) -> dict[str, Any] | None:
 # --- files that say the same --------------------------------------------------------
 
 
-def _write_json(path: Path, content: BaseModel) -> None:
-    text = content.model_dump_json(indent=1) + "\n"
-    _write(path, text, type(content), json.loads)
+@dataclass(frozen=True)
+class _File:
+    """A file, and what is to be in it."""
 
+    path: Path
+    text: str
+    kind: type[BaseModel] | None = None  # None: plain values
+    parse: Callable[[str], Any] = json.loads
 
-def _write(
-    path: Path, text: str, kind: type[BaseModel], parse: Callable[[str], Any]
-) -> None:
-    """Write `text`, unless the file already says the same."""
-    try:
-        there = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
-        there = ""
-    if there == text:
-        return
-    if there:
+    def is_there(self) -> bool:
+        """Whether the file already says the same."""
         try:
-            same = kind.model_validate(parse(there)) == kind.model_validate(parse(text))
+            there = self.path.read_text(encoding="utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
+            return False
+        if there == self.text:
+            return True
+        try:
+            before, due = self.parse(there), self.parse(self.text)
+            if self.kind is None:
+                return bool(before == due)
+            return self.kind.model_validate(before) == self.kind.model_validate(due)
         except (ValidationError, ValueError, UserError, yaml.YAMLError):
-            same = False
-        if same:
-            return
-    write_text(path, text)
+            return False
+
+
+def _json_file(path: Path, content: BaseModel) -> _File:
+    return _File(path, content.model_dump_json(indent=1) + "\n", type(content))
+
+
+def _values_file(path: Path, content: Any) -> _File:
+    return _File(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _pending(path: Path, now: BaseModel, parse: Callable[[str], Any]) -> list[str]:

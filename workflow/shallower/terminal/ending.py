@@ -12,13 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shallower.reporting.contents import HEADLINES, VERDICTS
 from shallower.study.study import Study
-from shallower.terminal.numbers import STYLES, VERDICTS, effect
+from shallower.terminal.numbers import STYLES, effect
 from shallower.terminal.screen import duration
 from shallower.terminal.state import Job, RunState
 
 PAPER = Path("report/paper.pdf")
-HEADLINES = ("C5", "C6", "C7", "C11")  # richer, fewer, faster, and whether depth helps
 SHOWN_FAILURES = 5
 CHECKS = ("verify", "paper")  # rules that find several things at once
 
@@ -33,8 +33,8 @@ def success(study: Study | None, state: RunState, console: Console) -> None:
         return
     results = Path("results", study.study)
     say(console, f"{PAPER}: the paper of study {study.study!r}", "bold")
+    say(console, f"{results / 'report.html'}: verdicts, figures and tables, to browse")
     say(console, f"{results}: claims.csv, summary.csv, figures/, notebooks/ ...")
-    say(console, "snakemake --report report.zip: all of it as one HTML report")
     claims = results / "claims.csv"
     if claims.exists():
         with claims.open(encoding="utf-8", newline="") as file:

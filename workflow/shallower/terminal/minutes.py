@@ -27,6 +27,7 @@ OTHERS = {
     **{"parameters": 30, "evaluate": 8, "summary": 3, "estimates": 5, "figures": 10},
     **{"tables": 3, "typeset": 8, "provenance": 4, "paper": 16, "verify": 16},
     **{"notebook_training": 7, "notebook_comparison": 9, "notebook_claim": 9},
+    **{"page": 3},
 }
 UNKNOWN = 5.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 
 
