@@ -197,7 +197,9 @@ def test_its_study_has_the_contrast(variant: Page) -> None:
     [grid] = study["experiments"]["head"]
     assert (grid["variants"], grid["depths"]) == (["baseline", "head_gain"], [5])
     assert study["contrasts"][0]["left"] == "head_gain-5"
-    assert len(list((results / "runs").iterdir())) == 5
+    # What gates need is there: a search, and a model that must be worse.
+    runs = {path.name for path in (results / "runs").iterdir()}
+    assert {"head_gain-5", "baseline-2", "baseline-5__lr=1e-3__steps=400"} < runs
     # By a single setting on the command line.
     assert (results / "runs/head_gain-5/seed4/spec.yaml").is_file()
 
