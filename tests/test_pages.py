@@ -228,6 +228,9 @@ def test_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_own_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_checkpoint(tmp_path / "my-llama")
+    about = tmp_path / "my-llama" / "config.json"
+    sizes = json.loads(about.read_text()) | {"max_position_embeddings": 4096}
+    about.write_text(json.dumps(sizes))  # as long a context as models have
     page = Overlays("checkpoint", tmp_path / "copy")
     page.text = page.text.replace("/data/my-llama", str(tmp_path / "my-llama"))
     monkeypatch.chdir(page.folder)
@@ -237,8 +240,10 @@ def test_own_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "smollm2" not in plan
     assert page.resolved.runs == []
     spec = pretrained_spec(page.resolved, "my-llama")
-    skips = [each.skip for each in spec.interventions if each.skip]
-    assert skips == ["attention.last.1", "attention.last.2", "block.last.1"]
+    skips = {each.skip for each in spec.interventions if each.eliminate is None}
+    assert {"attention.last.1", "block.last.1"} <= skips
+    assert "attention.first.1" not in skips  # of the default study alone
+    assert "acc.1.5" in {each.eliminate for each in spec.interventions}
     assert spec.tasks_under == ["skip=attention.last.1", "eliminate=acc.2"]
     hub = load_study(
         merge(
