@@ -107,10 +107,12 @@ def test_a_second_snakemake_is_told_who_works(project: Project) -> None:
         name = "workflow/shallower/reporting/style.py"
         with project.edited(name, "#0072B2", "#0072B3"):
             os.utime(project.folder / name)
-            command = [sys.executable, "-m", "shallower", "tables"]
-            run = project.run(*command, "--results", "results/smoke")
+            check = f"{sys.executable} -m shallower {{}} --results results/smoke".format
+            run = project.run(*check("figures").split())
+            other = project.run(*check("summary").split(), "--no-such-option")
         assert run.returncode == 2
         assert "reporting/style.py: edited while the study is made" in run.stderr
+        assert "edited" not in other.stderr  # a summary has nothing of it
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.wait()
