@@ -8,9 +8,6 @@ min_version("9.20")
 configfile: "config.yaml"
 
 
-report: "report/report.rst"
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/download.smk"
 include: "workflow/rules/corpus.smk"
@@ -29,3 +26,4 @@ rule all:
     input:
         paper="report/paper.pdf",
         notebooks=rules.notebooks.input,
+        page=rules.page.output.page,

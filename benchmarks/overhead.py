@@ -90,15 +90,17 @@ def jobs(results: Path) -> list[Job]:
 
 
 def imports() -> dict[str, list[str]]:
-    """The modules that each command imports, from `cli.py`."""
-    tree = ast.parse((ROOT / "workflow" / "shallower" / "cli.py").read_text())
+    """The modules that each command of a rule imports."""
+    folder = ROOT / "workflow" / "shallower" / "commands"
+    texts = [(folder / name).read_text() for name in ("people.py", "stages.py")]
     return {
         node.name.replace("_", "-"): [
             inner.module
             for inner in ast.walk(node)
             if isinstance(inner, ast.ImportFrom) and inner.module
         ]
-        for node in tree.body
+        for text in texts
+        for node in ast.parse(text).body
         if isinstance(node, ast.FunctionDef)
     }
 

@@ -2,7 +2,7 @@
 # Set up what `make paper` and `make test` need, or leave what is already there:
 # .venv from envs/requirements.lock and envs/files.lock, and Debian packages if something is missing.
 # TORCH (make's variable, pip's arguments) chooses another build of torch. With the
-# argument `python` the Debian packages are left out of it.
+# argument `python` the Debian packages are left out of it, with `debian` .venv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,10 +37,25 @@ install_debian() {
     rm -f .setup-apt.log
 }
 
+# Whether .venv was made elsewhere, or by a Python that is no longer behind it. Its programs
+# name the folder that they were made in, and would run the code of that.
+is_another_place() {
+    local cfg=.venv/pyvenv.cfg made version
+    [ -f $cfg ] || return 1
+    made=$(sed -n 's/^command = .* -m venv //p' $cfg)
+    version=$(sed -n 's/^version = //p' $cfg)
+    [ -n "$made" ] && [ "$made" != "$(pwd -P)/.venv" ] ||
+        [ "$version" != "$(.venv/bin/python -c 'import platform; print(platform.python_version())' 2> /dev/null)" ]
+}
+
 install_python() {
     local torch stamp
     # What was chosen once stays chosen: make paper TORCH=... and then make test.
     torch=${TORCH:-$(cat .venv/.torch 2> /dev/null || true)}
+    if is_another_place; then
+        echo "set-up: .venv was made in another folder or by another Python; making it again"
+        rm -rf .venv
+    fi
     stamp=$(cat envs/requirements.lock envs/files.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
     [ "$(cat .venv/.ready 2> /dev/null)" = "$stamp" ] && return
     python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' ||
@@ -63,4 +78,4 @@ install_python() {
 }
 
 [ "${1:-}" = python ] || install_debian
-install_python
+[ "${1:-}" = debian ] || install_python

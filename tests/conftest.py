@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from browser import Browser, program
 from counting import tried  # noqa: F401  for every module
 from hub_stand_in import _one_hub, downloads  # noqa: F401  for every module
 from made_up import MadeUp, all_systems, default_configuration, study_of
@@ -142,6 +143,21 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Results:
     made = MadeUp(study, tmp_path_factory.mktemp("bare"))
     made.first_units()
     return analysed_of(made)
+
+
+# --- a browser ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    """Headless Chromium; where there is none it skips, but not in .ci/run."""
+    if not program():
+        reason = "no Chromium; `make test` installs it when run by root"
+        required = os.environ.get("BROWSER_TESTS") == "required"
+        pytest.fail(reason) if required else pytest.skip(reason)
+    chromium = Browser(tmp_path / "chromium")
+    yield chromium
+    chromium.close()
 
 
 # --- the smoke study ------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from conftest import sentences
 from project import ROOT
-from shallower.cli import STAGES, app, main
+from shallower.cli import app, main
 from shallower.errors import UserError
 from shallower.tokens import tokenizer
 
@@ -26,6 +26,7 @@ def options(command: str, required: bool = False) -> set[str]:
         name
         for parameter in COMMANDS[command].params
         for name in parameter.opts
+        if name.startswith("--")
         if parameter.required or not required
     }
 
@@ -69,12 +70,15 @@ def test_rules_call_commands_with_options_that_exist() -> None:
     for command, used in found.items():
         assert used <= options(command), command
         assert options(command, required=True) <= used, command
-    stages = {
-        name
-        for name, command in COMMANDS.items()
-        if getattr(command, "rich_help_panel", "") == STAGES
-    }
+    stages = {name for name, command in COMMANDS.items() if command.hidden}
     assert set(found) - {"verify"} == stages
+
+
+def test_help_shows_what_people_use(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    shown = set(re.findall(r"^│ ([a-z][a-z0-9-]*) ", capsys.readouterr().out, re.M))
+    assert shown == {name for name, command in COMMANDS.items() if not command.hidden}
+    assert {"new", "plan", "train", "status", "claims", "compare", "sample"} < shown
 
 
 def test_a_missing_file_is_one_line(

@@ -349,11 +349,6 @@ def test_empty_sets_name_their_key(own, tmp_path):
             "(dropped: 12 reference_too_short)",
         ),
         (
-            "completion",
-            {"prompt_words": 500},
-            "corpus.completion: no items left",
-        ),
-        (
             "chat",
             {"data": {"source": "text"}},
             "corpus.chat.data.source: text holds no conversations",
@@ -367,6 +362,21 @@ def test_empty_sets_name_their_key(own, tmp_path):
         settings = copy.deepcopy(own)
         settings[name] |= change
         assert fails(settings, tmp_path / "out").startswith(message)
+
+
+def test_sets_may_be_left_out(own, tmp_path, capsys):
+    """One that is null says nothing; one that the text gives no items for is told."""
+    own["chat"] = None
+    own["completion"] |= {"prompt_words": 500}
+    manifest = build(Corpus.model_validate(own), tmp_path)
+    assert "chat" not in manifest["datasets"]
+    assert manifest["datasets"]["completion"]["counts"] == {"test": 0}
+    [note] = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: the evaluation set completion is left out")
+    assert "too_short" in note
+    for name, filled in (("chat", False), ("completion", False), ("qa", True)):
+        rows = pyarrow.parquet.read_table(tmp_path / name / "test.parquet").num_rows
+        assert bool(rows) == filled
 
 
 def test_empty_splits_name_the_split(own, tmp_path):

@@ -216,12 +216,12 @@ def test_files_are_closed(tmp_path, limit):
         ("a.csv", b"text,b,b\n1,2,3\n", "documents", {}, "column 'b' occurs 2 times"),
         ("a.csv", b"text,b\nx\n", "documents", {}, "a.csv:2: 1 fields, expected 2"),
         ("a.csv", b'text\n"x\n', "documents", {}, "a.csv:2: unexpected end of data"),
-        ("a.csv", b"text\nx\xff\n", "documents", {}, "a.csv: not UTF-8"),
+        ("a.csv", b"text\nx\xff\n", "documents", {}, "a.csv: after line 0: not UTF-8"),
         ("a.tsv", b"txt\nx\n", "documents", {}, "a.tsv:2: no column 'text', found txt"),
         ("a.parquet", b"no", "documents", {}, "a.parquet: not a readable Parquet"),
         ("a.jsonl.gz", b"no", "documents", {}, "a.jsonl.gz: cannot be read"),
         ("a.jsonl.zst", b"no gzip", "documents", {}, "a.jsonl.zst: cannot be read"),
-        ("a.txt", b"x", "documents", {}, "a.txt: unknown file type; expected .jsonl"),
+        ("a.pdf", b"x", "documents", {}, "a.pdf: unknown file type; expected .txt"),
         (
             "a.jsonl",
             b'{"text": "x"}\n',
@@ -288,7 +288,7 @@ def test_parquet_without_our_columns_lists_its_own(tmp_path):
 def test_missing_files_and_folders(tmp_path):
     with pytest.raises(UserError, match=r"corpus\.text\.paths: .*nope\*: no such file"):
         rows_of("documents", None, paths=[str(tmp_path / "nope*")])
-    with pytest.raises(UserError, match="is a directory, expected files"):
+    with pytest.raises(UserError, match=r"no file in this folder ends in \.txt"):
         rows_of("documents", None, paths=[str(tmp_path)])
 
 

@@ -71,7 +71,7 @@ def python(words: list[str]) -> subprocess.CompletedProcess[str]:
 def ours(errors: str) -> list[str]:
     """The lines of the command itself, among what torchrun reports."""
     return [
-        line for line in errors.splitlines() if line.startswith("shallower train: ")
+        line for line in errors.splitlines() if line.startswith("shallower train-run: ")
     ]
 
 
@@ -90,7 +90,7 @@ def runs(
         run(spec, tokens, folder / "in turn", time_limit=1e-9)
     stopped = two(kind, spec, tokens, folder / "in turn", "--time-limit", "1e-9")
     assert stopped.returncode == Unfinished.status
-    message = "shallower train: stopped after 2 of 10 steps, before the time limit"
+    message = "shallower train-run: stopped after 2 of 10 steps, before the time limit"
     [line] = ours(stopped.stderr)
     assert line.startswith(message)
     run(spec, tokens, folder / "in turn")

@@ -47,7 +47,7 @@ from shallower.analysis.interventions import (
     measured,
 )
 from shallower.analysis.methods import purpose
-from shallower.analysis.results import labelled
+from shallower.analysis.result_files import labelled
 from shallower.study.names import ModelName
 from shallower.study.study import Study
 from simulated import DEPTHS, NAN, of, study

@@ -29,7 +29,8 @@ from shallower.analysis.interventions import (
     curve_of,
     measured,
 )
-from shallower.analysis.results import Results, labelled
+from shallower.analysis.result_files import labelled
+from shallower.analysis.results import Results
 from shallower.analysis.write import write_analysis
 from shallower.errors import UserError
 from shallower.reporting.figures.front import points

@@ -21,13 +21,13 @@ from shallower.cli import main
 from shallower.models.config import LlamaConfig
 from shallower.models.llama import LlamaLM
 from shallower.models.memory import training_memory
+from shallower.study.configuration import merge
 from shallower.study.jobs import jobs_of
 from shallower.study.plan import (
     Assumptions,
     Plan,
     characters_per_token,
     corpus_size,
-    merge,
     plan_study,
 )
 from shallower.study.schema import Training

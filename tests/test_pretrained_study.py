@@ -17,7 +17,9 @@ from shallower.errors import UserError
 from shallower.models.costs import block_costs, count_parameters
 from shallower.models.families import on_meta
 from shallower.pretrained.settings import HubCheckpoint
-from shallower.study.plan import Assumptions, Plan, jobs, merge, plan_study
+from shallower.study.configuration import merge
+from shallower.study.jobs import jobs_of
+from shallower.study.plan import Assumptions, Plan, plan_study
 from shallower.study.plan_pretrained import evaluation_flops
 from shallower.study.stages import latency_spec, pretrained_spec
 from shallower.study.study import Study, load_study, read_study
@@ -80,7 +82,7 @@ def test_checkpoints_of_the_hub_are_planned_before_they_are_downloaded(
     assert plan.download == plan.disk == pytest.approx(gigabytes * 1e9, rel=0.01)
     assert plan.memory.weights == 2 * parameters  # bfloat16
     assert plan.interventions == 2 * config.depth + 4
-    due = jobs(study)
+    due = jobs_of(study)
     assert (due["download"], due["pretrained"]) == (1, 1)
     assert not set(due) & {"pairs"}
 
@@ -95,7 +97,7 @@ def test_jobs_with_a_download_are_those_of_a_dry_run() -> None:
     assert run.returncode == 0, run.stderr
     counts = re.findall(r"^(\w+) +(\d+)$", run.stdout + run.stderr, re.MULTILINE)
     due = {rule: int(number) for rule, number in counts if rule != "total"}
-    assert jobs(load_study(merge(BASE, [ROOT / file for file in files]))) == due
+    assert jobs_of(load_study(merge(BASE, [ROOT / file for file in files]))) == due
 
 
 def mine(folder: Path) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def test_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
         "mine__skip=attention.greedy.2",
         "mine__eliminate=acc.2",
     ]
-    due = jobs(study)
+    due = jobs_of(study)
     assert due["pretrained"] == 1
     assert "download" not in due
     plan = planned(study)
@@ -161,7 +163,7 @@ def test_two_checkpoints_with_one_download(tmp_path: Path) -> None:
     more = {"pretrained": {"models": {"tinyllama-fp32": again}}}
     study = overlaid(tmp_path, tiny, more)
     assert len(study.scored) == 2
-    assert jobs(study)["download"] == 1
+    assert jobs_of(study)["download"] == 1
     one, other = planned(study).checkpoints
     assert (one.precision, other.precision) == ("bfloat16", "float32")
     assert 2 * one.memory.weights == other.memory.weights

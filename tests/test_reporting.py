@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
@@ -31,6 +32,7 @@ from shallower.reporting.numbers import heads as heads_numbers
 from shallower.reporting.numbers.study import _sources
 from shallower.reporting.tables.study import with_labels
 from shallower.study.names import ModelName
+from shallower.study.schema import Tokenizer
 
 mpl.use("Agg")
 CLAIM = re.compile(r"(verdict|claim)\.A\d+|head\.")  # contrasts
@@ -288,14 +290,16 @@ def test_sources_of_the_text_are_listed(analysed: Results) -> None:
     one = sets["text"]
     another = one | {"name": "said", "domain": "speeches", "licence": "A & B"}
     text = one | {"sources": [one, another]}
-    made = type("Made", (), {"corpus": {"datasets": sets | {"text": text}}})()
+    made = SimpleNamespace(
+        corpus={"datasets": sets | {"text": text}}, study=analysed.study
+    )
     assert dict(_sources(made))["corpus.text.sources"] == (
         r"\texttt{made{-}\allowbreak{}up}, version~1 (CC) and "
-        r"\texttt{said}, version~1 (A \& B)"
+        r"\texttt{said}, version~1, domain~speeches (A \& B)"
     )
     table = tables.all_tables()["corpus"](made)
-    assert "\ntext & made{-}up & CC &" in table
-    assert "\ntext, speeches & said & A \\& B &" in table
+    assert "\ntext & made{-}\\allowbreak{}up & CC &" in table
+    assert "\ntext{,}\\allowbreak{} speeches & said & A \\& B &" in table
 
 
 def test_the_text_knows_where_the_questions_come_from(analysed: Results) -> None:
@@ -303,13 +307,41 @@ def test_the_text_knows_where_the_questions_come_from(analysed: Results) -> None
 
     def sources(qa: dict[str, str]) -> dict[str, str]:
         corpus = {"datasets": sets | {"qa": qa}}
-        return dict(_sources(type("Made", (), {"corpus": corpus})()))
+        return dict(_sources(SimpleNamespace(corpus=corpus, study=analysed.study)))
 
     own = sources({"source": "text"})
     assert "held-out articles" in own["corpus.qa.origin"]
     theirs = sources({"source": "hub", "repository": "microsoft/wiki_qa"})
     assert own.keys() == theirs.keys()
     assert r"wiki\_\allowbreak{}qa" in theirs["corpus.qa.origin"]
+
+
+def test_files_are_named_in_the_paper(analysed: Results) -> None:
+    """By a name, or by the files' own and a checksum; so is a given tokenizer."""
+    sets = analysed.corpus["datasets"]
+    files = {"data/my_essays.txt": "ab" * 32}
+    own = {"source": "files", "files": files, "domain": "essays", "licence": "CC0"}
+
+    def numbers(text: dict, tokenizer: dict) -> dict[str, str]:
+        study = analysed.study.model_copy(
+            update={"tokenizer": Tokenizer(vocabulary=512, **tokenizer)}
+        )
+        corpus = {"datasets": {"text": sets["text"] | {"name": None} | text}}
+        return dict(_sources(SimpleNamespace(corpus=corpus, study=study)))
+
+    one = numbers(own, {})
+    assert one["corpus.text.sources"].replace(r"\allowbreak{}", "") == (
+        r"\texttt{my\_essays.txt}, version~1, SHA-256~\texttt{abababababab}, "
+        r"domain~essays (CC0)"
+    )
+    assert one["corpus.qa.origin"] == one["corpus.wikipedia"] == ""
+    assert one["corpus.own"] == "yes"
+    assert one["tokenizer.origin"] == "trained on the training split"
+    more = numbers(own | {"files": files | {"b.txt": "c"}}, {"model": "x/t.model"})
+    assert "and 1 more" in more["corpus.text.sources"]
+    assert r"given as \texttt{t.\allowbreak{}model}" in more["tokenizer.origin"]
+    named = numbers(own | {"name": "essays"}, {})["corpus.text.sources"]
+    assert named.startswith(r"\texttt{essays}")
 
 
 # --- tables of the study and of S1 ----------------------------------------------------
@@ -349,4 +381,4 @@ def test_every_metric_has_a_printed_name() -> None:
 
 def test_every_figure_has_a_caption_in_the_html_report() -> None:
     for name in FIGURES:
-        assert (ROOT / "report" / "captions" / f"{name}.rst").read_text().strip()
+        assert (ROOT / "report" / "captions" / f"{name}.txt").read_text().strip()

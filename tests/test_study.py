@@ -167,7 +167,7 @@ DEPTH = {"variants": ["baseline", "proposed"], "depths": [5, 6], "seeds": [0]}
             [DEPTH | {"variants": ["baseline", "silu"]}],
             r"baseline and proposed are needed",
         ),
-        ("experiments.depth", [DEPTH | {"seeds": [0, 0]}], r"seeds: found an entry"),
+        ("experiments.depth", [DEPTH | {"seeds": [0, 0]}], r"seeds: found 0 twice"),
         (
             "experiments.depth",
             [DEPTH | {"variants": ["propsed"]}],
@@ -177,7 +177,7 @@ DEPTH = {"variants": ["baseline", "proposed"], "depths": [5, 6], "seeds": [0]}
         ("corpus.chat.items", 0, r"corpus\.chat\.items"),
         ("study", "My Study", r"study: "),
         ("tokenizer.vocabulary", 10, r"tokenizer\.vocabulary"),
-        ("latency.sessions", 1, r"latency\.sessions"),
+        ("latency.sessions", 0, r"latency\.sessions"),
         (
             "training.overrides",
             {"proposed-55": {}},

@@ -172,7 +172,7 @@ def test_nobody_knows_the_queue_of_a_cluster() -> None:
 
 def test_training_is_as_far_as_its_log_says(tmp_path: Path) -> None:
     log = tmp_path / "train.log"
-    log.write_text("a seed 0 [##..] 50/200  loss 4.1  9 tokens/s\n")
+    log.write_text("a seed 0 [##..] 50/200  loss 4.1  9 tokens/s  3 s left\n")
     job = Job("train", {"model": "a", "seed": "0"}, [str(log)], 10.0, started=0.0)
     assert job.elapsed_share(now=9.0) == 0.25
     assert detail(job) == "50/200  loss 4.1  9 tokens/s"

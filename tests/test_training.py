@@ -200,7 +200,7 @@ def test_sigterm_saves_and_ends(corpus: Path, spec: RunSpec, tmp_path: Path) -> 
     _, errors = process.communicate()
     assert process.returncode == 75, errors
     assert errors.strip().splitlines()[-1] == (
-        f"shallower train: stopped after {newest_step(tmp_path / 'run')} of 100000 "
+        f"shallower train-run: stopped after {newest_step(tmp_path / 'run')} of 100000 "
         "steps, at a signal to end; run again to resume"
     )
 

@@ -15,12 +15,7 @@ rule summary:
         step_time=rules.latency.output.step_time,
         baselines=rules.pairs.output.baselines if study.experiments.t5 else [],
     output:
-        summary=report(
-            "<results>/summary.csv",
-            category="Tables",
-            labels={"table": "summary of everything"},
-            caption="../../report/captions/summary.rst",
-        ),
+        summary="<results>/summary.csv",
         sets=expand("<results>/summaries/{set}.csv", set=SUMMARISED_SETS),
         by_seed="<results>/by_seed.csv",
         sessions="<results>/sessions.csv",
@@ -55,24 +50,9 @@ rule estimates:
         latency=rules.latency.output.latency,
         bandwidth=rules.latency.output.bandwidth,
     output:
-        estimates=report(
-            "<results>/estimates.csv",
-            category="Tables",
-            labels={"table": "every estimate with its interval"},
-            caption="../../report/captions/estimates.rst",
-        ),
-        claims=report(
-            "<results>/claims.csv",
-            category="Tables",
-            labels={"table": "claims and verdicts"},
-            caption="../../report/captions/claims.rst",
-        ),
-        pareto=report(
-            "<results>/pareto.csv",
-            category="Tables",
-            labels={"table": "quality against latency"},
-            caption="../../report/captions/pareto.rst",
-        ),
+        estimates="<results>/estimates.csv",
+        claims="<results>/claims.csv",
+        pareto="<results>/pareto.csv",
         others=expand("<results>/{table}.csv", table=ANALYSIS_TABLES),
     log:
         "<logs>/estimates.log",

@@ -1,16 +1,20 @@
 import gc
 import re
+import shlex
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 from shallower import running, terminal
-from shallower.corpus import EVALUATION_SETS, downloaded, readers
+from shallower.code import CHECKOUT
+from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
 from shallower.reporting import outputs
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
+from shallower.study import configuration
 from shallower.study.inputs import Inputs
+from shallower.study.local_files import local_files
 from shallower.study.study import load_study
 
 # A large study's graph is millions of objects that stay: looking through all of them
@@ -19,11 +23,21 @@ gc.set_threshold(200_000, 50, 100)
 
 SHOWN = 10  # damaged files that are named
 
+# A copied checkout's environment runs the code of the original.
+if CHECKOUT != Path(workflow.basedir).resolve():
+    raise WorkflowError(
+        f"{workflow.basedir}: its Python runs the code of {CHECKOUT}, not its own: "
+        "run `make setup` here, and Snakemake from .venv/bin"
+    )
+
 try:
+    # `make paper training.steps=50` is `--config overrides=training.steps=50`.
+    configuration.apply(config)
     study = load_study(config)
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():
         downloaded.check_checkpoint(each.repository, each.file, each.revision)
+    LOCAL_FILES = local_files(study)
     # The tokenizer's file, if the study takes it from the hub.
     HUB_FILE = study.tokenizer.hub
     if HUB_FILE is not None:
@@ -121,6 +135,9 @@ localrules:
     verify,
     notebook_training,
     notebook_comparison,
+    notebook_claim,
+    page,
+    archive,
 
 
 # Names of checkpoints, which no run has.
@@ -152,12 +169,12 @@ def run_folder(model, seed):
     return f"results/{study.study}/runs/{model}/seed{seed}"
 
 
-def source_files():
-    """Local files that the corpus is read from; a package's are pinned by version."""
-    sets = [*study.corpus.text, study.corpus.test]
-    sets += [getattr(study.corpus, name).data for name in EVALUATION_SETS]
-    patterns = [path for data in sets for path in getattr(data, "paths", [])]
-    return sorted({str(path) for p in patterns for path in readers.matching(p)})
+def own_files(stage):
+    """The list of the user's own files that a stage reads, if it reads any.
+
+    Not the files: their names may hold braces and whatever else Snakemake reads.
+    """
+    return [str(INPUTS.files_file(stage))] if stage in LOCAL_FILES else []
 
 
 def hub_manifests(of_pairs=False):
@@ -169,27 +186,27 @@ def hub_manifests(of_pairs=False):
     ]
 
 
-def tokenizer_given():
-    """The tokenizer's file, if there is one: the study's own, or the hub's.
+def downloaded_tokenizer():
+    """The tokenizer's file of the hub, if the study takes it from there.
 
-    A package's is pinned by version and checksum.
+    A package's is pinned by version and checksum; a local one is the study's own file.
     """
-    if HUB_FILE:
-        return str(
-            downloaded.file_path(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
-        )
-    return study.tokenizer.model or []
+    if not HUB_FILE:
+        return []
+    return str(
+        downloaded.file_path(HUB_FILE.repository, HUB_FILE.file, HUB_FILE.revision)
+    )
 
 
 def checkpoint_file(wildcards):
-    """A local checkpoint, or the manifest of a downloaded one.
+    """What tells whether a checkpoint is another one: the manifest of a downloaded one.
 
     A package's is pinned by version and checksum.
     """
     chosen = study.pretrained.chosen[wildcards.checkpoint]
     if chosen.source == "hub":
         return str(downloaded.FOLDER / chosen.folder / downloaded.MANIFEST)
-    return str(Path(chosen.file).expanduser()) if chosen.source == "files" else []
+    return own_files(f"checkpoint-{wildcards.checkpoint}")
 
 
 def checkpoint_memory(wildcards):

@@ -3,7 +3,7 @@ rule corpus:
     input:
         settings=str(INPUTS.settings_file("corpus")),
         code=str(INPUTS.code_file("corpus")),
-        files=source_files(),
+        files=own_files("corpus"),
         hub=hub_manifests(),
     output:
         text=expand(

@@ -107,12 +107,7 @@ rule parameters:
         settings=str(INPUTS.settings_file("parameters")),
         code=str(INPUTS.code_file("parameters")),
     output:
-        table=report(
-            "<results>/parameters.csv",
-            category="Tables",
-            labels={"table": "parameters and FLOPs"},
-            caption="../../report/captions/parameters_table.rst",
-        ),
+        table="<results>/parameters.csv",
         predictions="<results>/predictions.csv",
     log:
         "<logs>/parameters.log",

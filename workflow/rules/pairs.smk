@@ -7,6 +7,7 @@ rule pairs:
             "<results>/corpus/text/{split}.parquet",
             split=["train", "validation", "test"],
         ),
+        files=own_files("pairs"),
         hub=hub_manifests(of_pairs=True),
     output:
         pairs=expand(

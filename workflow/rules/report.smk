@@ -11,15 +11,7 @@ rule figures:
         runs=rules.summary.output.runs,
     output:
         pdf=expand("<results>/figures/{figure}.pdf", figure=FIGURES),
-        svg=[
-            report(
-                f"<results>/figures/{figure}.svg",
-                category="Figures",
-                labels={"figure": label},
-                caption=f"../../report/captions/{figure}.rst",
-            )
-            for figure, (_, label) in FIGURES.items()
-        ],
+        svg=expand("<results>/figures/{figure}.svg", figure=FIGURES),
     log:
         "<logs>/figures.log",
     conda:
@@ -62,13 +54,13 @@ rule tables:
         "python -m shallower tables --results {params.results} > {log} 2>&1"
 
 
-# typeset the paper; no shell escape, and a fixed date so that the same input gives
-# the same bytes
+# typeset the paper
 rule typeset:
     input:
         source="report/paper.tex",
         parts=sorted(map(str, Path("report").glob("s*/*.tex"))),
         style="report/shallower.sty",
+        script="report/typeset.sh",
         references="report/references.bib",
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
@@ -82,15 +74,11 @@ rule typeset:
     params:
         results=subpath(output.pdf, parent=True),
     shell:
-        "export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1 BIBINPUTS=report:"
-        " TEXINPUTS=report:{params.results}: ;"
-        " rm -rf {params.results}/typeset;"  # what a killed one left may stop TeX
-        " latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error"
-        " -outdir={params.results}/typeset {input.source} > {log} 2>&1"
+        "({input.script} {params.results}"
+        " && python -m shallower copy --source {params.results}/typeset/paper.pdf"
+        " --output {output.pdf}) > {log} 2>&1"
         " || {{ reason=$(grep -m1 -A2 -E '^[^ ]+:[0-9]+:' {log} | paste -sd' ');"
-        " echo $reason >> {log}; exit 1; }};"
-        " python -m shallower copy --source {params.results}/typeset/paper.pdf"
-        " --output {output.pdf} >> {log} 2>&1"
+        " echo $reason >> {log}; exit 1; }}"
 
 
 # if everything can be made again: what the study was made with, checksums of all results
@@ -123,11 +111,7 @@ rule paper:
         pdf=rules.typeset.output.pdf,
         provenance=rules.provenance.output.provenance,
     output:
-        pdf=report(
-            update("report/paper.pdf"),
-            category="Paper",
-            caption="../../report/captions/paper.rst",
-        ),
+        pdf=update("report/paper.pdf"),
     log:
         "<logs>/paper.log",
     conda:
@@ -152,15 +136,17 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
-# In a folder of its own: notebooks that run at once would share IPython's.
+# In a folder of its own: notebooks that run at once would share IPython's. As a page that
+# asks for nothing on a network.
 NOTEBOOK = (
     "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
     " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
     " (papermill {input.notebook} $made.ipynb --kernel python3"
-    " --no-progress-bar -p results {params.results} -p seed {params.seed}"
+    " --no-progress-bar -p results {params.results}"
 )
 NOTEBOOK_END = (
-    " && jupyter nbconvert --to html --embed-images $made.ipynb"
+    " && jupyter nbconvert --to html --embed-images --HTMLExporter.mathjax_url="
+    " --HTMLExporter.require_js_url= $made.ipynb"
     " && python -m shallower copy --source $made.ipynb --output {output.notebook}"
     " --source $made.html --output {output.html}) > {log} 2>&1"
 )
@@ -176,12 +162,7 @@ rule notebook_training:
         facts=of_runs(rules.train.output.facts, [SHOWN]),
     output:
         notebook="<results>/notebooks/training.ipynb",
-        html=report(
-            "<results>/notebooks/training.html",
-            category="Notebooks",
-            labels={"notebook": "training curves of a run"},
-            caption="../../report/captions/notebook_training.rst",
-        ),
+        html="<results>/notebooks/training.html",
     log:
         "<logs>/notebooks/training.log",
     conda:
@@ -191,7 +172,7 @@ rule notebook_training:
         model=SHOWN[0],
         seed=SHOWN[1],
     shell:
-        NOTEBOOK + " -p model {params.model}" + NOTEBOOK_END
+        NOTEBOOK + " -p model {params.model} -p seed {params.seed}" + NOTEBOOK_END
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -201,20 +182,20 @@ COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
 rule notebook_comparison:
     input:
         notebook="notebooks/comparison.ipynb",
+        study=str(INPUTS.study_file),
         summary=rules.summary.output.summary,
-        estimates=rules.estimates.output.estimates,
+        by_seed=rules.summary.output.by_seed,
+        scores=of_runs(
+            rules.evaluate.output.scores,
+            [(model, seed) for model in COMPARED for seed in study.seeds],
+        ),
         samples=of_runs(
             rules.evaluate.output.samples,
             [(model, study.seeds[0]) for model in COMPARED],
         ),
     output:
         notebook="<results>/notebooks/comparison.ipynb",
-        html=report(
-            "<results>/notebooks/comparison.html",
-            category="Notebooks",
-            labels={"notebook": "two models compared"},
-            caption="../../report/captions/notebook_comparison.rst",
-        ),
+        html="<results>/notebooks/comparison.html",
     log:
         "<logs>/notebooks/comparison.log",
     conda:
@@ -225,10 +206,85 @@ rule notebook_comparison:
         right=COMPARED[1],
         seed=study.seeds[0],
     shell:
-        NOTEBOOK + " -p left {params.left} -p right {params.right}" + NOTEBOOK_END
+        NOTEBOOK
+        + " -p left {params.left} -p right {params.right} -p seed {params.seed}"
+        + NOTEBOOK_END
+
+
+# one claim, step by step from raw rows to its verdict
+rule notebook_claim:
+    input:
+        notebook="notebooks/claim.ipynb",
+        claims=rules.estimates.output.claims,
+        others=rules.estimates.output.others,
+        by_seed=rules.summary.output.by_seed,
+        scores=of_runs(
+            rules.evaluate.output.scores,
+            [(m, seed) for m in study.depth_models for seed in study.seeds],
+        ),
+    output:
+        notebook="<results>/notebooks/claim.ipynb",
+        html="<results>/notebooks/claim.html",
+    log:
+        "<logs>/notebooks/claim.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.notebook, ancestor=2),
+    shell:
+        NOTEBOOK + NOTEBOOK_END
 
 
 rule notebooks:
     input:
+        rules.notebook_claim.output.html if study.models else [],
         rules.notebook_training.output.html if study.models else [],
         rules.notebook_comparison.output.html if study.models else [],
+
+
+# verdicts, figures and tables as one page for a browser; it has links to the paper and the
+# notebooks, so it needs that they are there, not what is in them
+rule page:
+    input:
+        study=str(INPUTS.study_file),
+        code=str(INPUTS.code_file("page")),
+        page=expand("report/page/page.{kind}", kind=["html", "css", "js"]),
+        captions=expand("report/captions/{figure}.txt", figure=FIGURES),
+        svg=rules.figures.output.svg,
+        estimates=rules.estimates.output,
+        parameters=rules.parameters.output.table,
+        provenance=rules.provenance.output.provenance,
+        paper=ancient(rules.typeset.output.pdf),
+        notebooks=ancient(rules.notebooks.input),
+    output:
+        page="<results>/report.html",
+    log:
+        "<logs>/page.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(output.page, parent=True),
+        notebooks=lambda wildcards, input: " ".join(
+            f"--notebooks notebooks/{Path(file).stem}.ipynb"
+            for file in input.notebooks
+        ),
+    shell:
+        "python -m shallower page --results {params.results} {params.notebooks}"
+        " > {log} 2>&1"
+
+
+# code, configuration, result tables and paper as one file; without an output it is always
+# written, since any file of the code may have changed
+rule archive:
+    input:
+        paper=rules.paper.output.pdf,
+        page=rules.page.output.page,
+        notebooks=rules.notebooks.input,
+    log:
+        "<logs>/archive.log",
+    conda:
+        "../../envs/pipeline.yaml"
+    params:
+        results=subpath(input.page, parent=True),
+    shell:
+        "python -m shallower archive --results {params.results} 2> {log}"

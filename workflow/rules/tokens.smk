@@ -4,7 +4,8 @@ rule tokenizer:
         settings=str(INPUTS.settings_file("tokenizer")),
         code=str(INPUTS.code_file("tokenizer")),
         text="<results>/corpus/text/train.parquet",
-        given=tokenizer_given(),
+        given=downloaded_tokenizer(),
+        files=own_files("tokenizer"),
     output:
         model="<results>/tokens/tokenizer.model",
     log:
@@ -15,7 +16,9 @@ rule tokenizer:
         mem_mb=8000,
         runtime=60,
     params:
-        given=lambda wildcards, input: f"--given {input.given}" if input.given else "",
+        given=lambda wildcards, input: (
+            f"--given {shlex.quote(str(input.given))}" if input.given else ""
+        ),
     shell:
         "python -m shallower tokenizer --settings {input.settings} --text {input.text}"
         " {params.given} --output {output.model} > {log} 2>&1"

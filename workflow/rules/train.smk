@@ -29,7 +29,7 @@ rule train:
         more=training_options,
         limited=ended_at_runtime,
     shell:
-        "python -m shallower train --run {params.folder} --tokens {params.tokens}"
+        "python -m shallower train-run --run {params.folder} --tokens {params.tokens}"
         " --checkpoints {params.checkpoints} --code {input.code}{params.more}"
         " --threads {resources.cpus_per_task}"
         " --processes {resources.processes} --parallel {resources.parallel}"

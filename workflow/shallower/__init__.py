@@ -7,4 +7,4 @@ One folder a stage, in the order in which data flows through them::
 A stage reads only the files of earlier stages; `docs/architecture.md` is the map.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

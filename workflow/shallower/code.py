@@ -24,6 +24,8 @@ from shallower.models.config import LlamaConfig, ModelConfig
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = ROOT.name
+CHECKOUT = ROOT.parents[1]
+CODE = (CHECKOUT / "Snakefile", CHECKOUT / "workflow", CHECKOUT / "report")
 # Fields of a syntax tree's nodes that hold statements, or parts such as `except`,
 # `case`.
 BLOCKS = {"body", "orelse", "finalbody", "handlers", "cases"}
@@ -60,6 +62,7 @@ STAGES: dict[str, tuple[tuple[str, ...], Collection[str]]] = {
     "figures": (("reporting.figures",), ASIDE),
     "tables": (("reporting.tables",), ASIDE),
     "provenance": (("reporting.provenance",), ASIDE),
+    "page": (("reporting.page",), ASIDE),
 }
 
 
@@ -165,10 +168,20 @@ def _imports(statements: list[ast.AST]) -> tuple[str, ...]:
 
 @cache
 def commit() -> str:
-    """The checkout's commit, with '-dirty' if files differ from it; or 'unknown'."""
+    """The checkout's commit, with '-dirty' if files differ from it; or 'unknown'.
+
+    It is unknown where the code is in no repository of its own: one around an unpacked
+    archive is another project's. What is not tracked (data, overlays) counts as a
+    difference among the code alone.
+    """
     try:
+        top = Path(_git("rev-parse", "--show-toplevel"))
+        if top.resolve() != CHECKOUT:
+            return "unknown"
         head = _git("rev-parse", "--short=12", "HEAD")
-        dirty = _git("status", "--porcelain")
+        dirty = _git("status", "--porcelain", "--untracked-files=no")
+        added = ("status", "--porcelain", "--", *map(str, CODE))
+        dirty = dirty or _git(*added)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if dirty else head

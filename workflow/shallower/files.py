@@ -112,6 +112,23 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+def without_home(content: Any) -> Any:
+    """Plain values with `~` for the user's home, wherever a text begins with it.
+
+    For what is published: a path tells who has run it.
+    """
+    if isinstance(content, dict):
+        return {
+            without_home(key): without_home(value) for key, value in content.items()
+        }
+    if isinstance(content, list):
+        return [without_home(value) for value in content]
+    home = os.path.expanduser("~").rstrip("/")  # noqa: PTH111  raises nothing
+    if isinstance(content, str) and home and f"{content}/".startswith(f"{home}/"):
+        return f"~{content[len(home) :]}"
+    return content
+
+
 def sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes."""
     with Path(path).open("rb") as file:

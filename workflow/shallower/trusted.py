@@ -192,7 +192,7 @@ READS = {
     "tokenizer": _nothing,
     "shard": _nothing,
     "manifest": _manifest,
-    "train": _train,
+    "train-run": _train,
     "evaluate": _evaluate,
     "pretrained": _pretrained,
     "floors": _floors,

@@ -41,7 +41,8 @@ from shallower.analysis.interventions import (
     quality_of,
     speedup,
 )
-from shallower.analysis.results import Results, labelled
+from shallower.analysis.result_files import labelled
+from shallower.analysis.results import Results
 from shallower.analysis.statistics import t_interval
 from shallower.analysis.verdicts import Finding, joined, within
 from shallower.study.names import ModelName

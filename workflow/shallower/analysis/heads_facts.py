@@ -89,7 +89,8 @@ def _data(results: Results) -> Numbers:
     for split in ("train", "validation", "test", "questions"):
         yield f"corpus.{split}.documents", corpus_documents(results, split), ""
     for name in EVALUATION_SETS:
-        yield f"corpus.{name}.items", sets[name]["counts"]["test"], ""
+        counts = sets[name]["counts"] if name in sets else {"test": 0}
+        yield f"corpus.{name}.items", counts["test"], ""
     yield "corpus.duplicates", _dropped(sets["text"], "duplicate"), ""
     contaminated = sum(_dropped(entry, "contaminat") for entry in sets.values())
     yield "corpus.contaminated", contaminated, ""

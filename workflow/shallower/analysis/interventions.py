@@ -17,7 +17,8 @@ import pandas as pd
 
 from shallower.analysis.estimates import Comparison, Kind
 from shallower.analysis.gains import Measured
-from shallower.analysis.results import Results, labelled
+from shallower.analysis.result_files import labelled
+from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL
 from shallower.corpus.tasks import TASKS
 from shallower.interventions.eliminate import Eliminate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
@@ -25,12 +26,11 @@ from shallower.corpus.settings import (
     CompletionSet,
     Corpus,
     DocumentSource,
-    EvaluationSet,
     HeldOutText,
 )
 from shallower.corpus.sources import Kind, load
 from shallower.errors import UserError
-from shallower.files import replacing, sha256, write_json
+from shallower.files import replacing, sha256, without_home, write_json
 
 MANIFEST = "manifest.json"
 # A test document is contaminated if this part of its runs of words is in the training
@@ -120,7 +120,7 @@ def build(corpus: Corpus, directory: Path) -> dict[str, Any]:
             "characters": CHARACTERS,
             "document_share": DOCUMENT_SHARE,
         },
-        "datasets": {name: part.entry() for name, part in parts.items()},
+        "datasets": {name: without_home(part.entry()) for name, part in parts.items()},
         "files": {name: sha256(directory / name) for name in _OUTPUTS},
     }
     write_json(directory / MANIFEST, manifest)
@@ -132,14 +132,13 @@ def _build(corpus: Corpus, outputs: dict[str, Path]) -> dict[str, _Part]:
     text, held = _split_text(corpus, outputs)
     sets: dict[str, _Part] = {}
     candidates: dict[str, list[Item]] = {}
-    for name in EVALUATION_SETS:
-        settings: EvaluationSet = getattr(corpus, name)
+    for name, settings in corpus.sets.items():
         part, made = _items(corpus, name, text, held)
         candidates[name] = items.candidates(
             made, settings.minimum_reference_characters, settings.items, part.dropped
         )
         sets[name] = part
-    everything = [item for name in EVALUATION_SETS for item in candidates[name]]
+    everything = [item for made in candidates.values() for item in made]
     training = read_texts(outputs["text/train.parquet"])
     documents_gone, items_gone = _contaminated(held["test"], everything, training)
 
@@ -160,17 +159,34 @@ def _build(corpus: Corpus, outputs: dict[str, Path]) -> dict[str, _Part]:
     _require(parts["text"], "corpus.text", "train", "validation")
     tested = "test" if text.test else "text"
     _require(parts[tested], f"corpus.{tested}", "test")
-    for name, part in sets.items():
-        limit = getattr(corpus, name).items
-        # Without this, an item could outlive the test document it was cut from.
-        gone = items_gone | (documents_gone if part.origin.get("split") else set())
-        chosen = items.choose(candidates[name], gone, limit, part.dropped)
+    for name in EVALUATION_SETS:
+        chosen: list[Item] = []
+        if name in sets:
+            part = sets[name]
+            # Without this, an item could outlive the test document it was cut from.
+            gone = items_gone | (documents_gone if part.origin.get("split") else set())
+            limit = corpus.sets[name].items
+            chosen = items.choose(candidates[name], gone, limit, part.dropped)
+            part.counts["test"] = len(chosen)
+            _require_items(part, name)
+        # Of a set that is left out a file without rows: stages after this one read it.
         with Writer(outputs[f"{name}/test.parquet"], Item._fields) as writer:
             for item in chosen:
                 writer.add(item)
-        part.counts["test"] = writer.rows
-        _require(part, f"corpus.{name}", "test")
     return parts | sets
+
+
+def _require_items(part: _Part, name: str) -> None:
+    """A set of its own data must have items; one that is cut from the text need not."""
+    if part.counts["test"] or "split" not in part.origin:
+        _require(part, f"corpus.{name}", "test")
+        return
+    reasons = ", ".join(f"{n} {why}" for why, n in sorted(part.dropped.items()) if n)
+    print(
+        f"note: the evaluation set {name} is left out, since the text gives no items "
+        f"for it (dropped: {reasons or 'none'})",
+        file=sys.stderr,
+    )
 
 
 def _split_text(
@@ -184,7 +200,7 @@ def _split_text(
     held = {split: Held(limit, "corpus.text") for split in SPLITS if split != "train"}
     text = _Text([], None, [source.domain for source in corpus.text])
     unused: set[Split] = set()
-    if not isinstance(corpus.qa.data, HeldOutText):
+    if corpus.qa is None or not isinstance(corpus.qa.data, HeldOutText):
         unused.add("questions")
     if corpus.test:
         # Read first: a text that is in both is kept out of training, not out of test.
@@ -256,7 +272,7 @@ def _items(
     held: dict[Split, list[Document]],
 ) -> tuple[_Part, Iterable[Item]]:
     """One evaluation set's possible items, lazily, with its manifest entry."""
-    settings: EvaluationSet = getattr(corpus, name)
+    settings = corpus.sets[name]
     key, source = f"corpus.{name}.data", settings.data
     if isinstance(source, HeldOutText):
         if name == "chat":

@@ -13,61 +13,70 @@ from pydantic import (
     field_validator,
 )
 
-from shallower.strict import Strict
+from shallower.corpus import EVALUATION_SETS
+from shallower.strict import Int, Line, Sha256, Strict, Words
 
 # What a source's records are: texts, hh-rlhf's dialogues, WikiQA's candidates, or two
 # sentences with a label, as in MNLI.
 Kind = Literal["documents", "conversations", "answers", "pairs"]
+# Owner and name; neither begins with a dot or a dash, so that neither is a path.
+Repository = Annotated[str, Field(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")]
 Domain = Annotated[str, Field(pattern=r"^[\w-]+$")]
 
 
 class PackageFile(Strict):
     """One file of an installed Python package; read as a file."""
 
-    name: str  # of the installed package
-    version: str
-    file: str  # path inside the package
-    sha256: str | None = None
+    name: Line  # of the installed package
+    version: Line
+    file: Line  # path inside the package
+    sha256: Sha256 | None = None
 
 
 class PackageSource(Strict):
     """Data that arrives with an installed Python package; read as a file."""
 
     source: Literal["package"]
-    name: str  # of the installed package
-    version: str
-    file: str  # path or glob inside the package
-    sha256: str | None = None  # of the file, or of the matched files' digests in order
+    name: Line  # of the installed package
+    version: Line
+    file: Line  # path or glob inside the package
+    sha256: Sha256 | None = (
+        None  # of the file, or of the matched files' digests in order
+    )
     layout: Literal["wikipedia_summaries", "speeches", "chatterbot"]
     domain: Domain | None = None  # of all documents, in place of the layout's own
-    licence: str
-    limit: int | None = Field(None, ge=1)  # records read at most
+    licence: Words
+    limit: Int | None = Field(None, ge=1)  # records read at most
 
 
 class FilesSource(Strict):
     """Local files; `columns` maps our column names to the files' own."""
 
     source: Literal["files"]
-    paths: list[str] = Field(min_length=1)
-    format: Literal["auto", "jsonl", "parquet", "csv", "tsv"] = "auto"
-    columns: dict[str, str] = {}
+    name: Words | None = None  # in the paper; else the files' names
+    paths: list[Line] = Field(min_length=1)  # files, folders or patterns
+    format: Literal["auto", "text", "jsonl", "parquet", "csv", "tsv"] = "auto"
+    # Plain text is cut into documents of at least so many characters, at blank lines;
+    # null: a file is one document, and its name the title.
+    cut: Int | None = Field(2000, ge=100)
+    columns: dict[Line, Line] = {}
     domain: Domain | None = None  # of all documents, in place of the column
-    licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)
+    licence: Words = "not stated"
+    limit: Int | None = Field(None, ge=1)
 
 
 class HubSource(Strict):
     """A data set on the Hugging Face hub, downloaded once at a locked revision."""
 
     source: Literal["hub"]
-    repository: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # owner/name
-    configuration: str | None = None
-    split: str = "train"
-    revision: str | None = None  # branch, tag or commit; the lock has the commit
-    columns: dict[str, str] = {}
+    repository: Repository
+    configuration: Line | None = None
+    split: Line = "train"
+    revision: Line | None = None  # branch, tag or commit; the lock has the commit
+    columns: dict[Line, Line] = {}
     domain: Domain | None = None  # of all documents, in place of the column
-    licence: str = "not stated"
-    limit: int | None = Field(None, ge=1)  # the first ones
+    licence: Words = "not stated"
+    limit: Int | None = Field(None, ge=1)  # the first ones
 
 
 class HeldOutText(Strict):
@@ -92,11 +101,16 @@ def _only_the_chosen_kind(section: Any) -> Any:
     packages: their section stays behind when an overlay chooses another kind. Raises
     ValueError for any other section that is not the chosen kind's.
     """
-    if not isinstance(section, dict) or section.get("source") not in KINDS:
+    if not isinstance(section, dict) or not _has_kind(section):
         return section
     own, others = _chosen(section)
     # A rule passes the keys on without the section, which a person may do as well.
     return others | (own if isinstance(own, dict) else {})
+
+
+def _has_kind(section: dict[str, Any]) -> bool:
+    kind = section.get("source")
+    return isinstance(kind, str) and kind in KINDS
 
 
 def _chosen(section: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -124,7 +138,7 @@ def _one_or_more(section: Any, several: ValidatorFunctionWrapHandler) -> Any:
     """The sources of the text: the chosen kind's section is a mapping or a list."""
     if isinstance(section, list):
         return several(section)
-    if isinstance(section, dict) and section.get("source") in KINDS:
+    if isinstance(section, dict) and _has_kind(section):
         own, others = _chosen(section)
         if isinstance(own, list):
             return several([others | {section["source"]: each} for each in own])
@@ -145,15 +159,15 @@ class EvaluationSet(Strict):
     """Prompts with references; the shape is given by the set's name."""
 
     data: EvaluationSource
-    items: int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
-    minimum_reference_characters: int = Field(1, ge=1)
+    items: Int = Field(100, ge=1)  # kept at most, chosen by a hash of their id
+    minimum_reference_characters: Int = Field(1, ge=1)
 
 
 class CompletionSet(EvaluationSet):
     """Sentence completion: prompt and reference from the start of one document."""
 
-    prompt_words: int = Field(32, ge=1)
-    reference_words: int = Field(24, ge=1)
+    prompt_words: Int = Field(32, ge=1)
+    reference_words: Int = Field(24, ge=1)
 
 
 # --- pairs of sentences ---------------------------------------------------------------
@@ -180,7 +194,7 @@ class LabelledPairs(Strict):
     """Pairs that come with their labels, a source a split: GLUE's MNLI has three."""
 
     source: Literal["labelled"]
-    labels: int = Field(3, ge=2)
+    labels: Int = Field(3, ge=2, le=1000)
     train: PairSource
     validation: PairSource
     test: PairSource
@@ -190,19 +204,19 @@ class Pairs(Strict):
     """The pairs of sentences that an encoder-decoder is fine-tuned on and scored by."""
 
     data: ArticlePairs | LabelledPairs = Field(discriminator="source")
-    without: list[str] = []  # domains of the text whose documents give none
+    without: list[Line] = []  # domains of the text whose documents give none
     # Kept at most, chosen by a hash.
-    training_pairs: int | None = Field(None, ge=4)
-    held_out_pairs: int | None = Field(None, ge=4)
+    training_pairs: Int | None = Field(None, ge=4)
+    held_out_pairs: Int | None = Field(None, ge=4)
 
 
 class TaskSettings(Strict):
     """Tasks that need the whole prompt: how many items of each, how long they are."""
 
-    items: int = Field(40, ge=1)  # of each task
-    prompt_words: int = Field(200, ge=20)  # about, without the question
-    choices: int = Field(4, ge=2, le=10)
-    seed: int = 0
+    items: Int = Field(40, ge=1)  # of each task
+    prompt_words: Int = Field(200, ge=20)  # about, without the question
+    choices: Int = Field(4, ge=2, le=10)
+    seed: Int = Field(0, ge=0)
 
 
 # --- all of it ------------------------------------------------------------------------
@@ -214,13 +228,20 @@ class Corpus(Strict):
     text: DocumentSources
     test: DocumentSource | None = None  # the test split; else one part in 20 of `text`
     # Kept at most in each split that is held out, by a hash; the others train.
-    held_out_documents: int | None = Field(None, ge=1)
-    minimum_characters: int = Field(60, ge=1)
-    completion: CompletionSet
-    chat: EvaluationSet
-    qa: EvaluationSet
+    held_out_documents: Int | None = Field(None, ge=1)
+    minimum_characters: Int = Field(60, ge=1)
+    # A set that is null, or that cannot be made, is left out of the study.
+    completion: CompletionSet | None
+    chat: EvaluationSet | None
+    qa: EvaluationSet | None
     # What an encoder-decoder is fine-tuned on; made from the text, or read.
     pairs: Pairs | None = None
+
+    @property
+    def sets(self) -> dict[str, EvaluationSet]:
+        """The evaluation sets that the study has, by name."""
+        given = {name: getattr(self, name) for name in EVALUATION_SETS}
+        return {name: each for name, each in given.items() if each is not None}
 
     @field_validator("text")
     @classmethod

@@ -10,11 +10,12 @@ a source has no value.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shallower.corpus import downloaded, packages, readers
 from shallower.corpus.settings import FilesSource, HubSource, Kind, PackageSource
@@ -99,14 +100,16 @@ def _load(
             readers.format_of(path) if source.format == "auto" else source.format
             for path in paths
         ]
-        origin = source.model_dump(exclude={"limit", "format"})
+        aside = {"limit", "format"} | ({"name"} if source.name is None else set())
+        origin = source.model_dump(exclude=aside | {"cut"})
     else:
         manifest, paths = downloaded.finished(source, kind, key)
         formats = [readers.format_of(path) for path in paths]
         origin = source.model_dump(exclude={"limit"})
         origin |= {name: manifest[name] for name in ("revision", "sha256")}
     columns = Columns(source.columns, kind, key)
-    rows = _from_files(paths, formats, columns, source.limit, origin, key)
+    opened = Opened(paths, formats, getattr(source, "cut", None))
+    rows = _from_files(opened, columns, source.limit, origin, key)
     return Source(rows, origin)
 
 
@@ -134,21 +137,28 @@ def _package(source: PackageSource, kind: Kind, key: str) -> Source:
     return Source(rows(), origin, dropped)
 
 
+class Opened(NamedTuple):
+    """Files of a source, the format of each, and how plain text is cut."""
+
+    paths: Sequence[Path]
+    formats: Sequence[str]
+    cut: int | None
+
+
 def _from_files(
-    paths: Sequence[Path],
-    formats: Sequence[str],
+    opened: Opened,
     columns: Columns,
     limit: int | None,
     origin: dict[str, Any],
     key: str,
 ) -> Iterator[dict[str, str]]:
     files, number = {}, 0
-    for path, file_format in zip(paths, formats, strict=True):
+    for path, file_format in zip(opened.paths, opened.formats, strict=True):
         left = None if limit is None else limit - number
         if left == 0:
             break
         files[str(path)] = sha256(path)
-        records = readers.read(path, file_format, columns.wanted)
+        records = readers.read(path, file_format, columns.wanted, opened.cut)
         for record in itertools.islice(records, left):
             number += 1
             yield columns.row(record)
@@ -203,6 +213,8 @@ class Columns:
                     f"{record.where}: no column {' or '.join(map(repr, names))}, found "
                     f"{_listed(record)}; name yours under {self._key}.columns.{ours}"
                 )
+            if ours == "label" and isinstance(value, bool):
+                value = int(value)
             row[ours] = _string(value, f"{record.where}: {ours}")
         if self._kind == "answers":
             row["label"] = _label(row["label"], record.where)
@@ -238,8 +250,12 @@ def _walk(values: Any, name: str) -> Any:
 def _string(value: Any, where: str) -> str:
     if value is None:
         return ""
-    if isinstance(value, dict | list | bytes):
-        raise UserError(f"{where}: expected text, found a {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        return ""  # what is missing, as pandas writes it
+    if isinstance(value, dict | list | bytes | bool):
+        truth = isinstance(value, bool)
+        found = str(value).lower() if truth else f"a {type(value).__name__}"
+        raise UserError(f"{where}: expected text, found {found}")
     text = str(value)
     # JSON can escape half of a surrogate pair, which no UTF-8 file can hold.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

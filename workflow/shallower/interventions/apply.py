@@ -29,8 +29,8 @@ def apply(model: LlamaLM, choice: Choice) -> LlamaLM:
 def skip(model: LlamaLM, parts: SkippedParts) -> LlamaLM:
     """`model` without these sublayers and their norms; shares every tensor with it.
 
-    The model itself if there is nothing to leave out. Adds to what the model skips already. Raises ValueError for a block that the model
-    does not have.
+    The model itself if there is nothing to leave out. Adds to what it skips already.
+    Raises ValueError for a block that the model does not have.
     """
     depth = model.config.depth
     both = model.config.skip | parts

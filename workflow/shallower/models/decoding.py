@@ -177,8 +177,12 @@ def _compiler() -> Callable[..., tuple[Tensor, Tensor | None]]:
     return torch.compile(step, fullgraph=True, dynamic=False, options=options)
 
 
-def graphed(model: LlamaLM, cache: StaticCache) -> Step:
-    """The step as a CUDA graph for a batch of one: one launch a token."""
+def graphed(model: LlamaLM, cache: StaticCache, step: Step | None = None) -> Step:
+    """The step as a CUDA graph for a batch of one: one launch a token.
+
+    `step` is what is captured, the eager one unless given.
+    """
+    step = step or eager(model, cache)
     tokens = torch.zeros(1, 1, dtype=torch.long, device=cache.index.device)
     position = cache.index[:1].clone()
     # Libraries set themselves up at the first call, which must not be captured.
@@ -186,11 +190,11 @@ def graphed(model: LlamaLM, cache: StaticCache) -> Step:
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
-            decode(model, cache, tokens, position)
+            step(tokens, position)
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        logits = decode(model, cache, tokens, position)
+        logits = step(tokens, position)
     return Replayed(graph.replay, tokens, position, logits, alive=(model, cache))
 
 

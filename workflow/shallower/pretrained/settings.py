@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from shallower.corpus import EVALUATION_SETS, downloaded, packages
-from shallower.corpus.settings import PackageFile, TaskSettings
+from shallower.corpus.settings import PackageFile, Repository, TaskSettings
 from shallower.errors import UserError
 from shallower.files import sha256
 from shallower.interventions.base import Intervention
@@ -20,7 +20,7 @@ from shallower.pretrained.sizes import (
     sizes,
     up_to,
 )
-from shallower.strict import Strict
+from shallower.strict import Int, Line, Sha256, Strict, Words
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -48,8 +48,8 @@ def _sizes(value: Any) -> Any:
 class CheckpointBase(Strict):
     """What every kind of source has."""
 
-    about: str = "a pretrained model"  # in the paper's sentence that names it
-    licence: str = "not stated"
+    about: Words = "a pretrained model"  # in the paper's sentence that names it
+    licence: Words = "not stated"
     # Its weights and activations; `auto`: bfloat16 where the processor multiplies it.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     # Filled in when the configuration is read, from the checkpoint's header.
@@ -106,8 +106,8 @@ class FilesCheckpoint(CheckpointBase):
     """A local Hugging Face folder or GGUF file."""
 
     source: Literal["files"]
-    file: str
-    sha256: str | None = None  # of a GGUF file
+    file: Line
+    sha256: Sha256 | None = None  # of a GGUF file
 
     def path(self, key: str) -> Path:
         """The file or folder. Raises UserError if it is not there."""
@@ -125,9 +125,9 @@ class HubCheckpoint(CheckpointBase):
     """
 
     source: Literal["hub"]
-    repository: str = Field(pattern=r"^[\w.-]+(/[\w.-]+)?$")  # owner/name
-    revision: str | None = None  # branch, tag or commit; the lock has the commit
-    file: str | None = Field(None, pattern=r"\.gguf$")
+    repository: Repository
+    revision: Line | None = None  # branch, tag or commit; the lock has the commit
+    file: Line | None = Field(None, pattern=r"\.gguf$")
     sizes: Annotated[LlamaConfig, BeforeValidator(_sizes)]
     # Of the weights on the hub (`dtype` in config.json): how much is downloaded.
     stored: Literal["float32", "float16", "bfloat16"] = "bfloat16"
@@ -176,15 +176,15 @@ class Pretrained(Strict):
         Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")],
         Checkpoint | None,
     ] = {}
-    context: int = Field(2560, ge=2)  # longest sequence; memory of rotary factors
-    prompt_tokens: int = Field(256, ge=2)
-    scored_tokens: int = Field(64, ge=1)
-    documents: int = Field(12, ge=2)  # windows of each domain, one a document
-    calibration_documents: int = Field(4, ge=1)  # of each domain's validation split
-    batch_size: int = Field(6, ge=1)
+    context: Int = Field(2560, ge=2)  # longest sequence; memory of rotary factors
+    prompt_tokens: Int = Field(256, ge=2)
+    scored_tokens: Int = Field(64, ge=1)
+    documents: Int = Field(12, ge=2)  # windows of each domain, one a document
+    calibration_documents: Int = Field(4, ge=1)  # of each domain's validation split
+    batch_size: Int = Field(6, ge=1)
     profile: bool = True  # every single sublayer left out alone
-    ranking_window: int = Field(32, ge=1)  # last queries that rank tokens
-    new_tokens: int = Field(24, ge=1)  # of generated answers
+    ranking_window: Int = Field(32, ge=1)  # last queries that rank tokens
+    new_tokens: Int = Field(24, ge=1)  # of generated answers
     sets: list[str] = []  # evaluation sets that the checkpoint generates on
     tasks: TaskSettings | None = None  # that need the whole prompt; off where null
     tasks_under: list[Written] = []  # interventions under which it does tasks and sets

@@ -2,24 +2,27 @@
 
 from shallower.evaluation.metrics import TEXT_METRICS
 
-FIGURES = {  # name -> module of reporting/figures, label in the HTML report
-    "training_loss": ("heads", "2a: training loss"),
-    "perplexity_latency": ("heads", "2b: test perplexity against inference time"),
-    "chat": ("heads", "3: chat completion against inference time"),
-    "qa": ("heads", "4: question answering against inference time"),
-    "training_time": ("heads", "5: parameters against training time"),
-    "latency_scales": ("heads", "decoding time by depth at both scales"),
-    "head_ablation": ("heads", "which part of the added layer matters"),
-    "roofline": ("roofline", "decoding time against the bandwidth floor"),
-    "learning_rate": ("search", "learning rate and initialisation"),
-    "diagnostics": ("search", "the first block during training"),
-    "budget": ("search", "gain of the added layer and of depth by training budget"),
-    "ffn": ("ffn", "S2: FFN variants and distillation"),
-    "skipping": ("skipping", "S3: skipped sublayers"),
-    "elimination": ("elimination", "S4: eliminated tokens"),
-    "front_per_token": ("front", "all methods: quality against time per token"),
-    "front_first_token": ("front", "all methods: quality against time to first token"),
-    "front_pretrained": ("front", "a checkpoint: quality against both times"),
+FIGURES = {  # name -> module of reporting/figures, title in report.html
+    "training_loss": ("heads", "Training loss (Figure 2a of the original)"),
+    "perplexity_latency": (
+        "heads",
+        "Test perplexity against inference time (Figure 2b)",
+    ),
+    "chat": ("heads", "Chat completion against inference time (Figure 3)"),
+    "qa": ("heads", "Question answering against inference time (Figure 4)"),
+    "training_time": ("heads", "Parameters against training time (Figure 5)"),
+    "latency_scales": ("heads", "Decoding time by depth at both scales"),
+    "head_ablation": ("heads", "Which part of the added layer matters"),
+    "roofline": ("roofline", "Decoding time against the bandwidth floor"),
+    "learning_rate": ("search", "Learning rate and initialisation"),
+    "diagnostics": ("search", "The first block during training"),
+    "budget": ("search", "Gain of the added layer and of depth by training budget"),
+    "ffn": ("ffn", "FFN variants and distillation"),
+    "skipping": ("skipping", "Skipped sublayers"),
+    "elimination": ("elimination", "Eliminated tokens"),
+    "front_per_token": ("front", "Quality against time per token"),
+    "front_first_token": ("front", "Quality against time to first token"),
+    "front_pretrained": ("front", "A checkpoint: quality against both times"),
 }
 
 TABLES = {  # name -> module of reporting/tables
@@ -59,5 +62,9 @@ ANALYSIS_TABLES = [  # beside estimates.csv, claims.csv and pareto.csv
 
 # Metric -> name as printed.
 METRICS = {name: each.printed for name, each in TEXT_METRICS.items() if each.printed}
+
+# Claims that a reader sees first: richer, fewer, faster, and whether depth helps.
+HEADLINES = ("C5", "C6", "C7", "C11")
+VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
 
 INFERENCE_TIME = "time_per_generated_token"  # the x axis of Figures 2b to 4

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -27,42 +27,79 @@ SPECIAL = {
     "-": "{-}",  # so that hyphens do not join to dashes
     "–": "--",
     "—": "---",
-    "‘": "`",
-    "’": "'",
-    "“": "``",
-    "”": "''",
+    # Not as in "``", which joins with what is before it: ?` is an inverted mark.
+    "‘": r"\textquoteleft{}",
+    "’": r"\textquoteright{}",
+    "“": r"\textquotedblleft{}",
+    "”": r"\textquotedblright{}",
+    ",": "{,}",  # two would join to a low quote
     "…": r"\ldots{}",
     "µ": r"\textmu{}",
     "×": r"\texttimes{}",
+    # Not at the beginning of a table's row, where they would belong to the row before.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
     "\n": " ",
     "\t": " ",
 }
 MISSING = "{--}"
+LONGEST_WORD = 24  # characters; a longer one is a path or the like
 
 
 def escape(text: str) -> str:
     """Any text, generated text above all, as harmless LaTeX.
 
-    Characters outside Latin-1 lose their accents or become '?': pdfTeX has no glyphs
-    for what a byte-fallback tokenizer may produce.
+    pdfTeX has few glyphs: letters outside Latin-1 lose their accents, and what is left
+    (other scripts, emoji, control characters) is counted in brackets.
     """
-    return "".join(SPECIAL.get(c) or _plain(c) for c in text)
+    return "".join(latex for _, latex in _pieces(text))
 
 
 def breakable(text: str) -> str:
-    """Escaped text whose lines may break after punctuation: signatures, names."""
-    parts = re.split(r"(?<=[|/:;,._-])", text)
-    return r"\allowbreak{}".join(escape(part) for part in parts)
+    """Escaped text whose lines may break after punctuation, and within long words."""
+    parts: list[str] = []
+    length = 0  # of the word so far
+    for last, latex in _pieces(text):
+        length = 0 if last.isspace() else length + 1
+        parts.append(latex)
+        if last in "|/:;,._-" or length > LONGEST_WORD:
+            parts.append(r"\allowbreak{}")
+    return "".join(parts).removesuffix(r"\allowbreak{}")
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """The last character of each piece, and the piece as LaTeX."""
+    for absent, run in groupby(unicodedata.normalize("NFC", text), _has_no_glyph):
+        found = list(run)
+        if absent:
+            yield found[-1], rf"\textit{{[{_counted(found)}]}}"
+        else:
+            yield from ((c, SPECIAL.get(c) or _plain(c)) for c in found)
+
+
+def _counted(characters: Sequence[str]) -> str:
+    seen = [c for c in characters if unicodedata.category(c)[0] != "M"] or characters
+    return "1 character" if len(seen) == 1 else f"{len(seen)} characters"
+
+
+def _has_no_glyph(character: str) -> bool:
+    return not (SPECIAL.get(character) or _plain(character) or _unseen(character))
+
+
+def _unseen(character: str) -> bool:
+    """Accents of their own and marks of layout are left out without a word."""
+    return unicodedata.category(character) in ("Mn", "Me", "Cf")
 
 
 def _plain(character: str) -> str:
     if character.isascii():
-        return character if character.isprintable() else "?"
+        return character if character.isprintable() else ""
     if "\u00a1" <= character <= "\u00ff" and character.isalpha():
         return character
     simple = unicodedata.normalize("NFKD", character)
     ascii_only = "".join(c for c in simple if c.isascii() and c.isprintable())
-    return "".join(SPECIAL.get(c, c) for c in ascii_only) or "?"
+    return "".join(SPECIAL.get(c, c) for c in ascii_only)
 
 
 def number(value: float, digits: int = 2) -> str:

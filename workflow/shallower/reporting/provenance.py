@@ -20,7 +20,15 @@ from shallower.analysis.summaries import write_summaries
 from shallower.analysis.write import write_analysis
 from shallower.code import commit, run_code
 from shallower.errors import UserError
-from shallower.files import changed, doubt, note, read_json, sha256, write_json
+from shallower.files import (
+    changed,
+    doubt,
+    note,
+    read_json,
+    sha256,
+    without_home,
+    write_json,
+)
 from shallower.reporting.contents import ANALYSIS_TABLES
 from shallower.reporting.figures import draw_all
 from shallower.reporting.numbers.study import distinct
@@ -64,7 +72,7 @@ def write_provenance(directory: Path, processes: int = 1) -> None:
         {
             "study": results.study.study,
             "commit": now.removesuffix("-dirty"),
-            "dirty": now.endswith("-dirty"),
+            "dirty": None if now == "unknown" else now.endswith("-dirty"),
             "device": distinct(results, "device"),
             "versions": {name: version(name) for name in PACKAGES},
             "runs": {
@@ -80,7 +88,7 @@ def write_provenance(directory: Path, processes: int = 1) -> None:
                 for facts in results.choices
                 if facts["model"] in results.study.pretrained.chosen
             },
-            "configuration": read_json(directory / "study.json"),
+            "configuration": without_home(read_json(directory / "study.json")),
             "sha256": {
                 str(path.relative_to(directory)): sha256(path)
                 for path in _files(directory, (*MADE, *given(results.study)))
@@ -122,17 +130,21 @@ def _problems(directory: Path, touched: dict[str, str], processes: int) -> list[
     if not all(_is_made(name) for name in touched):
         return problems  # what is made from touched results says nothing, if it can be
     with tempfile.TemporaryDirectory() as name:
-        fresh = Path(name)
-        write_summaries(directory, fresh)
+        return problems + remade(directory, Path(name), processes)
+
+
+def remade(directory: Path, fresh: Path, processes: int = 1) -> list[str]:
+    """Make summaries, estimates, figures and tables again, in `fresh`; what differs."""
+    write_summaries(directory, fresh)
+    wrong = differences(fresh, directory)
+    if not wrong:  # each step is made from the one before
+        write_analysis(directory, fresh)
         wrong = differences(fresh, directory)
-        if not wrong:  # each step is made from the one before
-            write_analysis(directory, fresh)
-            wrong = differences(fresh, directory)
-        if not wrong:
-            draw_all(directory, processes, fresh, ["pdf"])
-            write_tables(directory, fresh)
-            wrong = differences(fresh, directory)
-    return problems + wrong
+    if not wrong:
+        draw_all(directory, processes, fresh, ["pdf"])
+        write_tables(directory, fresh)
+        wrong = differences(fresh, directory)
+    return wrong
 
 
 def differences(fresh: Path, directory: Path) -> list[str]:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import COLUMNS, Comparison, Estimate
-from shallower.analysis.results import labelled
+from shallower.analysis.result_files import labelled
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
 from shallower.reporting import history

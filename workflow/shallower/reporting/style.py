@@ -24,6 +24,7 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 DASHES: list[Any] = ["-", (0, (5, 1.5)), (0, (2, 1)), (0, (1, 1))]
 COLUMN = 3.4  # inches: one of two columns
 PAGE = 7.0  # both columns
+NOT_IN_THIS_STUDY = "not in this study"
 
 
 def use_style() -> None:
@@ -116,7 +117,8 @@ def absent(experiment: str, width: float = COLUMN) -> Figure:
     figure = Figure(figsize=(width, 0.8))
     axes = figure.subplots()
     axes.set_axis_off()
-    text = f"{experiment}: not in this study"
+    text = f"{experiment}: {NOT_IN_THIS_STUDY}"
+    figure.set_label(text)  # the title of the SVG, by which a page leaves it out
     axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=7, color="0.35")
     return figure
 
@@ -125,5 +127,8 @@ def save(figure: Figure, directory: Path, name: str, kinds: Iterable[str]) -> No
     """Write `name`.pdf, `name`.svg, or both, without dates."""
     for kind in kinds:
         dated = {"pdf": "CreationDate", "svg": "Date"}[kind]
+        metadata: dict[str, Any] = {dated: None}
+        if kind == "svg" and figure.get_label():
+            metadata["Title"] = figure.get_label()
         with replacing(directory / f"{name}.{kind}") as temporary:
-            figure.savefig(temporary, format=kind, metadata={dated: None})
+            figure.savefig(temporary, format=kind, metadata=metadata)

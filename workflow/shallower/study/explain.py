@@ -32,9 +32,19 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             found = problem["input"]
-            shown = "" if isinstance(found, dict | BaseModel) else f" (found {found!r})"
+            shown = (
+                ""
+                if isinstance(found, dict | BaseModel)
+                else f" (found {_short(found)})"
+            )
             lines.append(f"{key}: {message}{shown}" if key else message)
     return "; ".join(lines)
+
+
+def _short(value: Any) -> str:
+    """A value as it was written, cut where it is long."""
+    written = repr(value)
+    return written if len(written) <= 100 else f"{written[:97]}..."
 
 
 def _place(location: tuple[int | str, ...]) -> list[int | str]:

@@ -2,7 +2,8 @@
 
 Under `results/<study>/`: `study.json`; `runs/<model>/seed<k>/spec.yaml` of every run
 and `evaluations/<model>/seed<k>.spec.json`; `settings/<stage>.json` for stages that
-need a part of the study; `code/<stage>.json`, the digests of the code that makes a
+need a part of the study, and `<stage>.files.json`, the user's own files that one reads;
+`code/<stage>.json`, the digests of the code that makes a
 stage's results. All are inputs of rules, so a change reruns what depends on it and
 nothing else.
 
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ValidationError
 from shallower.code import STAGES, run_code, stage_code
 from shallower.errors import UserError
 from shallower.files import changed, note, noted, sha256, write_text
+from shallower.study.local_files import described, local_files
 from shallower.study.runs import RunSpec, YamlDumper, YamlLoader
 from shallower.study.stages import (
     evaluation_spec,
@@ -33,6 +35,8 @@ from shallower.study.stages import (
     sizes_spec,
 )
 from shallower.study.study import Run, Study
+
+LONGEST = 60  # characters of a change that is told in full
 
 
 class Inputs:
@@ -54,6 +58,10 @@ class Inputs:
     def settings_file(self, stage: str) -> Path:
         """What one stage is told: a part of the study."""
         return self.directory / "settings" / f"{stage}.json"
+
+    def files_file(self, stage: str) -> Path:
+        """The user's own files that a stage reads, with their sizes and checksums."""
+        return self.directory / "settings" / f"{stage}.files.json"
 
     def spec_file(self, run: Run) -> Path:
         """spec.yaml, the complete specification of a run."""
@@ -117,16 +125,20 @@ class Inputs:
         for checkpoint in study.pretrained.chosen:
             path = self.evaluation_file((checkpoint, 0))
             yield _json_file(path, pretrained_spec(study, checkpoint))
+        for stage, paths in local_files(study).items():
+            yield _values_file(self.files_file(stage), described(paths))
         yield from self._code_files()
 
     def _code_files(self) -> Iterator[_File]:
+        for name, digests in self._all_code().items():
+            yield _values_file(self.directory / "code" / f"{name}.json", digests)
+
+    def _all_code(self) -> dict[str, dict[str, str]]:
+        """Digests by the name of their file."""
         for model in self.study.models:
             for stage in ("train", "evaluate"):
                 self._run_code(stage, model)
-        code = self._code | {stage: stage_code(stage) for stage in STAGES}
-        for name, digests in code.items():
-            text = json.dumps(digests, indent=2, ensure_ascii=False) + "\n"
-            yield _File(self.directory / "code" / f"{name}.json", text)
+        return self._code | {stage: stage_code(stage) for stage in STAGES}
 
     def _settings(self) -> dict[str, BaseModel | None]:
         study = self.study
@@ -138,6 +150,39 @@ class Inputs:
             "latency": latency_spec(study),
             "parameters": sizes_spec(study),
         }
+
+    # --- what would change ------------------------------------------------------------
+
+    def pending(self) -> dict[Path, list[str]]:
+        """What `write` would change in files that are there, in words; writes nothing.
+
+        By file: settings as `key old -> new`, code as `code: module.py changed`.
+        """
+        told: list[tuple[Path, BaseModel, Callable[[str], Any]]] = [
+            (self.settings_file(stage), part, json.loads)
+            for stage, part in self._settings().items()
+            if part is not None
+        ]
+        for run in self.study.runs:
+            spec = evaluation_spec(self.study, *run)
+            told.append((self.evaluation_file(run), spec, json.loads))
+            told.append((self.spec_file(run), self.study.spec(*run), _from_yaml))
+        for checkpoint in self.study.pretrained.chosen:
+            path = self.evaluation_file((checkpoint, 0))
+            told.append((path, pretrained_spec(self.study, checkpoint), json.loads))
+        found = {path: _pending(path, now, parse) for path, now, parse in told}
+        for name, digests in self._all_code().items():
+            path = self.directory / "code" / f"{name}.json"
+            found[path] = list(code_changes(_read_json(path) or {}, digests))
+        for stage, paths in local_files(self.study).items():
+            path = self.files_file(stage)
+            before = _read_json(path) or []
+            found[path] = [
+                f"{row['file']} changed"
+                for row in described(paths)
+                if before and row not in before
+            ]
+        return {path: words for path, words in found.items() if words}
 
     # --- why something runs again -----------------------------------------------------
 
@@ -244,6 +289,27 @@ class _File:
 
 def _json_file(path: Path, content: BaseModel) -> _File:
     return _File(path, content.model_dump_json(indent=1) + "\n", type(content))
+
+
+def _values_file(path: Path, content: Any) -> _File:
+    return _File(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _pending(path: Path, now: BaseModel, parse: Callable[[str], Any]) -> list[str]:
+    """Which values of a file would change; none if it is not there."""
+    try:
+        before = type(now).model_validate(parse(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return []
+    except (ValidationError, ValueError, UserError, yaml.YAMLError):
+        return ["it cannot be read"]
+    found = changes(before.model_dump(mode="json"), now.model_dump(mode="json"))
+    return [text if len(text) < LONGEST else _key(text) for text in found]
+
+
+def _key(change: str) -> str:
+    """Of a change whose values are long the key alone."""
+    return f"{change.partition(' ')[0]} changed"
 
 
 def _from_yaml(text: str) -> Any:

@@ -8,12 +8,13 @@ from shallower.study.study import Study
 
 def jobs_of(study: Study) -> dict[str, int]:
     """Jobs by rule, in the order of the pipeline, if nothing of the study is there."""
-    once = "latency summary estimates figures tables typeset provenance paper"
+    once = "latency summary estimates figures tables typeset provenance paper page"
     downloads = {
         "download": len(hub_sources(study.corpus)) + len(study.pretrained.downloads),
         "download_file": 1 if study.tokenizer.hub else 0,
     }
-    notebooks = ("notebook_training", "notebook_comparison")  # of trained models
+    # Of trained models.
+    notebooks = ("notebook_training", "notebook_comparison", "notebook_claim")
     held_out = 2  # splits beside the training text, which the estimates count
     return {
         **{rule: number for rule, number in downloads.items() if number},

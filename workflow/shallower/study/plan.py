@@ -11,14 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from snakemake.common.configfile import load_configfile
-from snakemake.utils import update_config
-from snakemake_interface_common.exceptions import WorkflowError
-
-from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import hub_sources
 from shallower.corpus.settings import Corpus, DocumentSource
-from shallower.errors import UserError
 from shallower.evaluation.metrics import ROWS_OF_ITEM
 from shallower.files import read_json
 from shallower.models.config import LlamaConfig, ModelConfig
@@ -246,7 +240,7 @@ def disk_use(
     """
     tokens, runs = corpus.train_tokens, len(study.runs)
     size = token_dtype(study.tokenizer.vocabulary).itemsize
-    items = sum(getattr(study.corpus, name).items for name in EVALUATION_SETS)
+    items = sum(each.items for each in study.corpus.sets.values())
     tested = corpus.test_documents
     rows = items * ROWS_OF_ITEM + 4 * (tested or 0)
     # By where they are: two checkpoints of one repository are downloaded once.
@@ -332,7 +326,8 @@ def _splits(corpus: Corpus, documents: int) -> tuple[int, int]:
     """How many documents train, and how many test; see corpus/build.py."""
     limit = corpus.held_out_documents or documents
     held = min(round(HELD_OUT * documents), limit)
-    splits = 1 + (corpus.test is None) + (corpus.qa.data.source == "text")
+    asked = corpus.qa is not None and corpus.qa.data.source == "text"
+    splits = 1 + (corpus.test is None) + asked
     test = held if corpus.test is None else min(corpus.test.limit or limit, limit)
     return documents - splits * held, test
 
@@ -348,25 +343,3 @@ def characters_per_token(vocabulary: int) -> float:
     measured on the default Wikipedia text, cut off at the 4.1 usual for 32,000.
     """
     return min(4.1, 1.86 + 0.52 * math.log2(vocabulary / 512))
-
-
-def merge(base: Path, overlays: list[Path]) -> dict[str, Any]:
-    """The configuration that `snakemake --configfile OVERLAYS` gives the rules.
-
-    Raises UserError that names the file which is missing or not YAML.
-    """
-    over: dict[str, Any] = {}
-    for path in overlays:
-        update_config(over, _read(path))
-    merged = _read(base)
-    update_config(merged, over)
-    return merged
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such configuration file")
-    try:
-        return load_configfile(path)
-    except WorkflowError as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None

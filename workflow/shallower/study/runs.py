@@ -18,7 +18,7 @@ from shallower.files import read_json
 from shallower.interventions.base import Intervention
 from shallower.models.config import FFNVariant, HeadVariant, LlamaConfig, T5Config
 from shallower.pretrained.settings import Checkpoint
-from shallower.strict import Strict
+from shallower.strict import Float, Strict
 from shallower.study.explain import explain
 from shallower.study.schema import Initialisation, Latency, Training
 
@@ -30,8 +30,8 @@ class Teacher(Strict):
     """The model whose logits a run learns from, and how (Lee, section 4.4)."""
 
     teacher: str  # its label; of the same seed
-    alpha: float  # weight of the hard label
-    temperature: float
+    alpha: Float = Field(ge=0, le=1)  # weight of the hard label
+    temperature: Float = Field(gt=0)
 
 
 class EliminationTraining(Strict):

@@ -13,11 +13,25 @@ from pydantic import (
 )
 
 from shallower.corpus import EVALUATION_SETS
-from shallower.corpus.settings import PackageFile
+from shallower.corpus.settings import PackageFile, Repository
 from shallower.interventions.skip import Skip
 from shallower.pretrained.settings import Written
-from shallower.strict import Strict
+from shallower.strict import Float, Int, Line, Strict
 from shallower.study.explain import suggestion
+
+# --- limits: beyond the largest that anybody trains -----------------------------------
+
+MAXIMAL_DEPTH = 1000  # blocks
+Depth = Annotated[Int, Field(ge=1, le=MAXIMAL_DEPTH)]
+Width = Annotated[Int, Field(ge=2, le=1_000_000)]
+Heads = Annotated[Int, Field(ge=1, le=10_000)]
+Hidden = Annotated[Int, Field(ge=1, le=10_000_000)]
+Context = Annotated[Int, Field(ge=2, le=10_000_000)]
+HeadSize = Annotated[Int, Field(ge=1, le=100_000)]
+Times = Annotated[Int, Field(ge=1, le=100_000)]  # that something is repeated
+Tokens = Annotated[Int, Field(ge=1, le=10_000_000)]  # of a prompt or an answer
+Vocabulary = Annotated[Int, Field(ge=260, le=10_000_000)]
+Beta = Annotated[Float, Field(ge=0, lt=1)]
 
 # --- tokens, model, training ----------------------------------------------------------
 
@@ -25,20 +39,20 @@ from shallower.study.explain import suggestion
 class HubFile(Strict):
     """One file of a repository on the Hugging Face hub."""
 
-    repository: str
-    file: str = "tokenizer.model"
-    revision: str | None = None
+    repository: Repository
+    file: Line = "tokenizer.model"
+    revision: Line | None = None
 
 
 class Tokenizer(Strict):
     """A SentencePiece model: trained on the training split, or given in one way."""
 
-    vocabulary: int = Field(2048, ge=260)  # byte fallback alone needs 259 pieces
-    model: str | None = None  # path of a tokenizer.model to use instead
+    vocabulary: Vocabulary = 2048  # byte fallback alone needs 259 pieces
+    model: Line | None = None  # path of a tokenizer.model to use instead
     package: PackageFile | None = None  # or one that an installed package holds
     hub: HubFile | None = None  # or one from the hub
     # Of the training split, read at most to train one; memory grows with it.
-    training_characters: int = Field(50_000_000, ge=1000)
+    training_characters: Int = Field(50_000_000, ge=1000)
 
     @model_validator(mode="after")
     def _given_once(self) -> Tokenizer:
@@ -51,19 +65,20 @@ class Tokenizer(Strict):
 class Shards(Strict):
     """How the training text is scattered over tokenization jobs."""
 
-    parts: int = Field(2, ge=1)
+    parts: Int = Field(2, ge=1, le=10_000)
 
 
 class Architecture(Strict):
     """Sizes shared by all models of a study; names as in the paper, section 3.4."""
 
-    width: int = Field(ge=2)  # d
-    heads: int = Field(ge=1)  # n
-    ffn_hidden: int = Field(ge=1)  # H
-    context: int = Field(ge=2)  # T
-    norm_eps: float = Field(1e-5, gt=0)
-    rope_theta: float = Field(1e4, gt=0)
-    head_size: int | None = Field(None, ge=2, multiple_of=2)  # where it is not d/n
+    width: Width  # d
+    heads: Heads  # n
+    ffn_hidden: Hidden  # H
+    context: Context  # T
+    norm_eps: Float = Field(1e-5, gt=0, le=1)
+    rope_theta: Float = Field(1e4, gt=1, le=1e12)
+    # Where it is not d/n.
+    head_size: Int | None = Field(None, ge=2, le=100_000, multiple_of=2)
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Architecture:
@@ -78,12 +93,12 @@ class Architecture(Strict):
 class Original(Architecture):
     """Table 1's sizes, for parameter counts and latency with untrained weights."""
 
-    width: int = 1024
-    heads: int = 8
-    ffn_hidden: int = 2752
-    context: int = 512
-    vocabulary: int = 32_000
-    depths: list[int] = Field(default=[5, 6, 7, 8], min_length=2)
+    width: Width = 1024
+    heads: Heads = 8
+    ffn_hidden: Hidden = 2752
+    context: Context = 512
+    vocabulary: Vocabulary = 32_000
+    depths: list[Depth] = Field(default=[5, 6, 7, 8], min_length=2)
 
     @field_validator("depths")
     @classmethod
@@ -96,25 +111,26 @@ class Original(Architecture):
 class Training(Strict):
     """Optimisation of one run; what the original leaves open is stated here."""
 
-    steps: int = Field(ge=2)
-    batch_size: int = Field(ge=1)  # windows a step, whatever the accumulation
-    accumulation: int = Field(1, ge=1)  # parts a step's batch is processed in
-    learning_rate: float = Field(gt=0)  # peak
-    warmup_fraction: float = Field(0.04, ge=0, lt=1)
-    final_fraction: float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
+    steps: Int = Field(ge=2, le=1_000_000_000)
+    # Windows a step, whatever the accumulation.
+    batch_size: Int = Field(ge=1, le=10_000_000)
+    accumulation: Int = Field(1, ge=1)  # parts a step's batch is processed in
+    learning_rate: Float = Field(gt=0, le=100)  # peak
+    warmup_fraction: Float = Field(0.04, ge=0, lt=1)
+    final_fraction: Float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
     # After the warm-up; `final_fraction` belongs to the cosine.
     schedule: Literal["cosine", "inverse_sqrt", "constant"] = "cosine"
-    weight_decay: float = Field(0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = Field(1.0, gt=0)  # global gradient norm
+    weight_decay: Float = Field(0.1, ge=0, le=100)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    clip: Float = Field(1.0, gt=0)  # global gradient norm
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast
-    log_every: int = Field(4, ge=1)  # the paper logs every 4th iteration
-    diagnose_every: int = Field(40, ge=1)  # steps between activation statistics
-    checkpoint_every: int = Field(50, ge=1)  # steps
+    log_every: Int = Field(4, ge=1)  # the paper logs every 4th iteration
+    diagnose_every: Int = Field(40, ge=1)  # steps between activation statistics
+    checkpoint_every: Int = Field(50, ge=1)  # steps
     # Memory and speed of a large model; none of them changes what is computed.
     compile: Literal["never", "gpu", "always"] = "never"  # torch.compile
     checkpoint_activations: bool = False  # recompute blocks in the backward pass
-    loss_chunk: int = Field(0, ge=0)  # tokens whose logits exist at a time; 0: all
+    loss_chunk: Int = Field(0, ge=0)  # tokens whose logits exist at a time; 0: all
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Training:
@@ -153,8 +169,8 @@ def changed(training: Training, *changes: Strict | None) -> Training:
 class Initialisation(Strict):
     """Standard deviations at the start; the original states none of them."""
 
-    std: float = Field(0.02, gt=0)  # of the matrices in the blocks
-    output_scale: float = Field(1.0, ge=0)  # multiplies that of W_O
+    std: Float = Field(0.02, gt=0, le=100)  # of the matrices in the blocks
+    output_scale: Float = Field(1.0, ge=0, le=1000)  # multiplies that of W_O
 
 
 class Distillation(Strict):
@@ -164,8 +180,8 @@ class Distillation(Strict):
     distributions at temperature T.
     """
 
-    alpha: float = Field(0.5, ge=0, le=1)
-    temperature: float = Field(2.0, gt=0)
+    alpha: Float = Field(0.5, ge=0, le=1)
+    temperature: Float = Field(2.0, gt=0, le=1000)
 
 
 class Tuning(Strict):
@@ -174,9 +190,9 @@ class Tuning(Strict):
     One calibration pass of the parent gives the profile (see `interventions`).
     """
 
-    speedup: float = Field(2.0, gt=1)  # predicted, of the prompt's prefill
-    calibration_windows: int = Field(16, ge=1)  # of the training text
-    window: int = Field(32, ge=1)  # last queries that rank tokens
+    speedup: Float = Field(2.0, gt=1, le=1000)  # predicted, of the prompt's prefill
+    calibration_windows: Times = 16  # of the training text
+    window: Tokens = 32  # last queries that rank tokens
     training: TrainingChanges = TrainingChanges()
 
 
@@ -189,11 +205,11 @@ class StudyTraining(Training):
 class T5Size(Strict):
     """Sizes of an encoder-decoder; the letters of the thesis' Table 3.1."""
 
-    depth: int = Field(ge=1)  # N_L, blocks on each side
-    width: int = Field(ge=2)  # d_model
-    heads: int = Field(ge=1)  # N_H
-    head_size: int = Field(ge=1)  # d_kv
-    ffn_hidden: int = Field(ge=1)  # d_ff
+    depth: Depth  # N_L, blocks on each side
+    width: Width  # d_model
+    heads: Heads  # N_H
+    head_size: HeadSize  # d_kv
+    ffn_hidden: Hidden  # d_ff
 
 
 class T5(Strict):
@@ -202,7 +218,7 @@ class T5(Strict):
     Training settings are changes of the study's own.
     """
 
-    context: int = Field(128, ge=16)  # of the encoder
+    context: Int = Field(128, ge=16, le=10_000_000)  # of the encoder
     sizes: dict[str, T5Size] = {}
     pretraining: TrainingChanges = TrainingChanges()
     finetuning: TrainingChanges = TrainingChanges()
@@ -214,13 +230,13 @@ class T5(Strict):
 class Evaluation(Strict):
     """Greedy generation and scoring on the evaluation sets."""
 
-    new_tokens: int = Field(24, ge=1)
-    batch_size: int = Field(50, ge=1)
-    samples_kept: int = Field(5, ge=0)  # generated texts kept per set and run
-    documents: int | None = Field(None, ge=1)  # first ones of a split; null: all
+    new_tokens: Tokens = 24
+    batch_size: Times = 50
+    samples_kept: Int = Field(5, ge=0, le=1000)  # generated texts kept per set and run
+    documents: Int | None = Field(None, ge=1)  # first ones of a split; null: all
     # Test windows of a full context: three quarters are a prompt, the rest is scored.
-    windows: int = Field(48, ge=1)
-    calibration_windows: int = Field(16, ge=1)  # of the validation split, for choices
+    windows: Times = 48
+    calibration_windows: Times = 16  # of the validation split, for choices
     intervention_sets: list[str] = []  # evaluation sets that interventions generate on
 
     @field_validator("intervention_sets")
@@ -238,16 +254,16 @@ class Evaluation(Strict):
 class Workload(Strict):
     """Fixed prompt and output lengths; warm-ups are discarded."""
 
-    prompt_tokens: int = Field(ge=1)
-    new_tokens: int = Field(ge=2)
-    repeats: int = Field(ge=1)
-    warmups: int = Field(3, ge=1)
+    prompt_tokens: Tokens
+    new_tokens: Int = Field(ge=2, le=10_000_000)
+    repeats: Times
+    warmups: Times = 3
 
 
 class Repeats(Strict):
     """What differs from the ordinary workload of a scale."""
 
-    repeats: int = Field(ge=1)
+    repeats: Times
 
 
 class Compiled(Strict):
@@ -260,8 +276,8 @@ class Compiled(Strict):
 class PromptLengths(Strict):
     """Prompt lengths in tokens, and how often each is timed."""
 
-    lengths: list[Annotated[int, Field(ge=1)]] = Field(min_length=1)
-    repeats: int = Field(ge=1)
+    lengths: list[Tokens] = Field(min_length=1)
+    repeats: Times
 
 
 class TimedInterventions(Strict):
@@ -270,7 +286,7 @@ class TimedInterventions(Strict):
     study: PromptLengths
     original: PromptLengths
     skips: list[str] = []  # of the deepest baseline of the original's size
-    speedups: list[Annotated[float, Field(ge=1)]] = []  # with a linear profile
+    speedups: list[Annotated[Float, Field(ge=1, le=1000)]] = []  # with a linear profile
 
     @field_validator("skips")
     @classmethod
@@ -284,8 +300,10 @@ class TimedInterventions(Strict):
 class TimedCheckpoints(Strict):
     """Speed of pretrained checkpoints and of some of the interventions on them."""
 
-    new_tokens: int = Field(9, ge=2)  # behind a prompt as long as those scored behind
-    repeats: int = Field(3, ge=1)
+    new_tokens: Int = Field(
+        9, ge=2, le=10_000_000
+    )  # behind a prompt as long as those scored behind
+    repeats: Times = 3
     interventions: list[Written] = []  # as `skip=attention.last.4`, or with both parts
     prompts: PromptLengths | None = None  # time to the first token alone
 
@@ -293,21 +311,23 @@ class TimedCheckpoints(Strict):
 class Bandwidth(Strict):
     """Reads by which the floor under decoding is measured."""
 
-    megabytes: list[Annotated[int, Field(ge=1)]] = Field(
+    megabytes: list[Annotated[Int, Field(ge=1, le=100_000)]] = Field(
         default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512], min_length=1
     )
-    repeats: int = Field(12, ge=2)  # half of them before the models, half after
+    repeats: Int = Field(
+        12, ge=2, le=100_000
+    )  # half of them before the models, half after
 
 
 class Latency(Strict):
     """The latency job: sessions are processes, the unit of replication."""
 
-    sessions: int = Field(3, ge=2)
+    sessions: Int = Field(3, ge=1, le=10_000)
     study: Workload
     original: Workload
-    uncached_repeats: int = Field(2, ge=0)
-    prompts: int = Field(20, ge=1)  # per evaluation set, per model and session
-    step_repeats: int = Field(5, ge=1)  # timed training steps per model and session
+    uncached_repeats: Int = Field(2, ge=0, le=100_000)
+    prompts: Times = 20  # per evaluation set, per model and session
+    step_repeats: Times = 5  # timed training steps per model and session
     compiled: Compiled | None = None  # off where null
     interventions: TimedInterventions | None = None  # off where null
     pretrained: TimedCheckpoints | None = None  # off where null

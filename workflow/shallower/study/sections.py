@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,7 @@ from shallower.study.schema import (
 class Sections(Strict):
     """What a configuration file may contain. `Study` adds what follows from it."""
 
-    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    study: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=100)
     corpus: Corpus
     tokenizer: Tokenizer
     shards: Shards
@@ -53,6 +53,20 @@ class Sections(Strict):
         """Of a full context, the tokens before those that are scored."""
         return 3 * self.model.context // 4
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_checkpoints(cls, value: Any) -> Any:
+        """`pretrained: null` takes out the checkpoints with all that is about them."""
+        if not isinstance(value, dict) or value.get("pretrained", 0) is not None:
+            return value
+        without: dict[str, Any] = {"pretrained": {}}
+        for section in ("experiments", "latency"):
+            given = value.get(section)
+            if isinstance(given, dict):
+                nothing: list[Any] | None = [] if section == "experiments" else None
+                without[section] = given | {"pretrained": nothing}
+        return value | without
+
     @field_validator("experiments")
     @classmethod
     def _depth_compares(cls, value: Experiments) -> Experiments:
@@ -62,10 +76,6 @@ class Sections(Strict):
         if len(value.depth) != 1:
             raise ValueError("depth: expected one grid; the figures compare its models")
         grid = value.depth[0]
-        for name in ("variants", "depths", "seeds"):
-            items = getattr(grid, name) or []
-            if len(set(items)) != len(items):
-                raise ValueError(f"depth.0.{name}: found an entry twice in {items}")
         if not {"baseline", "proposed"} <= set(grid.variants):
             raise ValueError("depth.0.variants: baseline and proposed are needed")
         if len(grid.depths) < 2:

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
 from shallower.files import read_json
 from shallower.models.registry import FFNS
+from shallower.strict import check_plain
 from shallower.study import expand
 from shallower.study.explain import explain, suggestion
 from shallower.study.names import BUDGET, ModelName
@@ -78,6 +78,33 @@ class Study(Sections):
                     f"latency.pretrained: {longest} tokens exceed the context of "
                     f"{name}, {context}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sets_are_there(self) -> Study:
+        for key, asked in (
+            ("evaluation.intervention_sets", self.evaluation.intervention_sets),
+            ("pretrained.sets", self.pretrained.sets),
+        ):
+            for name in asked:
+                if name not in self.corpus.sets:
+                    raise ValueError(f"{key}: corpus.{name} is null (found {name!r})")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Study:
+        """Every model of the grids has sizes and settings that can be built."""
+        for label, name in self.names.items():
+            try:
+                if label in self.models:
+                    self.spec(label, 0)
+                elif not name.pretrained:
+                    expand.llama_config(self, name)
+            except ValidationError as error:
+                reason = explain(error, RunSpec)
+                raise ValueError(f"experiments: {label}: {reason}") from None
+            except ValueError as error:
+                raise ValueError(f"experiments: {label}: {error}") from None
         return self
 
     @model_validator(mode="after")
@@ -378,16 +405,19 @@ class Study(Sections):
         if parts & (QUALITY | FRONT):
             sets.append("continuation")
         if parts & {"depth", "budget"}:
-            sets += EVALUATION_SETS
+            sets += self.corpus.sets
         return sets
 
 
 def load_study(config: dict[str, Any]) -> Study:
     """Check a merged configuration. Raises UserError that names the first bad key."""
     try:
+        check_plain(config)
         return Study.model_validate(config)
     except ValidationError as error:
         raise UserError(f"configuration: {explain(error, Study)}") from None
+    except ValueError as error:
+        raise UserError(f"configuration: {error}") from None
 
 
 def read_study(path: str | Path) -> Study:

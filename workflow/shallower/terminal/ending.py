@@ -12,17 +12,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shallower.reporting.contents import HEADLINES, VERDICTS
 from shallower.study.study import Study
+from shallower.terminal.numbers import STYLES, effect
 from shallower.terminal.screen import duration
 from shallower.terminal.state import Job, RunState
 
 PAPER = Path("report/paper.pdf")
-HEADLINES = ("C5", "C6", "C7", "C11")  # richer, fewer, faster, and whether depth helps
-VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
-STYLES = {"supported": "green", "not supported": "red", "inconclusive": "yellow"}
 SHOWN_FAILURES = 5
 CHECKS = ("verify", "paper")  # rules that find several things at once
-SIGNS = {"-": "\N{MINUS SIGN}"}
 
 
 def success(study: Study | None, state: RunState, console: Console) -> None:
@@ -35,8 +33,8 @@ def success(study: Study | None, state: RunState, console: Console) -> None:
         return
     results = Path("results", study.study)
     say(console, f"{PAPER}: the paper of study {study.study!r}", "bold")
+    say(console, f"{results / 'report.html'}: verdicts, figures and tables, to browse")
     say(console, f"{results}: claims.csv, summary.csv, figures/, notebooks/ ...")
-    say(console, "snakemake --report report.zip: all of it as one HTML report")
     claims = results / "claims.csv"
     if claims.exists():
         with claims.open(encoding="utf-8", newline="") as file:
@@ -58,18 +56,6 @@ def verdicts(claims: list[dict[str, str]], console: Console) -> None:
             )
     console.print(table)
     say(console, "")
-
-
-def effect(row: dict[str, str]) -> str:
-    """A claim's effect with its interval and unit, as `0.02 [−0.01, 0.05] nats`."""
-    if not row["effect"]:
-        return ""
-    numbers = [
-        f"{float(row[k]):.3g}" for k in ("effect", "ci_low", "ci_high") if row[k]
-    ]
-    numbers = [x.replace("-", SIGNS["-"]) for x in numbers]
-    interval = f" [{', '.join(numbers[1:])}]" if len(numbers) == 3 else ""
-    return f"{numbers[0]}{interval} {row['unit']}"
 
 
 def failure(failed: list[Job], errors: list[str], console: Console) -> None:

@@ -151,7 +151,7 @@ class LogHandler(LogHandlerBase):
         self.state.plan(counts)
         study = terminal.described()
         in_all = sum(jobs_of(study).values()) - 1 if study else None  # without `all`
-        for line in plan_lines(self.state, in_all):
+        for line in plan_lines(self.state, in_all, self.screen.console.width):
             self.screen.write(line)
         self.begun = True
         self.screen.start()

@@ -26,7 +26,8 @@ OTHERS = {
     **{"corpus": 6, "pairs": 6, "tokenizer": 3, "shard": 4, "shards": 1, "floors": 5},
     **{"parameters": 30, "evaluate": 8, "summary": 3, "estimates": 5, "figures": 10},
     **{"tables": 3, "typeset": 8, "provenance": 4, "paper": 16, "verify": 16},
-    **{"notebook_training": 7, "notebook_comparison": 7},
+    **{"notebook_training": 7, "notebook_comparison": 9, "notebook_claim": 9},
+    **{"page": 3},
 }
 UNKNOWN = 5.0
 

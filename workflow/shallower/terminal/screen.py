@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 
 from rich.console import Console, Group, RenderableType
@@ -37,7 +38,7 @@ def detail(job: Job) -> str:
     line = BAR.sub(" ", job.last_line())
     if not STEPS.search(line):
         return ""
-    line = re.sub(r"\s\s+", "  ", line)
+    line = re.sub(r"\s\s+", "  ", re.sub(r"\d+ s left$", "", line)).strip()
     # A run's log begins with its name, which the label has.
     name = job.wildcards.get("model")
     if name and line.startswith(name):
@@ -45,7 +46,7 @@ def detail(job: Job) -> str:
     return line
 
 
-def plan_lines(state: RunState, in_all: int | None) -> list[str]:
+def plan_lines(state: RunState, in_all: int | None, width: int = 88) -> list[str]:
     """What is to be done: jobs by stage and expected minutes, before the first job."""
     jobs = sum(state.todo.values())
     left = state.expected_seconds()
@@ -55,7 +56,11 @@ def plan_lines(state: RunState, in_all: int | None) -> list[str]:
         head += f", {already} are done already"
     about = f"; about {duration(left)} on this machine" if left is not None else ""
     parts = ", ".join(f"{name} {total}" for name, _, total in state.stages())
-    return [head + about, f"  {parts}"]
+    indent = "  "
+    wrapped = textwrap.wrap(
+        parts, width, initial_indent=indent, subsequent_indent=indent
+    )
+    return [head + about, *wrapped]
 
 
 class PlainScreen:

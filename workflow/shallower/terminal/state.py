@@ -21,7 +21,7 @@ STAGES = {  # by rule, in their order; what is not here is `other`
     "analysis": ("summary", "estimates"),
     "paper": (
         *("figures", "tables", "typeset", "provenance", "paper"),
-        *("notebook_training", "notebook_comparison"),
+        *("notebook_training", "notebook_comparison", "notebook_claim", "page"),
     ),
 }
 OTHER = "other"

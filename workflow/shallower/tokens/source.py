@@ -25,7 +25,7 @@ def obtain(settings: Settings, given: Path | None, text: Path, output: Path) -> 
     downloaded from the hub, `text` the training split's Parquet. Raises UserError if
     the tokenizer is missing, damaged or of another size.
     """
-    given = given or (Path(settings.model) if settings.model else None)
+    given = given or (Path(settings.model).expanduser() if settings.model else None)
     if settings.package:
         source, key = settings.package, "tokenizer.package"
         found = list(packages.locate(source, key).paths.values())

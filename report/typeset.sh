@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Typeset the paper: FOLDER has figures/, tables/ and numbers.tex; typeset/paper.pdf there.
+# No shell escape, and a fixed date, so that the same input gives the same bytes.
+set -euo pipefail
+folder=$(realpath "${1:?FOLDER}")
+cd "$(dirname "$0")/.."
+export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1
+export BIBINPUTS=report: TEXINPUTS=report:$folder:
+rm -rf "$folder/typeset" # what a killed one left may stop TeX
+latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error \
+    -outdir="$folder/typeset" report/paper.tex

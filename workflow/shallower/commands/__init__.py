@@ -1,0 +1,1 @@
+"""The command line: for people (`people`), and for rules (`stages`)."""
