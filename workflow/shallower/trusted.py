@@ -40,6 +40,7 @@ def check_stage(arguments: Sequence[str]) -> None:
             lists.setdefault(name[2:], []).append(Path(value))
     one = {name: values[-1] for name, values in lists.items()}
     for directory in {study for path in one.values() if (study := _study(path))}:
+        check([directory / STUDY])
         check_code(directory, command)
     check([one[name] for name in FILES if name in one])
     try:
@@ -152,14 +153,12 @@ def _manifest(_: Options, lists: Lists) -> Iterator[Path]:
 
 
 def _summary(one: Options, _: Lists) -> Iterator[Path]:
-    yield one["results"] / STUDY
     for name in _raw(one):
         if name.startswith(OF_SUMMARY):
             yield one["results"] / name
 
 
 def _estimates(one: Options, _: Lists) -> Iterator[Path]:
-    yield one["results"] / STUDY
     for name in (*_raw(one), *SUMMARIES):
         large = name.endswith((".safetensors", ".bin", ".npy"))
         text = name.startswith("corpus/") and not name.endswith(".json")

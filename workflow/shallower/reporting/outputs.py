@@ -55,7 +55,7 @@ def made_files(study: Study) -> Iterator[str]:
     yield "numbers.tex"
     for name in FIGURES:
         yield from (f"figures/{name}.pdf", f"figures/{name}.svg")
-    yield from ("paper.pdf", "provenance.json")
+    yield from ("paper.pdf", "provenance.json", "report.html")
     if study.models:
         for name in NOTEBOOKS:
             yield from (f"notebooks/{name}.ipynb", f"notebooks/{name}.html")
