@@ -69,7 +69,7 @@ def damaged(study: Study, directory: Path) -> dict[str, str]:
     """
     names = [*raw_files(study), *made_files(study)]
     names += [
-        f"summaries/{path.stem}.csv"
+        f"summaries/{path.stem}"
         for path in (directory / "summaries" / RECORDS).glob("*.csv.json")
     ]
     found = {str(directory / name): changed(directory / name, 0) for name in names}
