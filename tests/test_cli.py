@@ -71,7 +71,8 @@ def test_rules_call_commands_with_options_that_exist() -> None:
         assert used <= options(command), command
         assert options(command, required=True) <= used, command
     stages = {name for name, command in COMMANDS.items() if command.hidden}
-    assert set(found) - {"verify"} == stages
+    # `verify-archive` runs `rebuild` in the archive's own code.
+    assert set(found) - {"verify"} == stages - {"rebuild"}
 
 
 def test_help_shows_what_people_use(capsys: pytest.CaptureFixture[str]) -> None:

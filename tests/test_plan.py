@@ -245,7 +245,7 @@ def test_the_command(
         "at an assumed MFU of 0.4 of 312 TFLOP/s",
         "the longest run takes 2 jobs, 1 of them resumed",
         "6.14B in all, 4.6 to 6.0 per parameter; about 0.48 epochs",
-        "57: download 4, corpus 1, tokenizer 1, shard 18",
+        "59: download 4, corpus 1, tokenizer 1, shard 18",
     ):
         assert words in flat
     assert max(map(len, text.splitlines())) <= 100
