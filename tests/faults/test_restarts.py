@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_passed_over(
         damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         newest.write_bytes(damaged)
         record_of(newest).write_bytes(record)
-        check_stage(["train", *told])
+        check_stage(["train-run", *told])
         said = capsys.readouterr().err
         assert f"{newest}: changed since it was made; passed over" in said
         assert not newest.exists()

@@ -67,7 +67,8 @@ def check_code(directory: Path, command: str) -> None:
     if began is None:
         return
     digests: dict[str, str] = {}
-    stage = {"shard": "shards", "manifest": "shards"}.get(command, f"{command}*")
+    others = {"train-run": "train*", "shard": "shards", "manifest": "shards"}
+    stage = others.get(command, f"{command}*")
     for path in (directory / "code").glob(f"{stage}.json"):
         digests |= read_json(path)
     for module, due in digests.items():
@@ -100,7 +101,7 @@ def drop_damaged(checkpoints: Path) -> None:
         problem = changed(path)
         if problem:
             print(
-                f"shallower train: {path}: {problem}; passed over, the run continues "
+                f"shallower train-run: {path}: {problem}; passed over, the run continues "
                 "from the checkpoint before it",
                 file=sys.stderr,
             )
