@@ -89,7 +89,7 @@ def test_jobs_end_with_a_killed_snakemake(tmp_path: Path, tried: Tried) -> None:
 def test_a_second_snakemake_is_told_who_works(project: Project) -> None:
     owner = held(project.results)
     try:
-        said = project.snakemake()
+        said = project.snakemake("--forcerun", "floors")
         assert said.returncode != 0
         assert f"process {owner.pid} on" in said.stderr
         assert "makes this study now; wait for it, or stop it" in said.stderr
@@ -101,16 +101,18 @@ def test_a_second_snakemake_is_told_who_works(project: Project) -> None:
         before = spec.read_bytes()
         other = project.snakemake("-n", "--config", "training={steps: 13}")
         assert other.returncode != 0
-        assert f"process {owner.pid} on" in other.stderr
+        assert f"process {owner.pid} on" in other.stdout + other.stderr
         assert spec.read_bytes() == before
         # Code that is edited meanwhile would be run, and noted as that of before.
         name = "workflow/shallower/reporting/style.py"
         with project.edited(name, "#0072B2", "#0072B3"):
             os.utime(project.folder / name)
-            command = [sys.executable, "-m", "shallower", "tables"]
-            run = project.run(*command, "--results", "results/smoke")
+            check = f"{sys.executable} -m shallower {{}} --results results/smoke".format
+            run = project.run(*check("figures").split())
+            other = project.run(*check("summary").split(), "--no-such-option")
         assert run.returncode == 2
         assert "reporting/style.py: edited while the study is made" in run.stderr
+        assert "edited" not in other.stderr  # a summary has nothing of it
     finally:
         owner.send_signal(signal.SIGKILL)
         owner.wait()

@@ -15,7 +15,7 @@ from shallower.files import record_of
 from shallower.training.loop import train
 from shallower.training.progress import Clock
 from shallower.training.tasks import Sources
-from shallower.trusted import drop_damaged
+from shallower.trusted import check_stage
 from training_runs import checkpoints_of, run, same_weights, stop, write_spec
 
 
@@ -66,12 +66,14 @@ def test_a_damaged_checkpoint_is_passed_over(
     stop(spec, corpus / "train", stopped, after=12)
     newest = max(checkpoints_of(stopped).glob("*/step-*.pt"))
     content, record = newest.read_bytes(), record_of(newest).read_bytes()
+    told = ["--run", str(stopped), "--tokens", str(corpus / "train")]
+    told += ["--checkpoints", str(checkpoints_of(stopped))]
     for _ in range(flips):
         damaged = bytearray(content)
         damaged[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
         newest.write_bytes(damaged)
         record_of(newest).write_bytes(record)
-        drop_damaged(checkpoints_of(stopped))
+        check_stage(["train-run", *told])
         said = capsys.readouterr().err
         assert f"{newest}: changed since it was made; passed over" in said
         assert not newest.exists()

@@ -24,7 +24,7 @@ from shallower.study.study import load_study
 # for garbage every few thousand new ones takes an eighth of a dry run.
 gc.set_threshold(200_000, 50, 100)
 
-SHOWN = 10  # damaged files that are named
+NAMED = 10  # damaged files that are named
 
 # A copied checkout's environment runs the code of the original.
 if CHECKOUT != Path(workflow.basedir).resolve():
@@ -63,15 +63,15 @@ def make_again():
     miss nothing that is deleted as long as the paper is there.
     """
     settings = workflow.dag_settings
-    if settings is None or "verify" in settings.targets:
+    if "verify" in settings.targets:
         return
     found = outputs.damaged(study, INPUTS.directory)
     if settings.targets:
         found = {path: what for path, what in found.items() if what != "missing"}
-    for path, what in list(found.items())[:SHOWN]:
+    for path, what in list(found.items())[:NAMED]:
         print(f"made again: {path}: {what}", file=sys.stderr)
-    if len(found) > SHOWN:
-        print(f"made again: {len(found) - SHOWN} other files", file=sys.stderr)
+    if len(found) > NAMED:
+        print(f"made again: {len(found) - NAMED} other files", file=sys.stderr)
     settings.forcerun = {*settings.forcerun, *found}
 
 
@@ -92,7 +92,14 @@ if not WITHIN_JOB:
         raise WorkflowError(str(error)) from None
     for reason in INPUTS.reasons():
         print(f"rerun: {reason}", file=sys.stderr)
-    make_again()
+    # Snakemake says only after it has read this file what it was asked for.
+    prepare = workflow._prepare_dag
+
+    def prepare_with_damaged(*arguments, **options):
+        make_again()
+        return prepare(*arguments, **options)
+
+    workflow._prepare_dag = prepare_with_damaged
 
 # Every data set of the hub that the study reads, by the name of its folder.
 HUB = downloaded.hub_sources(study.corpus)

@@ -21,6 +21,9 @@ STUDY = "study.json"
 OF_SUMMARY = ("runs/", "evaluations/", "latency.", "step_time.")
 SUMMARIES = ("summary.csv", "by_seed.csv", "sessions.csv", "runs.json")
 
+Options = dict[str, Path]
+Lists = dict[str, list[Path]]
+
 
 def check_stage(arguments: Sequence[str]) -> None:
     """Raise UserError if a stage's input was changed since it was made.
@@ -28,38 +31,45 @@ def check_stage(arguments: Sequence[str]) -> None:
     `arguments` are those of the command line, the command first. What belongs to no
     study is not looked at.
     """
-    if not arguments:
+    if not arguments or arguments[0] not in READS:
         return
     command, *rest = arguments
-    options: dict[str, list[Path]] = {}
+    lists: Lists = {}
     for name, value in pairwise(rest):
         if name.startswith("--"):
-            options.setdefault(name[2:], []).append(Path(value))
-    if command not in READS:
+            lists.setdefault(name[2:], []).append(Path(value))
+    one = {name: values[-1] for name, values in lists.items()}
+    for directory in {study for path in one.values() if (study := _study(path))}:
+        check([directory / STUDY])
+        check_code(directory, command)
+    check([one[name] for name in FILES if name in one])
+    try:
+        files = list(READS[command](one, lists))
+    except KeyError:  # the command itself says which option is missing
         return
-    for values in options.values():
-        for directory in values[0].absolute().parents:
-            if (directory / STUDY).is_file():
-                check_code(directory)
-                break
-        else:
-            continue
-        break
-    single = {name: values[-1] for name, values in options.items()}
-    check(path for name in FILES if (path := single.get(name)) is not None)
-    check(READS[command](single, options))
+    check(files)
 
 
-def check_code(directory: Path) -> None:
+def _study(path: Path) -> Path | None:
+    """The folder of the study that a file belongs to."""
+    path = path.absolute()
+    folders = (path, *path.parents)
+    return next((each for each in folders if (each / STUDY).is_file()), None)
+
+
+def check_code(directory: Path, command: str) -> None:
     """Raise UserError for a module that was edited while a study is being made.
 
     A job that starts now would run it, and be noted as made with the code of before.
+    Only the code of the command's stage counts: figures may change while models train.
     """
     began = running.started(directory)
     if began is None:
         return
     digests: dict[str, str] = {}
-    for path in (directory / "code").glob("*.json"):
+    others = {"train-run": "train*", "shard": "shards", "manifest": "shards"}
+    stage = others.get(command, f"{command}*")
+    for path in (directory / "code").glob(f"{stage}.json"):
         digests |= read_json(path)
     for module, due in digests.items():
         path = code.module_path(module)
@@ -70,10 +80,6 @@ def check_code(directory: Path) -> None:
                 f"{path}: edited while the study is made; when all other jobs have "
                 "ended, the same command goes on with the new code"
             )
-
-
-Options = dict[str, Path]
-Lists = dict[str, list[Path]]
 
 
 def _train(one: Options, _: Lists) -> Iterator[Path]:
@@ -95,7 +101,7 @@ def drop_damaged(checkpoints: Path) -> None:
         problem = changed(path)
         if problem:
             print(
-                f"shallower train: {path}: {problem}; passed over, the run continues "
+                f"shallower train-run: {path}: {problem}; passed over, the run continues "
                 "from the checkpoint before it",
                 file=sys.stderr,
             )
@@ -148,14 +154,12 @@ def _manifest(_: Options, lists: Lists) -> Iterator[Path]:
 
 
 def _summary(one: Options, _: Lists) -> Iterator[Path]:
-    yield one["results"] / STUDY
     for name in _raw(one):
         if name.startswith(OF_SUMMARY):
             yield one["results"] / name
 
 
 def _estimates(one: Options, _: Lists) -> Iterator[Path]:
-    yield one["results"] / STUDY
     for name in (*_raw(one), *SUMMARIES):
         large = name.endswith((".safetensors", ".bin", ".npy"))
         text = name.startswith("corpus/") and not name.endswith(".json")

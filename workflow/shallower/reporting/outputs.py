@@ -55,7 +55,7 @@ def made_files(study: Study) -> Iterator[str]:
     yield "numbers.tex"
     for name in FIGURES:
         yield from (f"figures/{name}.pdf", f"figures/{name}.svg")
-    yield from ("paper.pdf", "provenance.json")
+    yield from ("paper.pdf", "provenance.json", "report.html")
     if study.models:
         for name in NOTEBOOKS:
             yield from (f"notebooks/{name}.ipynb", f"notebooks/{name}.html")
@@ -69,7 +69,7 @@ def damaged(study: Study, directory: Path) -> dict[str, str]:
     """
     names = [*raw_files(study), *made_files(study)]
     names += [
-        f"summaries/{path.stem}.csv"
+        f"summaries/{path.stem}"
         for path in (directory / "summaries" / RECORDS).glob("*.csv.json")
     ]
     found = {str(directory / name): changed(directory / name, 0) for name in names}
