@@ -20,6 +20,7 @@ help:  ## this list
 	@echo 'TORCH="..."             another build of torch, as arguments of pip'
 
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)
+	@python -m shallower.study.overlays $(CONFIG)
 	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes

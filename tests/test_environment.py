@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tomllib
 
+import yaml
+
 from project import ROOT
 
 sys.path.insert(0, str(ROOT / "envs"))
@@ -131,3 +133,23 @@ def test_setup_names_what_is_missing_without_root(tmp_path) -> None:  # type: ig
     for word in ("latexmk", "pdftotext", "C++ compiler", "texlive-science"):
         assert word in lines[0]
     assert sorted(p.name for p in copy.parent.iterdir()) == ["envs"]
+
+
+def test_hooks_are_pinned_and_have_the_locks_versions() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    pins, seen = lock(), set()
+    for hook in config["repos"][0]["hooks"]:
+        for pin in hook.get("additional_dependencies", []):
+            name, version = pin.split("==")
+            assert pins.get(normal(name), version) == version, pin
+            seen.add(name)
+    assert {"ruff", "snakefmt", "codespell", "nbstripout", "pre-commit-hooks"} == seen
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+
+
+def test_the_docs_lock_repeats_nothing() -> None:
+    """It is installed beside the lock, without dependencies."""
+    assert not set(lock("docs.lock")) & set(lock())
+    assert {"mkdocs", "mkdocs-material", "mkdocstrings-python"} <= set(
+        lock("docs.lock")
+    )

@@ -195,6 +195,9 @@ def test_new_writes_an_overlay_that_is_short_and_valid(
     assert study.study == "my-study"
     assert study.scored == []
     assert study.models_of("head") == ["baseline-2", "silu-2"]
+    # What gates need: a search with rates on both sides, and a model that is worse.
+    assert len(study.models_of("learning_rate")) == 6
+    assert study.models_of("combined") == ["baseline-1"]
     assert len(path.read_text().splitlines()) < 40
 
 

@@ -82,7 +82,7 @@ def copy_page(source: Path, pages: Path) -> None:
     text = MERMAID.sub(needs, source.read_text(encoding="utf-8"))
 
     def target(match: re.Match[str]) -> str:
-        link, _anchor = match.groups()
+        link = match[1]
         if "://" in link or link.startswith("mailto:"):
             return match[0]
         linked = (source.parent / link).resolve()

@@ -2,6 +2,7 @@ import gc
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,11 +11,13 @@ from shallower import running, terminal
 from shallower.code import CHECKOUT
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
+from shallower.files import check_programs_run
 from shallower.reporting import outputs
 from shallower.reporting.contents import ANALYSIS_TABLES, FIGURES, TABLES
 from shallower.study import configuration
 from shallower.study.inputs import Inputs
 from shallower.study.local_files import local_files
+from shallower.study.overlays import check_file
 from shallower.study.study import load_study
 
 # A large study's graph is millions of objects that stay: looking through all of them
@@ -31,9 +34,13 @@ if CHECKOUT != Path(workflow.basedir).resolve():
     )
 
 try:
+    for path in workflow.configfiles:
+        check_file(Path(path))
     # `make paper training.steps=50` is `--config overrides=training.steps=50`.
     configuration.apply(config)
     study = load_study(config)
+    if study.compiles and not workflow.remote_exec:
+        check_programs_run(Path(tempfile.gettempdir()))
     downloaded.check(study.corpus)
     for _, each in study.pretrained.downloads.values():
         downloaded.check_checkpoint(each.repository, each.file, each.revision)

@@ -172,7 +172,9 @@ rule notebook_training:
         model=SHOWN[0],
         seed=SHOWN[1],
     shell:
-        NOTEBOOK + " -p model {params.model} -p seed {params.seed}" + NOTEBOOK_END
+        "".join(
+            (NOTEBOOK, " -p model {params.model} -p seed {params.seed}", NOTEBOOK_END)
+        )
 
 
 COMPARED = (f"baseline-{study.depths[-1]}", f"proposed-{study.depths[0]}")
@@ -206,9 +208,13 @@ rule notebook_comparison:
         right=COMPARED[1],
         seed=study.seeds[0],
     shell:
-        NOTEBOOK
-        + " -p left {params.left} -p right {params.right} -p seed {params.seed}"
-        + NOTEBOOK_END
+        "".join(
+            (
+                NOTEBOOK,
+                " -p left {params.left} -p right {params.right} -p seed {params.seed}",
+                NOTEBOOK_END,
+            )
+        )
 
 
 # one claim, step by step from raw rows to its verdict

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -108,7 +109,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except ValueError as error:  # not UTF-8, or not JSON
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
@@ -127,6 +128,31 @@ def without_home(content: Any) -> Any:
     if isinstance(content, str) and home and f"{content}/".startswith(f"{home}/"):
         return f"~{content[len(home) :]}"
     return content
+
+
+def check_programs_run(folder: Path) -> None:
+    """Raise UserError if nothing in a folder for temporary files may be executed.
+
+    torch.compile builds programs there, and would find out after hours of training.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            program = Path(name) / "program"
+            program.write_text("#!/bin/sh\n")
+            program.chmod(0o700)
+            subprocess.run([program], check=True)
+    except PermissionError:
+        raise UserError(
+            f"TMPDIR: programs in {folder} are not run (noexec), expected a folder in "
+            "which they are, since torch.compile puts some there; set TMPDIR"
+        ) from None
+    except OSError as error:
+        raise UserError(f"TMPDIR: {folder} cannot be used ({error})") from None
+
+
+def expanded(path: str) -> Path:
+    """A path as people write it: `~/` is their home, and `~.txt` a file's name."""
+    return Path(path).expanduser() if path.startswith("~/") else Path(path)
 
 
 def sha256(path: str | Path) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from shallower.errors import UserError
+from shallower.files import expanded
 
 SUFFIXES = {
     ".txt": "text",
@@ -52,7 +53,7 @@ def matching(pattern: str) -> list[Path]:
     A name may hold brackets, which mean something else in a pattern. Of a folder those
     files, at any depth, whose names tell a format; what is hidden is left out.
     """
-    given = Path(pattern).expanduser()
+    given = expanded(pattern)
     if given.is_file():
         return [given]
     if given.is_dir():
@@ -80,7 +81,7 @@ def expand(patterns: list[str], key: str) -> list[Path]:
         files = matching(pattern)
         if not files:
             what = "no such file"
-            if Path(pattern).expanduser().is_dir():
+            if expanded(pattern).is_dir():
                 what = f"no file in this folder ends in {', '.join(SUFFIXES)}"
             raise UserError(f"{key}: {pattern}: {what}")
         found.update(dict.fromkeys(files))

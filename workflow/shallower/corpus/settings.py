@@ -8,6 +8,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     TypeAdapter,
+    ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     field_validator,
@@ -122,8 +123,24 @@ def _chosen(section: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
                 f"{other} is given, but source is {kind}; set `source: {other}` or "
                 f"delete the section {other}"
             )
+    if kind != "package":
+        _check_left_behind(section.get("package", []))
     others = {key: v for key, v in section.items() if key not in KINDS}
     return section.get(kind), others
+
+
+def _check_left_behind(section: Any) -> None:
+    """What is not used is still a section of packages: nothing goes unread."""
+    for number, each in enumerate(section if isinstance(section, list) else [section]):
+        place = f"package.{number}" if isinstance(section, list) else "package"
+        if not isinstance(each, dict):
+            raise ValueError(f"{place}: expected a section")
+        try:
+            PackageSource.model_validate({"source": "package"} | each)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, (place, *first["loc"])))
+            raise ValueError(f"{where}: {first['msg']}") from None
 
 
 DocumentSource = Annotated[

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from shallower.corpus import EVALUATION_SETS, downloaded, packages
 from shallower.corpus.settings import PackageFile, Repository, TaskSettings
 from shallower.errors import UserError
-from shallower.files import sha256
+from shallower.files import expanded, sha256
 from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
 from shallower.pretrained.sizes import (
@@ -22,6 +22,11 @@ from shallower.pretrained.sizes import (
 )
 from shallower.strict import Int, Line, Sha256, Strict, Words
 
+# Beyond the largest of the family: a header that says more is damaged, or hostile.
+LARGEST_SIZES = {
+    **{"depth": 1000, "width": 1_000_000, "heads": 10_000, "groups": 10_000},
+    **{"ffn_hidden": 10_000_000, "vocabulary": 10_000_000, "context": 100_000_000},
+}
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -111,7 +116,7 @@ class FilesCheckpoint(CheckpointBase):
 
     def path(self, key: str) -> Path:
         """The file or folder. Raises UserError if it is not there."""
-        path = Path(self.file).expanduser()
+        path = expanded(self.file)
         if not path.exists():
             raise UserError(f"{key}.file: {path} does not exist")
         return path
@@ -211,6 +216,12 @@ class Pretrained(Strict):
             found = checkpoint.sizes
             if found is None:
                 found = sizes(checkpoint.path(f"pretrained.models.{name}"))
+            for field, most in LARGEST_SIZES.items():
+                size = getattr(found, field)
+                if not 1 <= size <= most:
+                    raise ValueError(
+                        f"models.{name}: {field} is {size:.3g}, expected 1 to {most:,}"
+                    )
             # Strict models are frozen; this one is completed as it is read.
             object.__setattr__(checkpoint, "sizes", up_to(found, self.context))
             if longest > found.context:

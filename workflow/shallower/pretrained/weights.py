@@ -67,8 +67,7 @@ class Safetensors:
     def __init__(self, folder: Path) -> None:
         index = folder / INDEX
         if index.is_file():
-            places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            self.files = {name: folder / file for name, file in places.items()}
+            self.files = _shards(index)
         elif (folder / SINGLE).is_file():
             self.files = dict.fromkeys(_keys(folder / SINGLE), folder / SINGLE)
         else:
@@ -95,6 +94,21 @@ class Safetensors:
             return self._open[path].get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: {name} cannot be read ({error})") from None
+
+
+def _shards(index: Path) -> dict[str, Path]:
+    """The shard of each tensor. Raises UserError for one outside the folder."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = {str(name): str(file) for name, file in places.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{index}: expected a weight_map of shards") from None
+    for file in found.values():
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise UserError(
+                f"{index}: shard {file[:80]!r}, expected a safetensors file beside it"
+            )
+    return {name: index.parent / file for name, file in found.items()}
 
 
 def _keys(path: Path) -> list[str]:

@@ -31,7 +31,8 @@ LEFT_OUT = ".safetensors"  # weights: nothing in the paper is made from them aga
 BESIDE = (  # what is in an archive beside results that others are made from
     *("provenance.json", "runs.json", "paper.pdf", "report.html"),
     *("figures/*.svg", "notebooks/*"),
-    *("evaluations/pairs.parquet", "corpus/pairs/manifest.json"),
+    *("evaluations/*/*.interventions.json", "evaluations/pairs.parquet"),
+    "corpus/pairs/manifest.json",
 )
 OWN = ("workflow/", "config/", "report/", "notebooks/")  # where new files count as code
 

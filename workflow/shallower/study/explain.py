@@ -38,7 +38,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
                 else f" (found {_short(found)})"
             )
             lines.append(f"{key}: {message}{shown}" if key else message)
-    return "; ".join(lines)
+    return " ".join("; ".join(lines).split())
 
 
 def _short(value: Any) -> str:

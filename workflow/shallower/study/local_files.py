@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from shallower.corpus import readers
 from shallower.corpus.settings import FilesSource
 from shallower.errors import UserError
-from shallower.files import sha256
+from shallower.files import expanded, sha256
 from shallower.pretrained.settings import FilesCheckpoint
 from shallower.study.study import Study
 
@@ -34,7 +34,7 @@ def local_files(study: Study) -> dict[str, list[Path]]:
         stage = "pairs" if key.startswith("corpus.pairs.") else "corpus"
         found[stage] += readers.expand(source.paths, f"{key}.paths")
     if study.tokenizer.model:
-        path = Path(study.tokenizer.model).expanduser()
+        path = expanded(study.tokenizer.model)
         if not path.is_file():
             raise UserError(f"tokenizer.model: {path}: no such file")
         found["tokenizer"] = [path]

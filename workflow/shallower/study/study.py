@@ -366,6 +366,12 @@ class Study(Sections):
                 pairs["intervention"].append((label, str(source)))
         return pairs
 
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is used, which builds programs where it runs."""
+        training = self.training.compile == "always"
+        return training or self.latency.compiled is not None
+
     # --- what is trained and scored ---------------------------------------------------
 
     def settings_of(self, name: ModelName) -> expand.Settings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from shallower.corpus import packages
 from shallower.corpus.parquet import read_texts
 from shallower.errors import UserError
+from shallower.files import expanded
 from shallower.randomness import derive
 from shallower.study.schema import Tokenizer as Settings
 from shallower.tokens import tokenizer
@@ -25,7 +26,7 @@ def obtain(settings: Settings, given: Path | None, text: Path, output: Path) -> 
     downloaded from the hub, `text` the training split's Parquet. Raises UserError if
     the tokenizer is missing, damaged or of another size.
     """
-    given = given or (Path(settings.model).expanduser() if settings.model else None)
+    given = given or (expanded(settings.model) if settings.model else None)
     if settings.package:
         source, key = settings.package, "tokenizer.package"
         found = list(packages.locate(source, key).paths.values())
