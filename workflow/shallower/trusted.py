@@ -101,8 +101,8 @@ def drop_damaged(checkpoints: Path) -> None:
         problem = changed(path)
         if problem:
             print(
-                f"shallower train-run: {path}: {problem}; passed over, the run continues "
-                "from the checkpoint before it",
+                f"shallower train-run: {path}: {problem}; passed over, the run "
+                "continues from the checkpoint before it",
                 file=sys.stderr,
             )
             path.unlink(missing_ok=True)
