@@ -53,6 +53,17 @@ def test_a_writer_killed_at_random_leaves_whole_files(
     tried("kill -9 of a process that writes files", kills, "every file was complete")
 
 
+def test_a_file_is_replaced_and_not_written_over(study: Path) -> None:
+    path, left = study / "a.csv", study / ".a.csv.abcd1234"
+    files.write_text(path, "before\n")
+    left.write_text("of a killed writer")
+    with path.open() as reader:
+        files.write_text(path, "after\n")
+        assert reader.read() == "before\n"
+    assert path.read_text() == "after\n"
+    assert not left.exists()
+
+
 def test_files_of_no_study_are_not_noted(tmp_path: Path) -> None:
     files.write_text(tmp_path / "a.csv", "1\n")
     assert files.noted(tmp_path / "a.csv") is None

@@ -20,7 +20,7 @@ from shallower.terminal.state import Job, RunState
 
 PAPER = Path("report/paper.pdf")
 SHOWN_FAILURES = 5
-CHECKS = ("verify", "paper")  # rules that find several things at once
+CHECKS = ("verify", "provenance")  # rules that find several things at once
 
 
 def success(study: Study | None, state: RunState, console: Console) -> None:
