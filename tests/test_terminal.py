@@ -16,7 +16,7 @@ from rich.console import Console
 
 from project import ROOT
 from shallower.study.jobs import jobs_of
-from shallower.study.plan import merge
+from shallower.study.configuration import merge
 from shallower.study.study import Study, load_study
 from shallower.terminal import ending, minutes
 from shallower.terminal.minutes import Minutes
