@@ -15,8 +15,8 @@ import pytest
 from rich.console import Console
 
 from project import ROOT
-from shallower.study.jobs import jobs_of
 from shallower.study.configuration import merge
+from shallower.study.jobs import jobs_of
 from shallower.study.study import Study, load_study
 from shallower.terminal import ending, minutes
 from shallower.terminal.minutes import Minutes
