@@ -310,7 +310,7 @@ def test_empty_and_damaged_data_are_errors(place: Place) -> None:
         ("some/empty", "README.md", b"", "some/empty"),
         ("some/damaged", "test.jsonl", b'{"text": "a"}\n{"text": \n', "test.jsonl:2: "),
         ("some/cut", "test.jsonl.zst", FILES[TEST_FILE][:-90], "test.jsonl.zst: "),
-        ("some/text", "test.txt", b"text", "unknown file type; expected .jsonl"),
+        ("some/text", "test.bin", b"text", "No (supported) data files found in"),
     ):
         place.hub.repository(name, {file: content})
         assert told in place.refused(repository=name, split="test")

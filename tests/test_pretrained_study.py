@@ -143,17 +143,21 @@ def test_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     assert read_study(again) == study
 
 
-def test_the_cookbooks_overlay(tmp_path: Path) -> None:
-    text = (ROOT / "docs" / "cookbook.md").read_text(encoding="utf-8")
-    block = next(b for b in text.split("```")[1::2] if "my-llama" in b)
+def test_the_pages_overlays(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "your-own-checkpoint.md").read_text(encoding="utf-8")
+    local, hub = (
+        yaml.safe_load(
+            next(b for b in text.split("```yaml")[1:] if name in b).split("```")[0]
+        )
+        for name in ("study: my-llama", "study: my-tiny")
+    )
     make("grouped", tmp_path / "checkpoint")
-    content = yaml.safe_load(block.removeprefix("yaml"))
-    content["pretrained"]["models"]["my-llama"]["file"] = str(tmp_path / "checkpoint")
+    local["pretrained"]["models"]["my-llama"]["file"] = str(tmp_path / "checkpoint")
     short = {"pretrained": {"prompt_tokens": 24, "scored_tokens": 8}}
     off = {"latency": {"pretrained": None}}
-    study = overlaid(tmp_path, content, short, off)
-    assert study.study == "mine"
-    assert [c.parameters for c in planned(study).checkpoints][1] == 1_100_048_384
+    assert overlaid(tmp_path, local, short, off).study == "my-llama"
+    study = overlaid(tmp_path, hub, off)
+    assert [c.parameters for c in planned(study).checkpoints] == [1_100_048_384]
 
 
 def test_two_checkpoints_with_one_download(tmp_path: Path) -> None:

@@ -270,5 +270,5 @@ def test_verdicts_are_counted_and_headlines_shown(tmp_path: Path) -> None:
         ending.verdicts(rows, Console(file=file, width=100))
     text = (tmp_path / "out").read_text()
     assert "2 claims: 1 supported, 1 inconclusive" in text
-    assert "1.5 [\N{MINUS SIGN}1.25, 1.75]" in text
+    assert "1.500 [\N{MINUS SIGN}1.250, 1.750]" in text
     assert "S3-9" not in text

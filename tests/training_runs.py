@@ -65,7 +65,7 @@ def stop(
 def command(spec: RunSpec, tokens: Path, folder: Path, *more: str | Path) -> list[str]:
     """The command of the rule `train`, without its interpreter."""
     write_spec(spec, folder)
-    words = ["-m", "shallower", "train", "--run", folder, "--tokens", tokens]
+    words = ["-m", "shallower", "train-run", "--run", folder, "--tokens", tokens]
     words += ["--checkpoints", checkpoints_of(folder), "--device", "cpu", *more]
     return [str(word) for word in words]
 

@@ -37,7 +37,7 @@ HOSTILE = [
 
 
 def test_characters_are_kept_or_counted() -> None:
-    assert escape("a,,b") == "a{,}{,}b"  # not a low quote
+    assert escape("a,,,b") == "a,{},{},b"  # not a low quote
     assert "`" not in escape("?` !` ?‘x “q”")  # nor an inverted mark
     assert escape("你好 x") == r"\textit{[2 characters]} x"
     assert escape("🙂") == r"\textit{[1 character]}"

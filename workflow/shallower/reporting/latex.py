@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -32,7 +33,6 @@ SPECIAL = {
     "’": r"\textquoteright{}",
     "“": r"\textquotedblleft{}",
     "”": r"\textquotedblright{}",
-    ",": "{,}",  # two would join to a low quote
     "…": r"\ldots{}",
     "µ": r"\textmu{}",
     "×": r"\texttimes{}",
@@ -53,7 +53,8 @@ def escape(text: str) -> str:
     pdfTeX has few glyphs: letters outside Latin-1 lose their accents, and what is left
     (other scripts, emoji, control characters) is counted in brackets.
     """
-    return "".join(latex for _, latex in _pieces(text))
+    joined = "".join(latex for _, latex in _pieces(text))
+    return re.sub(",(?=,)", ",{}", joined)  # two commas would join to a low quote
 
 
 def breakable(text: str) -> str:

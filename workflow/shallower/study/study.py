@@ -92,22 +92,6 @@ class Study(Sections):
         return self
 
     @model_validator(mode="after")
-    def _sizes_fit(self) -> Study:
-        """Every model of the grids has sizes and settings that can be built."""
-        for label, name in self.names.items():
-            try:
-                if label in self.models:
-                    self.spec(label, 0)
-                elif not name.pretrained:
-                    expand.llama_config(self, name)
-            except ValidationError as error:
-                reason = explain(error, RunSpec)
-                raise ValueError(f"experiments: {label}: {reason}") from None
-            except ValueError as error:
-                raise ValueError(f"experiments: {label}: {error}") from None
-        return self
-
-    @model_validator(mode="after")
     def _contrasts_are_trained(self) -> Study:
         for contrast in self.contrasts:
             for side in (contrast.left, contrast.right):
@@ -132,6 +116,22 @@ class Study(Sections):
                     f"experiments: {model} needs its teacher {needed} with seed "
                     f"{seed}, which no experiment trains"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Study:
+        """Every model of the grids has sizes and settings that can be built."""
+        for label, name in self.names.items():
+            try:
+                if label in self.models:
+                    self.spec(label, 0)
+                elif not name.pretrained:
+                    expand.llama_config(self, name)
+            except ValidationError as error:
+                reason = explain(error, RunSpec)
+                raise ValueError(f"experiments: {label}: {reason}") from None
+            except ValueError as error:
+                raise ValueError(f"experiments: {label}: {error}") from None
         return self
 
     # --- models and runs --------------------------------------------------------------
