@@ -78,7 +78,7 @@ def jobs(results: Path) -> list[Job]:
         record = json.loads(path.read_text())
         # report/paper.pdf is of the study that was made last.
         mine = output.decode().startswith(f"results/{results.name}/")
-        mine |= f"--results results/{results.name} " in (record["shellcmd"] or "")
+        mine |= f" results/{results.name}/" in (record["shellcmd"] or "")
         if mine and record["starttime"]:
             # One record for each output; a job is known by its log.
             rule, start, end = (record[k] for k in ("rule", "starttime", "endtime"))

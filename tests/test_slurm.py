@@ -143,7 +143,7 @@ class Long:
         (self.folder / output).mkdir()
         text = yaml.safe_dump(spec.model_dump(mode="json"))
         (self.folder / output / "spec.yaml").write_text(text)
-        command = ["python", "-m", "shallower", "train", "--run", output]
+        command = ["python", "-m", "shallower", "train-run", "--run", output]
         command += ["--tokens", "results/smoke/tokens/text/train"]
         command += ["--checkpoints", f"{output}-checkpoints"]
         return self._popen(command, self.folder / f"{output}.log")

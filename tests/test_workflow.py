@@ -173,8 +173,8 @@ ADDITIONS = [  # a device, a variant, a field with a default
     ),
     (
         "study/schema.py",
-        "    loss_chunk: int",
-        "    more: int = 3\n    loss_chunk: int",
+        "    loss_chunk: Int",
+        "    more: int = 3\n    loss_chunk: Int",
     ),
 ]
 

@@ -99,7 +99,7 @@ def test_a_second_snakemake_is_told_who_works(project: Project) -> None:
         assert project.snakemake("-n").returncode == 0
         spec = project.results / "runs" / "proposed-2" / "seed0" / "spec.yaml"
         before = spec.read_bytes()
-        other = project.snakemake("-n", "--config", "training={steps: 13}")
+        other = project.snakemake("-n", "--config", "overrides=training.steps=13")
         assert other.returncode != 0
         assert f"process {owner.pid} on" in other.stdout + other.stderr
         assert spec.read_bytes() == before

@@ -260,8 +260,9 @@ rule page:
         estimates=rules.estimates.output,
         parameters=rules.parameters.output.table,
         provenance=rules.provenance.output.provenance,
-        paper=ancient(rules.typeset.output.pdf),
-        notebooks=ancient(rules.notebooks.input),
+        # as text: a mark on a rule's own output would hold for every rule that reads it
+        paper=ancient(str(rules.typeset.output.pdf)),
+        notebooks=ancient([str(file) for file in rules.notebooks.input]),
     output:
         page="<results>/report.html",
     log:

@@ -30,7 +30,7 @@ MANIFEST = "manifest.json"
 LEFT_OUT = ".safetensors"  # weights: nothing in the paper is made from them again
 BESIDE = (  # what is in an archive beside results that others are made from
     *("provenance.json", "runs.json", "paper.pdf", "report.html"),
-    *("figures/*.svg", "notebooks/*"),
+    *("figures/*.svg", "notebooks/*.html", "notebooks/*.ipynb"),
     *("evaluations/*/*.interventions.json", "evaluations/pairs.parquet"),
     "corpus/pairs/manifest.json",
 )
