@@ -8,4 +8,8 @@ export SOURCE_DATE_EPOCH=0 FORCE_SOURCE_DATE=1
 export BIBINPUTS=report: TEXINPUTS=report:$folder:
 rm -rf "$folder/typeset" # what a killed one left may stop TeX
 latexmk -g -pdf -no-shell-escape -interaction=nonstopmode -halt-on-error -file-line-error \
-    -outdir="$folder/typeset" report/paper.tex
+    -outdir="$folder/typeset" report/paper.tex || {
+    # The first error with its place is the last line.
+    grep -m1 -A2 -E '^[^ ]+:[0-9]+:' "$folder/typeset/paper.log" | paste -sd' '
+    exit 1
+}

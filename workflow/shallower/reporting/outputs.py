@@ -20,7 +20,7 @@ OF_A_RUN = ("losses.csv", "diagnostics.csv", "training.json", "model.safetensors
 SCORED = (".parquet", ".samples.jsonl", ".interventions.json")
 MEASURED = ("latency.parquet", "step_time.parquet", "bandwidth.parquet")
 COUNTED = ("parameters.csv", "predictions.csv", "floors.csv")
-NOTEBOOKS = ("training", "comparison")
+NOTEBOOKS = ("training", "comparison", "claim")
 
 
 def raw_files(study: Study) -> Iterator[str]:
