@@ -158,6 +158,18 @@ def test_time_left_by_hand() -> None:
     assert state.share_done() == pytest.approx(20 / 54)
 
 
+def test_a_job_that_is_tried_again_has_not_failed() -> None:
+    state = RunState(Given(), cores=1)
+    state.plan({"train": 1})
+    state.describe(1, "train", {"model": "a"}, [])
+    state.fail(1, "SLURM status is: 'TIMEOUT'")
+    assert [job.message for job in state.failed] == ["SLURM status is: 'TIMEOUT'"]
+    state.describe(1, "train", {"model": "a"}, [])
+    assert state.failed == []
+    state.finish(1)
+    assert state.done["train"] == 1
+
+
 def test_the_longest_job_bounds_the_time_left() -> None:
     state = RunState(Given(), cores=64)
     state.plan({"train": 3})

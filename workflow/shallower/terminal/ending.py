@@ -67,6 +67,8 @@ def failure(failed: list[Job], errors: list[str], console: Console) -> None:
     for job in failed[-SHOWN_FAILURES:]:
         if job.rule in CHECKS:
             say(console, "\n".join(job.lines()[:-1]))
+        if "SLURM" in job.message:
+            say(console, job.message, "red")
         reason = job.last_line() or "no message in its log"
         logs = f" ({', '.join(job.logs)})" if job.logs else ""
         say(console, f"{job.label} failed: {reason}{logs}", "red")

@@ -24,6 +24,7 @@ from shallower.terminal.state import RunState
 
 TICK = 1.0  # seconds between two looks at the logs
 NOTHING = "Nothing to be done"
+NEEDED = "SLURM run ID"  # by it a run's jobs are found and cancelled (docs/cluster.md)
 ON_REQUEST = ("Terminating processes on user request", "Cancelling snakemake")
 # What Snakemake says of its own when a job failed: the reason is in the job's log.
 OF_FAILED_JOBS = re.compile(
@@ -167,7 +168,7 @@ class LogHandler(LogHandlerBase):
             self.screen.write("\n".join(job.lines()))
 
     def _failed(self, record: Any) -> None:
-        self.state.fail(record.jobid)
+        self.state.fail(record.jobid, str(record.rule_msg or ""))
 
     def _group_failed(self, record: Any) -> None:
         for each in record.job_error_info:
@@ -188,6 +189,8 @@ class LogHandler(LogHandlerBase):
         text = str(record.getMessage())
         if any(words in text for words in ON_REQUEST):
             self.by_request = True
+        elif NEEDED in text:
+            self.screen.write(text.strip())
         elif NOTHING in text:
             study = terminal.described()
             results = f", results/{study.study}" if study else ""

@@ -46,6 +46,7 @@ class Job:
     logs: Sequence[str]
     expected: float  # seconds
     started: float | None = None  # seconds on the monotonic clock
+    message: str = ""  # of the executor, as a scheduler's status
 
     @property
     def label(self) -> str:
@@ -98,7 +99,7 @@ class RunState:
     done: Counter[str] = field(default_factory=Counter)
     running: dict[int, Job] = field(default_factory=dict)
     known: dict[int, Job] = field(default_factory=dict)
-    failed: list[Job] = field(default_factory=list)
+    failures: dict[int, Job] = field(default_factory=dict)
     took: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class RunState:
     def start(self, numbers: Sequence[int]) -> None:
         """Jobs run from now on."""
         for number in numbers:
+            self.failures.pop(number, None)  # it is tried again
             job = self.known.get(number)
             if job and job.rule not in TARGETS and number not in self.running:
                 job.started = self.clock()
@@ -135,12 +137,18 @@ class RunState:
             self.took.setdefault(job.rule, []).append((real, job.expected))
         return job
 
-    def fail(self, number: int) -> Job | None:
-        """A job has failed."""
+    def fail(self, number: int, message: str = "") -> Job | None:
+        """A job has failed; it may be tried again."""
         job = self.running.pop(number, None) or self.known.get(number)
         if job is not None:
-            self.failed.append(job)
+            job.message = message
+            self.failures[number] = job
         return job
+
+    @property
+    def failed(self) -> list[Job]:
+        """Jobs that failed and were not tried again."""
+        return list(self.failures.values())
 
     # --- what is left -----------------------------------------------------------------
 
