@@ -20,6 +20,7 @@ from conftest import run_spec
 from models_for_tests import build
 from project import Project
 from runs_for_tests import write_run
+from shallower import running
 from shallower.analysis.results import Results
 from shallower.cli import main
 from shallower.commands import claims, status
@@ -339,9 +340,7 @@ def test_changed_code_is_told(made: Made, monkeypatch: pytest.MonkeyPatch) -> No
     assert "estimates: code: analysis/write.py changed" in made.said()
 
 
-def test_what_is_missing_or_running(
-    made: Made, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_missing_or_running(made: Made) -> None:
     run = made.results / "runs/proposed-2/seed1"
     (run / "model.safetensors").unlink()
     assert made.states()["train"] == {"done": 7, "missing": 1}
@@ -349,7 +348,8 @@ def test_what_is_missing_or_running(
     marker.parent.mkdir(parents=True)
     marker.write_text("{}")
     assert made.states()["train"] == {"done": 7, "missing": 1}  # it was killed
-    monkeypatch.setattr(status, "is_running", lambda: True)
+    lock = running.StudyLock(made.results)  # as a Snakemake holds it
+    assert lock.take()
     LiveLosses(run, 1600, 10).show(800, 4.25, 100.0)
     assert made.states()["train"] == {"done": 7, "running": 1}
     said = made.said()
@@ -362,18 +362,6 @@ def test_time_left_is_by_the_jobs_that_are_done(made: Made) -> None:
     shared = [p for p in todo if p.rule in ("train", "evaluate")]
     due = 10 * (len(todo) - len(shared)) + 10 * len(shared) / 2
     assert status.seconds_left(small(), found, cores=2) == pytest.approx(due)
-
-
-def test_a_lock_without_a_process_is_no_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert not records.is_running()
-    (tmp_path / ".snakemake" / "locks").mkdir(parents=True)
-    (tmp_path / ".snakemake" / "locks" / "0.input.lock").write_text("x")
-    assert not records.is_running()
-    monkeypatch.setattr(records, "_is_snakemake", lambda process, here: True)
-    assert records.is_running()
 
 
 def test_an_unreadable_record_is_none(tmp_path: Path) -> None:

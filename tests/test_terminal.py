@@ -155,7 +155,7 @@ def test_time_left_by_hand() -> None:
     assert state.speeds() == {"train": 2.0}
     assert state.expected_seconds() == pytest.approx(2 * 30 / 2 + 4)
     assert state.stages() == [("training", 1, 4), ("latency", 0, 1)]
-    assert state.share_done() == pytest.approx(20 / 54)
+    assert state.share_done(34.0) == pytest.approx(20 / 54)
 
 
 def test_a_job_that_is_tried_again_has_not_failed() -> None:

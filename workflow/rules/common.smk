@@ -86,9 +86,7 @@ if not WITHIN_JOB:
         elif INPUTS.differ():
             # A dry run with other settings would change those of the running jobs.
             raise WorkflowError(LOCKED.refusal())
-    except OSError as error:  # read-only, or full
-        raise WorkflowError(str(error)) from None
-    except UserError as error:
+    except (OSError, UserError) as error:  # read-only, or full
         raise WorkflowError(str(error)) from None
     for reason in INPUTS.reasons():
         print(f"rerun: {reason}", file=sys.stderr)

@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shallower import running
 from shallower.commands.terminal import say
 from shallower.study.inputs import Inputs
-from shallower.study.records import Record, is_running, started
+from shallower.study.records import Record, started
 from shallower.study.study import Study
 from shallower.terminal.minutes import Minutes, read_speeds
 from shallower.terminal.screen import duration
+from shallower.terminal.state import SHARED, stage_of
 from shallower.training.live import last_line
 
 SPLITS = ("train", "validation", "test")
@@ -30,7 +32,6 @@ TABLES = {  # further outputs
     "summary": ("by_seed.csv", "sessions.csv", "runs.json"),
     "estimates": ("estimates.csv", "pareto.csv", "facts.csv", "gates.csv"),
 }
-SHARED = {"train", "evaluate"}  # rules whose jobs run beside each other
 REASONS, MODELS = 8, 3  # shown
 
 
@@ -38,13 +39,17 @@ REASONS, MODELS = 8, 3  # shown
 class Product:
     """The main output of one job."""
 
-    stage: str
     rule: str
     path: Path
     run: tuple[str, int] | None = None
     state: str = "missing"  # or done, running, stale
     reasons: list[str] = field(default_factory=list)
     seconds: float | None = None  # that it took
+
+    @property
+    def stage(self) -> str:
+        """The stage of its rule."""
+        return stage_of(self.rule)
 
     @property
     def label(self) -> str:
@@ -62,35 +67,33 @@ class Product:
 def products(study: Study) -> Iterator[Product]:
     """The main outputs of a study's jobs, in the order of the pipeline."""
     results = Inputs(study).directory
-    yield Product("data", "corpus", results / "corpus/manifest.json")
+    yield Product("corpus", results / "corpus/manifest.json")
     if study.experiments.t5:
-        yield Product("data", "pairs", results / "corpus/pairs/manifest.json")
-    yield Product("tokens", "tokenizer", results / "tokens/tokenizer.model")
+        yield Product("pairs", results / "corpus/pairs/manifest.json")
+    yield Product("tokenizer", results / "tokens/tokenizer.model")
     for split in SPLITS:
-        yield Product(
-            "tokens", "shards", results / f"tokens/text/{split}/manifest.json"
-        )
+        yield Product("shards", results / f"tokens/text/{split}/manifest.json")
     for model, seed in study.runs:
         path, run = Path(model, f"seed{seed}"), (model, seed)
         weights = results / "runs" / path / "model.safetensors"
-        yield Product("training", "train", weights, run)
+        yield Product("train", weights, run)
     for model, seed in study.runs:
         path, run = Path(model, f"seed{seed}.parquet"), (model, seed)
-        yield Product("evaluation", "evaluate", results / "evaluations" / path, run)
+        yield Product("evaluate", results / "evaluations" / path, run)
     for checkpoint, seed in study.scored:
         path = results / "evaluations" / checkpoint / f"seed{seed}.parquet"
-        yield Product("checkpoints", "pretrained", path, (checkpoint, seed))
-    for stage, rule, name in (
-        ("evaluation", "floors", "floors.csv"),
-        ("evaluation", "parameters", "parameters.csv"),
-        ("latency", "latency", "latency.parquet"),
-        ("analysis", "summary", "summary.csv"),
-        ("analysis", "estimates", "claims.csv"),
-        ("paper", "tables", "numbers.tex"),
-        ("paper", "typeset", "paper.pdf"),
-        ("paper", "provenance", "provenance.json"),
+        yield Product("pretrained", path, (checkpoint, seed))
+    for rule, name in (
+        ("floors", "floors.csv"),
+        ("parameters", "parameters.csv"),
+        ("latency", "latency.parquet"),
+        ("summary", "summary.csv"),
+        ("estimates", "claims.csv"),
+        ("tables", "numbers.tex"),
+        ("typeset", "paper.pdf"),
+        ("provenance", "provenance.json"),
     ):
-        yield Product(stage, rule, results / name)
+        yield Product(rule, results / name)
 
 
 def examined(study: Study) -> list[Product]:
@@ -98,14 +101,16 @@ def examined(study: Study) -> list[Product]:
 
     What is made of something stale is stale too, and has no reason of its own.
     """
-    pending = {str(path): words for path, words in Inputs(study).pending().items()}
-    found, running = list(products(study)), is_running()
+    inputs = Inputs(study)
+    pending = {str(path): words for path, words in inputs.pending().items()}
+    found = list(products(study))
+    is_made = running.started(inputs.directory) is not None
     gone: set[str] = set()  # outputs that will be made (again)
     for product in found:
         record = Record.read(product.path)
         product.seconds = record.seconds if record else None
         if started(product.path):
-            product.state = "running" if running else "missing"
+            product.state = "running" if is_made else "missing"
         elif product.path.exists():
             product.state = "done"
             _find_reasons(product, record, pending, gone)

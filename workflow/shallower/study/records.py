@@ -58,33 +58,6 @@ def started(output: Path, folder: Path = FOLDER) -> bool:
     return _path(folder / "incomplete", output).exists()
 
 
-def is_running(folder: Path = FOLDER) -> bool:
-    """Whether a Snakemake works in this directory now.
-
-    Its lock stays behind if it was killed, so the processes of this machine are asked;
-    where they cannot be, the lock decides.
-    """
-    locks = folder / "locks"
-    if not (locks.is_dir() and any(locks.iterdir())):
-        return False
-    processes = Path("/proc")
-    if not processes.is_dir():
-        return True
-    here = folder.resolve().parent
-    return any(_is_snakemake(process, here) for process in processes.glob("[0-9]*"))
-
-
-def _is_snakemake(process: Path, here: Path) -> bool:
-    try:
-        words = (process / "cmdline").read_bytes().split(b"\0")
-        return (
-            any(Path(word.decode()).name == "snakemake" for word in words[:3])
-            and (process / "cwd").resolve() == here
-        )
-    except (OSError, UnicodeDecodeError):
-        return False  # it ended, or belongs to somebody else
-
-
 def _path(folder: Path, output: Path) -> Path:
     """The record of an output, named as `snakemake.persistence` names it."""
     name = base64.urlsafe_b64encode(str(output).encode()).decode()

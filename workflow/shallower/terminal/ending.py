@@ -15,7 +15,7 @@ from rich.text import Text
 from shallower.reporting.contents import HEADLINES, VERDICTS
 from shallower.study.study import Study
 from shallower.terminal.numbers import STYLES, effect
-from shallower.terminal.screen import duration
+from shallower.terminal.screen import duration, say
 from shallower.terminal.state import Job, RunState
 
 PAPER = Path("report/paper.pdf")
@@ -86,8 +86,3 @@ def memory() -> str:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024
     return f"{peak / 2**30:.1f} GiB" if peak >= 2**29 else f"{peak / 2**20:.0f} MiB"
-
-
-def say(console: Console, text: str, style: str = "") -> None:
-    """A line as it is, whatever its length."""
-    console.print(Text(text, style=style), soft_wrap=True)

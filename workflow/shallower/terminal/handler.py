@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -52,11 +53,10 @@ class LogHandler(LogHandlerBase):
         self.screen = make_screen(settings.nocolor)
         self.guard = threading.RLock()
         self.over = threading.Event()
+        self.handles = self._handlers()
 
     def _snakemakes_own(self) -> logging.Handler:
         """The handler that Snakemake would have, for what it says by itself."""
-        import sys
-
         from snakemake.logging import (
             ColorizingTextHandler,
             DefaultFilter,
@@ -116,7 +116,7 @@ class LogHandler(LogHandlerBase):
             self.own.handle(record)
             return
         event = getattr(record, "event", None)
-        handle = self._handlers().get(event)
+        handle = self.handles.get(event)
         with self.guard:
             if handle is not None:
                 handle(record)

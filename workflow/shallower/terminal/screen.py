@@ -63,6 +63,11 @@ def plan_lines(state: RunState, in_all: int | None, width: int = 88) -> list[str
     return [head + about, *wrapped]
 
 
+def say(console: Console, text: str, style: str = "") -> None:
+    """A line as it is, whatever its length."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
 class PlainScreen:
     """Lines now and then: no terminal, a log, continuous integration."""
 
@@ -91,9 +96,7 @@ class PlainScreen:
 
     def write(self, text: str, style: str = "") -> None:
         """Text as it is."""
-        self.console.print(
-            Text(text, style=style), soft_wrap=True, highlight=False, markup=False
-        )
+        say(self.console, text, style)
 
     def stop(self) -> None:
         """Nothing to take down."""
@@ -139,7 +142,7 @@ class LiveScreen(PlainScreen):
         left = state.expected_seconds()
         about = f", about {duration(left)} left" if left is not None else ""
         whole = Text(
-            f"  {state.share_done():4.0%} of the study, {passed} so far{about}"
+            f"  {state.share_done(left):4.0%} of the study, {passed} so far{about}"
         )
         return Group(*lines, whole)
 

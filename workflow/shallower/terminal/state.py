@@ -101,6 +101,7 @@ class RunState:
     known: dict[int, Job] = field(default_factory=dict)
     failures: dict[int, Job] = field(default_factory=dict)
     took: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    each: dict[str, float] = field(default_factory=dict)  # seconds of a rule's job
 
     def __post_init__(self) -> None:
         self.began = self.clock()
@@ -110,6 +111,9 @@ class RunState:
     def plan(self, jobs: Mapping[str, int]) -> None:
         """Jobs that are to run, by rule."""
         self.todo = Counter({r: n for r, n in jobs.items() if r not in TARGETS})
+        if self.minutes is not None:  # once: it looks at every run
+            todo = self.todo.items()
+            self.each = {r: self.minutes.jobs(r, n) / n for r, n in todo if n}
 
     def describe(
         self, number: int, rule: str, wildcards: Mapping[str, str], logs: Sequence[str]
@@ -175,7 +179,7 @@ class RunState:
         Jobs that take a core each share the cores, the others run one after another.
         What has run corrects what was expected of its rule.
         """
-        if self.minutes is None or self.cores is None:
+        if not self.each or self.cores is None:
             return None
         now, ratios = self.clock(), self.speeds()
         shared = alone = longest = 0.0
@@ -184,20 +188,19 @@ class RunState:
             waiting = max(0, number - self.done[rule] - len(current))
             ratio = ratios.get(rule, 1.0)
             left = [j.expected * (1 - j.elapsed_share(now)) for j in current]
-            seconds = ratio * (sum(left) + self.minutes.jobs(rule, waiting))
+            seconds = ratio * (sum(left) + waiting * self.each[rule])
             if rule in SHARED:
                 shared += seconds
                 if number > self.done[rule]:
                     # A job cannot be shared out.
-                    each = max(left) if left else self.minutes.jobs(rule, 1)
+                    each = max(left) if left else self.each[rule]
                     longest = max(longest, ratio * each)
             else:
                 alone += seconds
         return alone + max(shared / max(1, self.cores), longest)
 
-    def share_done(self) -> float:
-        """The share of all expected seconds that is behind us, from 0 to 1."""
-        left = self.expected_seconds()
+    def share_done(self, left: float | None) -> float:
+        """The share of all expected seconds that is behind us with so many left."""
         passed = self.clock() - self.began
         if left is None:
             total = sum(self.todo.values())
