@@ -23,7 +23,7 @@ LOCKS = {
     "docs.lock": "For the pages of documentation",
 }
 # Packages whose metadata name no licence, or that `make docs` alone installs; as their
-# repositories state it.
+# licence files state it (all were read on 29 November 2026).
 MIT = """
 conda-inject snakemake-interface-common snakemake-interface-logger-plugins
 snakemake-interface-report-plugins snakemake-interface-scheduler-plugins
@@ -87,7 +87,7 @@ def pins(lock: str) -> list[tuple[str, str]]:
 def licence(name: str) -> str | None:
     """What a package's own metadata say; None if it is not installed."""
     if name in STATED:
-        return f"{STATED[name]} (its repository)"
+        return f"{STATED[name]} (its licence file)"
     try:
         about = metadata(name)
     except PackageNotFoundError:

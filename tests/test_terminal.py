@@ -15,13 +15,14 @@ import pytest
 from rich.console import Console
 
 from project import ROOT
+from shallower.files import tail
 from shallower.study.configuration import merge
 from shallower.study.jobs import jobs_of
 from shallower.study.study import Study, load_study
 from shallower.terminal import ending, minutes
 from shallower.terminal.minutes import Minutes
 from shallower.terminal.screen import LiveScreen, PlainScreen, detail, duration
-from shallower.terminal.state import STAGES, Job, RunState, stage_of, tail
+from shallower.terminal.state import STAGES, Job, RunState, stage_of
 
 RULES = """
     rule all:

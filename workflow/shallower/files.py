@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from typing import Any
 from shallower.errors import UserError
 
 RECORDS = ".sha256"  # in each folder of results: checksums of the files beside it
+TAIL = 4096  # bytes of a log or a list of losses that are looked at for its last line
 ALWAYS_HASHED = 2**28  # bytes up to which a file is always read to compare it
 
 
@@ -153,6 +155,22 @@ def check_programs_run(folder: Path) -> None:
 def expanded(path: str) -> Path:
     """A path as people write it: `~/` is their home, and `~.txt` a file's name."""
     return Path(path).expanduser() if path.startswith("~/") else Path(path)
+
+
+def tail(path: str | Path) -> list[str]:
+    """The last lines that have text, of 4 KB; none without the file.
+
+    A bar that overwrites itself has a line behind each \\r. The first may be cut.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - TAIL))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    lines = [line.strip() for line in re.split(r"[\r\n]", text)]
+    return [line for line in lines if line]
 
 
 def sha256(path: str | Path) -> str:

@@ -114,8 +114,9 @@ def verify(directory: Path, processes: int = 1) -> list[str]:
     """What is wrong with a study's results: one line each, none if all is well."""
     if not (directory / "provenance.json").is_file():
         raise UserError(f"{directory}: nothing to verify here; run snakemake first")
-    problems = _problems(directory, changed_files(directory), processes)
-    if "study.json" not in changed_files(directory):
+    touched = changed_files(directory)
+    problems = _problems(directory, touched, processes)
+    if "study.json" not in touched:
         problems += checkpoint_problems(directory)
     return problems
 

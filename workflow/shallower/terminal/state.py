@@ -7,8 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from shallower.files import tail
 from shallower.terminal.minutes import Minutes
 
 STAGES = {  # by rule, in their order; what is not here is `other`
@@ -28,7 +28,6 @@ OTHER = "other"
 TARGETS = {"all", "notebooks"}  # rules that only name files
 ALONE = {"latency"}  # rules that take every core
 SHARED = {"train", "evaluate", "shard", "pretrained"}  # beside others of their kind
-TAIL = 4096  # bytes of a log that are looked at for its last line
 STEPS = re.compile(r"(\d+)/(\d+)")
 
 
@@ -59,7 +58,7 @@ class Job:
 
     def lines(self) -> list[str]:
         """The last lines of its log that have text."""
-        return [line for log in self.logs for line in tail(Path(log))]
+        return [line for log in self.logs for line in tail(log)]
 
     def last_line(self) -> str:
         """What its log says last; empty if it says nothing."""
@@ -73,19 +72,6 @@ class Job:
             done, of = map(int, steps.groups())
             return min(1.0, done / of) if of else 0.0
         return min(0.95, (now - self.started) / max(self.expected, 1e-9))
-
-
-def tail(log: Path) -> list[str]:
-    """The last lines of a log that have text; a bar overwrites itself behind a \\r."""
-    try:
-        with log.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return []
-    lines = [line.strip() for line in re.split(r"[\r\n]", text)]
-    return [line for line in lines if line]
 
 
 @dataclass

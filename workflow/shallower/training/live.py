@@ -11,10 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from shallower.files import write_text
+from shallower.files import tail, write_text
 
 FILE = "live.jsonl"
-TAIL = 4096  # bytes in which the last line is
 
 
 class LiveLosses:
@@ -62,14 +61,9 @@ def read_live(path: str | Path) -> list[dict[str, Any]]:
 
 def last_line(folder: str | Path) -> dict[str, Any] | None:
     """The newest state of a run; None if it has none."""
-    try:
-        with (Path(folder) / FILE).open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - TAIL))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        return None
-    rows = [row for line in lines if (row := _row(line)) is not None]
+    rows = [
+        row for line in tail(Path(folder) / FILE) if (row := _row(line)) is not None
+    ]
     return rows[-1] if rows else None
 
 
