@@ -9,8 +9,9 @@ SETTINGS := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword 
 	$(if $(or $(findstring .,$v),$(filter study,$v)),$v=$($v);))))
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
 	$(if $(CONFIG),--configfile $(CONFIG)) $(if $(SETTINGS),--config overrides="$(SETTINGS)") $(ARGS)
-# Two processes with a core each. A module's tests stay in one: they share fixtures.
-PARALLEL = OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes. A module's tests stay in one: they share fixtures.
+PARALLEL = pytest -n 2 --dist loadfile --no-loadscope-reorder
+ONE_CORE = OMP_NUM_THREADS=1 $(PARALLEL)
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -24,15 +25,15 @@ paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: 
 	@$(SNAKEMAKE)
 
 check: lint  ## lint and the fast tests, within three minutes
-	$(PARALLEL) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
+	$(ONE_CORE) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
 
 test: setup  ## all tests; those of the pipeline and of SLURM by themselves
 	@envs/slurm/one_node.sh install
 	@envs/browser.sh
 	@pip install --quiet --disable-pip-version-check --no-deps -r envs/lm-eval.lock \
 	  -r envs/docs.lock
-	$(PARALLEL) -m "not smoke and not slurm and not faults" $(ARGS); rest=$$?; \
-	pytest -m "(smoke or slurm) and not faults" $(ARGS) && exit $$rest
+	$(ONE_CORE) -m "not smoke and not slurm and not faults" $(ARGS); rest=$$?; \
+	$(PARALLEL) -m "(smoke or slurm) and not faults" $(ARGS) && exit $$rest
 
 test-faults: setup  ## kills, damages, full disks, ... for forty minutes; counts into docs
 	@rm -f .snakemake/faults && mkdir -p .snakemake

