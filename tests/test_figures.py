@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -39,6 +42,29 @@ def test_perplexity_against_time(analysed: Results) -> None:
         for model in analysed.study.depth_models
     ]
     assert np.allclose(sorted(points(axes, 12)), sorted(due))
+
+
+@pytest.mark.parametrize(
+    ("floors", "labels"),
+    [
+        ({"unigram": 5.0, "bigram": 4.0, "trigram": 3.5}, "unigram|bigram|trigram"),
+        ({"unigram": 5.0, "bigram": 4.4, "trigram": 4.35}, "unigram|bigram, trigram"),
+        ({"unigram": 40, "bigram": 4.4, "trigram": 0.01}, "bigram|above: unigram 40"),
+    ],
+)
+def test_labels_of_floors_do_not_overlap(floors: dict[str, float], labels: str) -> None:
+    facts = {f"floors.{name}": value for name, value in floors.items()}
+    study = cast(Results, SimpleNamespace(fact=facts.__getitem__))
+    figure = Figure(figsize=(3.3, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [6, 3])
+    heads.floor_lines(axes, study, "cross_entropy")
+    figure.draw_without_rendering()
+    shown = [text.get_text() for text in axes.texts]
+    assert set(labels.split("|")) <= set(shown)
+    boxes = [text.get_window_extent() for text in axes.texts]
+    pairs = itertools.combinations(boxes, 2)
+    assert not [pair for pair in pairs if pair[0].overlaps(pair[1])]
 
 
 def test_decoding_by_depth(analysed: Results) -> None:

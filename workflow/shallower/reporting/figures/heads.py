@@ -64,30 +64,40 @@ def training_loss(results: Results) -> Figure:
 def floor_lines(axes: Axes, results: Results, column: str) -> None:
     """What n-grams of the models' training tokens reach on the test text.
 
-    A floor far outside of what is drawn is written at the edge, with its value, since a
-    line would leave no room for the models.
+    Floors too near to each other for two names share one label. A floor far outside of
+    what is drawn is written at the edge, with its value, since a line would leave no
+    room for the models.
     """
     low, high = axes.get_ylim()
     room = high - low
     found = {floor: results.fact(f"floors.{floor}") for floor in ORDERS}
     if column == "perplexity":
         found = {floor: math.exp(nats) for floor, nats in found.items()}
+    ordered = sorted(((value, floor) for floor, value in found.items()), reverse=True)
+    inside = [row for row in ordered if low - room <= row[0] <= high + room]
     text: dict[str, Any] = {"fontsize": 7, "color": "0.35"}
-    text["transform"] = axes.get_yaxis_transform()
-    outside = {"above": list[str](), "below": list[str]()}
-    for floor, value in found.items():
-        if low - room <= value <= high + room:
-            axes.axhline(value, color="0.5", lw=0.7, ls=":", zorder=0)
-            place = "top" if floor == "trigram" else "bottom"
-            axes.text(0.01, value, floor, va=place, **text)
-        elif not math.isnan(value):
-            side = "above" if value > high else "below"
-            outside[side].append(f"{floor} {value:.3g}")
-    for side, names in outside.items():
+    near = 0.08 * (max([high, *dict(inside)]) - min([low, *dict(inside)]))
+    labels = list[tuple[float, list[str]]]()  # the highest line's value, names
+    last = math.inf
+    for value, floor in inside:
+        axes.axhline(value, color="0.5", lw=0.7, ls=":", zorder=0)
+        if last - value > near:
+            labels.append((value, []))
+        labels[-1][1].append(floor)
+        last = value
+    for value, names in labels:
+        where = axes.get_yaxis_transform()
+        axes.text(0.01, value, ", ".join(names), va="bottom", transform=where, **text)
+    for side, height, place in (("above", 0.99, "top"), ("below", 0.01, "bottom")):
+        names = [
+            f"{floor} {value:.3g}"
+            for value, floor in ordered
+            if (value, floor) not in inside
+            and (value > high if side == "above" else value < low)
+        ]
         if names:
-            height, place = (0.99, "top") if side == "above" else (0.01, "bottom")
-            text["transform"] = axes.transAxes
-            axes.text(0.01, height, f"{side}: {', '.join(names)}", va=place, **text)
+            label = f"{side}: {', '.join(names)}"
+            axes.text(0.01, height, label, va=place, transform=axes.transAxes, **text)
 
 
 def _token_axis(axes: Axes, study: Study) -> None:
