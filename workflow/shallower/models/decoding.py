@@ -262,7 +262,7 @@ def _materialised(x: Tensor) -> Tensor:
 
 
 class _Linear(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         if self.weight.dtype == torch.float32 and self.weight.nbytes > LARGE:
             return super().forward(x)
         row = _materialised(_exact(x))
@@ -272,10 +272,10 @@ class _Linear(nn.Linear):
         return y.view(1, 1, -1).to(x.dtype)
 
 
-class _FullLinear(FullLinear, _Linear): ...  # type: ignore[misc]
+class _FullLinear(FullLinear, _Linear): ...
 
 
-class _Gate(Gate, _Linear): ...  # type: ignore[misc]
+class _Gate(Gate, _Linear): ...
 
 
 class _PerHeadLinear(PerHeadLinear):

@@ -111,9 +111,7 @@ class HeadNorm(nn.RMSNorm, Layer):
 
     parallel = None  # all heads share the gain
 
-    def forward(  # type: ignore[override]
-        self, outputs: Tensor, x: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, outputs: Tensor, x: Tensor | None = None, /) -> Tensor:
         """(batch, heads, tokens, head_dim) to the same shape."""
         return super().forward(outputs)
 
@@ -138,9 +136,10 @@ class Gate(nn.Linear, Layer):
         """Multiply-accumulates per token."""
         return self.weight.numel()
 
-    def forward(self, outputs: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> Tensor:
         """(batch, heads, tokens, head_dim) and (batch, tokens, width) to the former."""
         source = concatenate(outputs) if self.gates_itself else x
+        assert source is not None
         gate = super().forward(source).sigmoid()
         return outputs * split(gate, outputs.shape[1])
 
