@@ -92,7 +92,9 @@ def _options(
     debug: Annotated[bool, Option("--debug", help="show tracebacks")] = False,
     version: Annotated[
         bool,
-        Option("--version", help="show the version", callback=_say_version, is_eager=True),
+        Option(
+            "--version", help="show the version", callback=_say_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """`main` handles --debug; declared here so that --help shows it."""
