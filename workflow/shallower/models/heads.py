@@ -213,7 +213,7 @@ def concatenate(outputs: Tensor) -> Tensor:
 
 def split(features: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads x size) to (batch, heads, tokens, size)."""
-    return features.unflatten(2, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(features, 2, (heads, -1)).transpose(1, 2)
 
 
 def start_linear(
@@ -250,7 +250,7 @@ def fold_values(qkv: Tensor, matrix: Tensor, heads: int) -> Tensor:
     `matrix` is (heads or 1, head_dim in, head_dim out). In fp64, cast once.
     """
     inner = qkv.shape[0] // 3
-    queries_keys, values = qkv.split((2 * inner, inner))
-    per_head = values.double().unflatten(0, (heads, -1))
+    queries_keys, values = torch.split(qkv, [2 * inner, inner])
+    per_head = torch.unflatten(values.double(), 0, (heads, -1))
     product = matrix.double().transpose(1, 2) @ per_head
     return torch.cat((queries_keys, product.flatten(0, 1).to(qkv)))
