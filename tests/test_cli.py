@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from conftest import sentences
 from project import ROOT
+from shallower import __version__
 from shallower.cli import app, main
 from shallower.errors import UserError
 from shallower.tokens import tokenizer
@@ -110,6 +111,13 @@ def test_debug_shows_the_traceback() -> None:
         arguments.insert(place, "--debug")
         with pytest.raises(UserError, match="--mfu"):
             main(arguments)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out == f"shallower {__version__}\n"
+    main(["--version", "plan", "--mfu", "4"])  # no command runs
+    assert capsys.readouterr().out == f"shallower {__version__}\n"
 
 
 def test_no_such_option() -> None:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from shallower import __version__
 from shallower.commands import people, stages
 from shallower.errors import UserError
 
@@ -80,8 +81,20 @@ def out_of_memory(error: BaseException) -> str | None:
     return "on this machine" if ours or "Cannot allocate memory" in text else None
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"shallower {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, Option("--debug", help="show tracebacks")] = False,
+    version: Annotated[
+        bool,
+        Option(
+            "--version", help="show the version", callback=_say_version, is_eager=True
+        ),
+    ] = False,
 ) -> None:
-    """Handled by `main`; declared here so that --help shows it."""
+    """`main` handles --debug; declared here so that --help shows it."""

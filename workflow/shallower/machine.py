@@ -36,7 +36,7 @@ def device_name(device: torch.device) -> str:
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether products of bfloat16 are faster than those of fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     info = Path("/proc/cpuinfo")
     flags = info.read_text().split() if info.is_file() else []
     return "amx_bf16" in flags or "avx512_bf16" in flags

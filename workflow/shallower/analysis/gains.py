@@ -80,7 +80,7 @@ def non_dominated(quality: np.ndarray, latency: np.ndarray) -> np.ndarray:
     A model with a NaN is not on the front and dominates no one.
     """
     quality, latency = np.asarray(quality, float), np.asarray(latency, float)
-    mask = np.isfinite(quality) & np.isfinite(latency)
+    mask: np.ndarray = np.isfinite(quality) & np.isfinite(latency)
     for model in range(quality.shape[-1]):
         # One at a time: draws x models x models would not fit for many.
         q, t = quality[..., model, None], latency[..., model, None]
@@ -117,7 +117,8 @@ def _t_noise(random: np.random.Generator, draws: int, values: np.ndarray) -> np.
     units = len(values)
     normal = random.standard_normal((draws, units)) @ (values - values.mean(axis=0))
     chi_square = random.chisquare(units - 1, (draws, 1))
-    return normal / np.sqrt(units * chi_square)
+    noise: np.ndarray = normal / np.sqrt(units * chi_square)
+    return noise
 
 
 # --- against a curve ------------------------------------------------------------------

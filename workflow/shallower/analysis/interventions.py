@@ -22,14 +22,14 @@ from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL
 from shallower.corpus.tasks import TASKS
 from shallower.interventions.eliminate import Eliminate
-from shallower.interventions.skip import Skip
+from shallower.interventions.skip import Part, Skip
 from shallower.study.names import ModelName
 from shallower.study.study import Study
 
 CONTINUATION = "continuation"  # data set of the quality, workload of the times
 AXES = {"per_token": "time_per_output_token", "first_token": "time_to_first_token"}
 PROMPT = "prompt_"  # of a workload, before its number of tokens
-KINDS = {  # in the text -> part and rule
+KINDS: dict[str, tuple[Part, str]] = {  # in the text -> part and rule
     "attention": ("attention", "last"),
     "first": ("attention", "first"),
     "ffn": ("ffn", "last"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from shallower.analysis.estimates import Comparison, crossed, estimate
+from shallower.analysis.estimates import Comparison, Kind, crossed, estimate
 from shallower.analysis.results import Results
 from shallower.analysis.statistics import LEVEL, t_interval
 from shallower.errors import UserError
@@ -57,10 +57,10 @@ def compare_models(
             raise UserError(f"{label}: no such model in {results.directory}")
     both = sides[0].merge(sides[1], on=["dataset", "metric", "unit", "scale"])
     for row in both.to_dict("records"):
-        kind = "ratio" if row["unit"] == TIME else "difference"
+        kind: Kind = "ratio" if row["unit"] == TIME else "difference"
         asked = Comparison(
             *(left, right, row["dataset"], row["metric"]),
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             scale=row["scale"],
             level=level,
         )

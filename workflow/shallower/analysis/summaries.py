@@ -278,8 +278,8 @@ def aa_log_ratios(times: pd.DataFrame) -> np.ndarray:
     """log(second name / first name) of each repeat; columns are models."""
     twins = untwinned(times.columns[times.notna().any()])
     second, first = next(iter(twins.items()))
-    ratios = np.log(times[second] / times[first])
-    return ratios.dropna().to_numpy()
+    ratios: np.ndarray = np.log(times[second] / times[first]).dropna().to_numpy()
+    return ratios
 
 
 def used_sessions(sessions: pd.DataFrame) -> list[int]:

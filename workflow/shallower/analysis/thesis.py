@@ -230,8 +230,9 @@ def expected_maximum(n: int = RUNS) -> float:
 
 def difference_sd(left: float, right: float, n: int = RUNS) -> float:
     """Standard deviation of the difference of two maxima of n runs each."""
-    sd = (maximum_moment(n, 2) - maximum_moment(n, 1) ** 2) ** 0.5
-    return sd * (left**2 + right**2) ** 0.5
+    sd: float = (maximum_moment(n, 2) - maximum_moment(n, 1) ** 2) ** 0.5
+    both: float = (left**2 + right**2) ** 0.5
+    return sd * both
 
 
 def gain_and_luck(row: Distilled) -> tuple[float, float]:

@@ -251,7 +251,8 @@ def latency(
     device: Device = "auto",
 ) -> None:
     """Time all models, interleaved, in several processes; needs the machine alone."""
-    from shallower.evaluation.latency.job import Job, measure
+    from shallower.evaluation.latency.cases import Job
+    from shallower.evaluation.latency.job import measure
     from shallower.study.runs import LatencySpec, read_spec
 
     spec = read_spec(LatencySpec, settings)

@@ -27,8 +27,9 @@ from shallower.corpus.settings import (
     Corpus,
     DocumentSource,
     HeldOutText,
+    Kind,
 )
-from shallower.corpus.sources import Kind, load
+from shallower.corpus.sources import load
 from shallower.errors import UserError
 from shallower.files import replacing, sha256, without_home, write_json
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -206,12 +207,13 @@ def one_line(name: str, key: str, revision: str | None) -> Iterator[None]:
     They wrap errors in each other: the first that is known counts, from the outside in.
     """
     from huggingface_hub import constants
-    from huggingface_hub.utils import disable_progress_bars, logging
+    from huggingface_hub.utils.logging import set_verbosity
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{name}: HF_HUB_OFFLINE is set; unset it to download")
     disable_progress_bars()
-    logging.set_verbosity_error()
+    set_verbosity(logging.ERROR)
     try:
         yield
     except UserError:

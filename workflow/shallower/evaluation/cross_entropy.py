@@ -83,7 +83,7 @@ def window_losses(model: LlamaLM, windows: list[np.ndarray]) -> np.ndarray:
     nats = F.cross_entropy(
         model.head(real).float(), torch.from_numpy(targets).to(device), reduction="none"
     )
-    sums = [part.sum() for part in nats.double().split(lengths)]
+    sums = [part.sum() for part in torch.split(nats.double(), lengths)]
     return torch.stack(sums).cpu().numpy()
 
 
@@ -152,7 +152,7 @@ def losses_of_choices(
     if not 0 < prompt <= context:
         raise UserError(f"prompt_tokens: {prompt}, expected 1 to {context}, a context")
     losses, done = [], 0
-    batches = windows.split(pass_size(device, context, batch_size))
+    batches = torch.split(windows, pass_size(device, context, batch_size))
     for batch in track(batches, f"windows under {len(choices)} interventions"):
         inputs, targets = batch[:, :-1].to(device), batch[:, prompt:].to(device)
         shared, of_batch = SharedBlocks(model, inputs), []

@@ -18,7 +18,7 @@ from shallower.errors import UserError
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
 _BLEU_ORDERS = {"bleu1": 1, "bleu2": 2, "bleu3": 3, "bleu4": 4}
 _ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
@@ -138,7 +138,7 @@ def signature() -> str:
 
 @functools.cache
 def _sentence_bleu(order: int) -> BLEU:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     # Short answers are common here. Without the effective order, a right answer of
     # fewer than four tokens would have BLEU-4 0; with it, orders that the prediction
@@ -148,7 +148,7 @@ def _sentence_bleu(order: int) -> BLEU:
 
 @functools.cache
 def _corpus_bleu() -> BLEU:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     # sacrebleu's defaults, the ones that other papers report. `force` only silences
     # its warning about texts ending in " .", which small models do write.

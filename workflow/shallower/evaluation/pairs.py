@@ -79,7 +79,8 @@ def bag_of_words(train: pd.DataFrame, test: pd.DataFrame, labels: int) -> np.nda
     """Log-probabilities (test pairs, labels) by a logistic regression on words."""
     words = Words.of([*train["first"], *train["second"]])
     weights = fitted(words.features(train), train["label"].to_numpy(), labels)
-    return log_softmax(words.features(test) @ weights, axis=1)
+    answers: np.ndarray = log_softmax(words.features(test) @ weights, axis=1)
+    return answers
 
 
 @dataclass(frozen=True)
@@ -154,4 +155,5 @@ def fitted(features: sparse.csr_array, due: np.ndarray, labels: int) -> np.ndarr
         return nats + PENALTY / 2 * (flat @ flat), slope.ravel()
 
     start = np.zeros(features.shape[1] * labels)
-    return minimize(loss, start, jac=True, method="L-BFGS-B").x.reshape(-1, labels)
+    flat: np.ndarray = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    return flat.reshape(-1, labels)

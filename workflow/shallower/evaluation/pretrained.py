@@ -34,9 +34,10 @@ from shallower.interventions.shared import SharedBlocks
 from shallower.models.costs import count_parameters
 from shallower.models.llama import KeyValueCache, LlamaLM
 from shallower.pretrained.checkpoint import Precision, open_model
-from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
+from shallower.pretrained.vocabulary import open_tokenizer
 from shallower.progress import track
 from shallower.study.runs import PretrainedSpec
+from shallower.tokens.tokenizer import TokenizerLike
 
 NOTHING = Choice()
 LENGTHS = (128, 256, 512, 1024, 2048)  # of prompts, tokens

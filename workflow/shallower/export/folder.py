@@ -68,7 +68,7 @@ def export(job: Export) -> None:
 
     from shallower.export.tokenizer import write_tokenizer
 
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     with new_folder(job.output) as folder:
         theirs.save_pretrained(folder)
         is_t5 = isinstance(model, T5LM)

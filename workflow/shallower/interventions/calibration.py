@@ -31,7 +31,7 @@ def importance(model: LlamaLM, windows: Tensor, batch_size: int = 8) -> Importan
     has 0.
     """
     totals = torch.zeros(3, model.config.depth, dtype=torch.float64)
-    for tokens in windows.split(batch_size):
+    for tokens in torch.split(windows, batch_size):
         x, rotary = model.embedding(tokens), model.rotary[:, : tokens.shape[1]]
         for index, block in enumerate(model.blocks):
             assert isinstance(block, Block)
@@ -75,7 +75,7 @@ def contributions(
     block before it, or 1.
     """
     found: list[list[float]] = []
-    for tokens in windows.split(batch_size):
+    for tokens in torch.split(windows, batch_size):
         x, rotary = model.embedding(tokens), model.rotary[:, : tokens.shape[1]]
         needed = torch.full((len(tokens),), tokens.shape[1])
         blocks = []

@@ -112,7 +112,8 @@ def continuation_features(
     eliminate tokens.
     """
     x, _ = _through_blocks(model, tokens, prompt, elimination, begin=begin)
-    return model.norm(x[:, prompt - tokens.shape[1] - 1 :])
+    features: Tensor = model.norm(x[:, prompt - tokens.shape[1] - 1 :])
+    return features
 
 
 @torch.no_grad()
@@ -229,7 +230,7 @@ def scores(q: Tensor, k: Tensor, score: Score, window: int = 32) -> Tensor:
         logits = chosen @ k.to(exact).transpose(2, 3)
     hidden = torch.ones(rows, tokens, dtype=torch.bool, device=q.device)
     logits.masked_fill_(hidden.triu(tokens - rows + 1), -torch.inf)
-    total = logits.softmax(-1).sum(2).mean(1)
+    total: Tensor = logits.softmax(-1).sum(2).mean(1)
     if score == "mean_visible":
         return total / torch.arange(tokens, 0, -1, device=q.device)
     return total / rows if score == "last_w" else total

@@ -8,13 +8,15 @@ blocks above them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from shallower.interventions.apply import apply
 from shallower.interventions.base import Choice
 from shallower.interventions.forward import Begin, continuation_features, prefill
-from shallower.models.llama import KeyValueCache, LlamaLM
+from shallower.models.llama import Block, KeyValueCache, LlamaLM
 
 
 class SharedBlocks:
@@ -55,9 +57,11 @@ class SharedBlocks:
             x = self.states[start]
             for index in range(start, depth):
                 block = model.blocks[index]
+                assert isinstance(block, Block)
                 # The last block for the last token alone.
-                forward = block.last_token if index == depth - 1 else block
-                x = forward(x, self.rotary, None, cache, index)  # type: ignore[operator]
+                last = index == depth - 1
+                forward: Callable[..., Tensor] = block.last_token if last else block
+                x = forward(x, self.rotary, None, cache, index)
             logits = model.head(model.norm(x[:, -1:]))
         assert self.cache is not None
         cache.length = 0
@@ -80,7 +84,8 @@ class SharedBlocks:
             return continuation_features(model, self.tokens, prompt, elimination, begin)
         for index in range(start, model.config.depth):
             x = model.blocks[index](x, self.rotary, None, None, index)
-        return model.norm(x[:, prompt - 1 :])
+        features: Tensor = model.norm(x[:, prompt - 1 :])
+        return features
 
 
 def first_changed(choice: Choice, prompt: int, depth: int) -> int:

@@ -114,19 +114,17 @@ class Skip:
     def parse(cls, text: str) -> Skip:
         """From its written form. Raises ValueError that says what was expected."""
         match = re.fullmatch(r"([a-z]+)\.([a-z_]+?)(\d+)?\.(\d+)", text)
-        rule = RULES.get(match[2]) if match else None
-        if not match or match[1] not in PARTS or rule is None:
-            known = False
-        else:
-            known = rule.numbered == (match[3] is not None)
-        if not match or not known:
+        written, name, draw, k = match.groups() if match else ("", "", None, "")
+        part = next((part for part in PARTS if part == written), None)
+        rule = RULES.get(name)
+        if part is None or rule is None or rule.numbered != (draw is not None):
             names = [name + "0" * rule.numbered for name, rule in RULES.items()]
             raise ValueError(
                 f"found {text!r}, expected <part>.<rule>.<blocks> with a part of "
                 f"{', '.join(PARTS)} and a rule of {', '.join(names)}, as "
                 "attention.last.2"
             )
-        return cls(match[1], match[2], int(match[4]), int(match[3] or 0))  # type: ignore[arg-type]
+        return cls(part, name, int(k), int(draw or 0))
 
     def __str__(self) -> str:
         number = self.draw if RULES[self.rule].numbered else ""

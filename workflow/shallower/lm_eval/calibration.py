@@ -15,7 +15,7 @@ from shallower.interventions.base import Choice, Intervention
 from shallower.interventions.calibration import Importance
 from shallower.models.llama import LlamaLM
 from shallower.pretrained.settings import Pretrained
-from shallower.pretrained.vocabulary import TokenizerLike
+from shallower.tokens.tokenizer import TokenizerLike
 
 DEFAULTS = Pretrained()  # as in a study
 TEXT_WINDOWS = 8  # of a text file

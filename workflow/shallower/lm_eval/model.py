@@ -39,7 +39,7 @@ NEW_TOKENS = 256  # of an answer, unless its task says how many
 
 
 @register_model("shallower")
-class InterventionLM(TemplateLM):
+class InterventionLM(TemplateLM):  # type: ignore[misc]
     """A checkpoint or a trained run under an intervention.
 
     `checkpoint` is a Hugging Face folder, a GGUF file or the folder of a run in its

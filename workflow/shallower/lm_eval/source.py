@@ -11,8 +11,8 @@ from shallower import machine
 from shallower.evaluation.choices import tuned_profile
 from shallower.models.llama import LlamaLM
 from shallower.pretrained.checkpoint import open_model
-from shallower.pretrained.vocabulary import TokenizerLike, open_tokenizer
-from shallower.tokens.tokenizer import Tokenizer
+from shallower.pretrained.vocabulary import open_tokenizer
+from shallower.tokens.tokenizer import Tokenizer, TokenizerLike
 from shallower.training.runs import load_decoder
 
 Precision = Literal["auto", "float32", "bfloat16"]

@@ -30,7 +30,8 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
     if _in_blocks(q):
         with torch.autocast("cpu", enabled=False):
-            return _InBlocks.apply(q, k, v)
+            outputs: Tensor = _InBlocks.apply(q, k, v)  # type: ignore[no-untyped-call]
+            return outputs
     return F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
 
 

@@ -104,7 +104,8 @@ def training_flops(
 
 def count_flops(model: nn.Module, *inputs: Tensor) -> int:
     """FLOPs of one forward pass."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
         model(*inputs)
     return counter.get_total_flops()
 

@@ -90,7 +90,8 @@ def call_block(
     block: Block, x: Tensor, rotary: Tensor, mask: Tensor, store: Tensor, place: Tensor
 ) -> Tensor:
     """One block on one token: (batch, 1, width) to the same shape."""
-    return block(x, rotary, mask, Layer(store, place), 0)
+    x = block(x, rotary, mask, Layer(store, place), 0)
+    return x
 
 
 def decode(
@@ -108,7 +109,7 @@ def decode(
     rotary = model.rotary.index_select(1, position)
     mask = (cache.index <= position)[None]  # one query, all keys
     place = position if place is None else place
-    x = model.embedding(tokens)
+    x: Tensor = model.embedding(tokens)
     layers = iter(cache.layers)
     for index, block in enumerate(model.blocks):
         assert isinstance(block, Block)
@@ -116,7 +117,8 @@ def decode(
             x = block(x, rotary, mask, None, index)
         else:
             x = block_call(block, x, rotary, mask, next(layers), place)
-    return model.head(model.norm(x))
+    logits: Tensor = model.head(model.norm(x))
+    return logits
 
 
 # --- three ways to make a step ------------------------------------------------------
@@ -186,7 +188,7 @@ def graphed(model: LlamaLM, cache: StaticCache, step: Step | None = None) -> Ste
     tokens = torch.zeros(1, 1, dtype=torch.long, device=cache.index.device)
     position = cache.index[:1].clone()
     # Libraries set themselves up at the first call, which must not be captured.
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(3):
@@ -258,11 +260,12 @@ def _materialised(x: Tensor) -> Tensor:
     """`x` as a buffer: else the compiler computes it anew for each row of weights."""
     if not torch.compiler.is_compiling():
         return x
-    return torch.ops.prims.inductor_force_stride_order.default(x, x.stride())
+    x = torch.ops.prims.inductor_force_stride_order.default(x, x.stride())
+    return x
 
 
 class _Linear(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         if self.weight.dtype == torch.float32 and self.weight.nbytes > LARGE:
             return super().forward(x)
         row = _materialised(_exact(x))
@@ -272,10 +275,10 @@ class _Linear(nn.Linear):
         return y.view(1, 1, -1).to(x.dtype)
 
 
-class _FullLinear(FullLinear, _Linear): ...  # type: ignore[misc]
+class _FullLinear(FullLinear, _Linear): ...
 
 
-class _Gate(Gate, _Linear): ...  # type: ignore[misc]
+class _Gate(Gate, _Linear): ...
 
 
 class _PerHeadLinear(PerHeadLinear):

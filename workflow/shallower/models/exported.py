@@ -21,7 +21,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from shallower.models.config import FFNVariant, HeadVariant, LlamaConfig, SkippedParts
 from shallower.models.config_names import CONFIG_NAMES
@@ -31,7 +31,7 @@ from shallower.models.llama import Attention, KeyValueCache, LlamaLM, rotary_tab
 VARIANTS = {"head": "head_variant", "ffn": "ffn_variant", "skip": "skip"}
 
 
-class ShallowerConfig(PreTrainedConfig):
+class ShallowerConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """A `LlamaConfig` under Hugging Face's names; of variants what differs."""
 
     model_type = "shallower"
@@ -94,7 +94,9 @@ class HuggingFaceCache(KeyValueCache):
         return self.cache.update(keys, values, self.slots[block])
 
 
-class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
+class ShallowerForCausalLM(  # type: ignore[no-untyped-call]
+    PreTrainedModel, GenerationMixin
+):
     """`LlamaLM` with Hugging Face's interface: `generate`, `labels`, `save_pretrained`.
 
     Attention is torch's scaled dot product, and its weights are never returned.
@@ -110,7 +112,7 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: ShallowerConfig) -> None:
         super().__init__(config)
         self.model = LlamaLM(config.parsed())
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def of(cls, model: LlamaLM) -> ShallowerForCausalLM:
@@ -118,11 +120,13 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
         with torch.device("meta"):
             wrapped = cls(ShallowerConfig.of(model.config))
         wrapped.model = model
-        return wrapped.train(model.training)
+        wrapped.train(model.training)
+        return wrapped
 
     def get_input_embeddings(self) -> nn.Module:
         """Token id to vector."""
-        return self.model.embedding
+        embedding: nn.Module = self.model.embedding
+        return embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Put another embedding in its place."""
@@ -130,7 +134,8 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         """Vector to logits."""
-        return self.model.head
+        head: nn.Module = self.model.head
+        return head
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
         """Put another output head in its place."""
@@ -139,7 +144,7 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Start values of what a checkpoint lacks, which is the rotary table alone."""
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, LlamaLM):
             table = rotary_table(module.config, module.rotary.device)
             init.copy_(module.rotary, table)
@@ -154,7 +159,7 @@ class ShallowerForCausalLM(PreTrainedModel, GenerationMixin):
         elif isinstance(module, Attention) and module.value_bias is not None:
             init.zeros_(module.value_bias)
 
-    @can_return_tuple
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -34,7 +34,8 @@ class SwiGLU(Layer):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        y: Tensor = self.down(F.silu(gate) * up)
+        return y
 
     def start(self, fill: Fill) -> None:
         """N(0, std), scaled down where it writes to the residual stream."""
@@ -57,7 +58,8 @@ class ReluFFN(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) to the same shape."""
-        return self.down(F.relu(self.up(x)))
+        y: Tensor = self.down(F.relu(self.up(x)))
+        return y
 
     def start(self, fill: Fill) -> None:
         """N(0, 1 / fan-in), as in Mesh TensorFlow and Hugging Face."""

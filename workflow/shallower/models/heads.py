@@ -111,9 +111,7 @@ class HeadNorm(nn.RMSNorm, Layer):
 
     parallel = None  # all heads share the gain
 
-    def forward(  # type: ignore[override]
-        self, outputs: Tensor, x: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, outputs: Tensor, x: Tensor | None = None, /) -> Tensor:
         """(batch, heads, tokens, head_dim) to the same shape."""
         return super().forward(outputs)
 
@@ -138,9 +136,10 @@ class Gate(nn.Linear, Layer):
         """Multiply-accumulates per token."""
         return self.weight.numel()
 
-    def forward(self, outputs: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, outputs: Tensor, x: Tensor | None = None) -> Tensor:
         """(batch, heads, tokens, head_dim) and (batch, tokens, width) to the former."""
         source = concatenate(outputs) if self.gates_itself else x
+        assert source is not None
         gate = super().forward(source).sigmoid()
         return outputs * split(gate, outputs.shape[1])
 
@@ -214,7 +213,7 @@ def concatenate(outputs: Tensor) -> Tensor:
 
 def split(features: Tensor, heads: int) -> Tensor:
     """(batch, tokens, heads x size) to (batch, heads, tokens, size)."""
-    return features.unflatten(2, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(features, 2, (heads, -1)).transpose(1, 2)
 
 
 def start_linear(
@@ -251,7 +250,7 @@ def fold_values(qkv: Tensor, matrix: Tensor, heads: int) -> Tensor:
     `matrix` is (heads or 1, head_dim in, head_dim out). In fp64, cast once.
     """
     inner = qkv.shape[0] // 3
-    queries_keys, values = qkv.split((2 * inner, inner))
-    per_head = values.double().unflatten(0, (heads, -1))
+    queries_keys, values = torch.split(qkv, [2 * inner, inner])
+    per_head = torch.unflatten(values.double(), 0, (heads, -1))
     product = matrix.double().transpose(1, 2) @ per_head
     return torch.cat((queries_keys, product.flatten(0, 1).to(qkv)))

@@ -184,8 +184,8 @@ class Attention(nn.Module):
         parts = (None, None) if bias is None else (bias[:inner], bias[inner:])
         q = F.linear(x[:, -1:], weight[:inner], parts[0])
         kv = F.linear(x, weight[inner:], parts[1])
-        q = q.unflatten(2, (self.heads, self.head_dim)).transpose(1, 2)
-        kv = kv.unflatten(2, (2 * self.groups, self.head_dim)).transpose(1, 2)
+        q = torch.unflatten(q, 2, (self.heads, self.head_dim)).transpose(1, 2)
+        kv = torch.unflatten(kv, 2, (2 * self.groups, self.head_dim)).transpose(1, 2)
         k, v = kv.chunk(2, dim=1)
         q, _ = self._turned(q, rotary[..., -1:, :], self.heads)
         _, k = self._turned(k, rotary, 0)
@@ -286,7 +286,8 @@ class Block(nn.Module):
         """The first half of the block, (batch, tokens, width) to the same shape."""
         if self.attention is None or self.attention_norm is None:
             return x
-        return x + self.attention(self.attention_norm(x), rotary, mask, cache, block)
+        y: Tensor = self.attention(self.attention_norm(x), rotary, mask, cache, block)
+        return x + y
 
     def last_token(
         self,
@@ -316,7 +317,8 @@ class Block(nn.Module):
         """The second half of the block, (batch, tokens, width) to the same shape."""
         if self.ffn is None or self.ffn_norm is None:
             return x
-        return x + self.ffn(self.ffn_norm(x))
+        y: Tensor = self.ffn(self.ffn_norm(x))
+        return x + y
 
 
 class LlamaLM(nn.Module):
@@ -366,7 +368,8 @@ class LlamaLM(nn.Module):
         `last_only` gives the last token's logits alone, (batch, 1, vocabulary): the
         last block computes nothing else, and the output head neither.
         """
-        return self.head(self.features(tokens, cache, padding, last_only))
+        logits: Tensor = self.head(self.features(tokens, cache, padding, last_only))
+        return logits
 
     def features(
         self,
@@ -379,10 +382,11 @@ class LlamaLM(nn.Module):
         start = cache.length if cache is not None else 0
         end = start + tokens.shape[1]
         rotary, mask = self._positions(start, end, padding)
-        x = self.embedding(tokens)
+        x: Tensor = self.embedding(tokens)
         for index, block in enumerate(self.blocks):
             if last_only and tokens.shape[1] > 1 and index == len(self.blocks) - 1:
-                x = block.last_token(x, rotary, mask, cache, index)  # type: ignore[operator]
+                assert isinstance(block, Block)
+                x = block.last_token(x, rotary, mask, cache, index)
             elif self.recompute:
                 x = checkpoint(
                     *(block, x, rotary, mask, cache, index),
@@ -395,7 +399,8 @@ class LlamaLM(nn.Module):
             cache.length = end
         if last_only:
             x = x[:, -1:]
-        return self.norm(x)
+        x = self.norm(x)
+        return x
 
     def _positions(
         self, start: int, end: int, padding: Tensor | None

@@ -134,4 +134,5 @@ def saved_bytes(
 
 
 def _address(tensor: Tensor | nn.Parameter) -> int:
-    return tensor.untyped_storage()._cdata
+    address: int = tensor.untyped_storage()._cdata
+    return address

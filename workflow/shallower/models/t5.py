@@ -98,8 +98,9 @@ class Attention(nn.Module):
         """
         q = split(self.query(x), self.heads)
         k, v = split(self.key_value(memory), 2 * self.heads).chunk(2, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
-        return self.output(concatenate(y))
+        y: Tensor = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        y = self.output(concatenate(y))
+        return y
 
     def start(self, fill: Fill) -> None:
         """N(0, 1 / fan-in), queries divided by sqrt(head size) as well."""
@@ -140,7 +141,8 @@ class Block(nn.Module):
             x = x + self.cross(self.cross_norm(x), memory, memory_bias)
         if self.ffn is None or self.ffn_norm is None:
             return x
-        return x + self.ffn(self.ffn_norm(x))
+        y: Tensor = self.ffn(self.ffn_norm(x))
+        return x + y
 
 
 class Stack(nn.Module):
@@ -179,7 +181,8 @@ class Stack(nn.Module):
                 )
             else:
                 x = block(x, bias, memory, memory_mask)
-        return self.norm(x)
+        x = self.norm(x)
+        return x
 
 
 class T5LM(nn.Module):
@@ -214,8 +217,9 @@ class T5LM(nn.Module):
 
     def encode(self, inputs: Tensor) -> Tensor:
         """The encoder's output (batch, S, width) for token ids (batch, S)."""
-        x = self.embedding(inputs)
-        return self.encoder(x, _padding_mask(inputs, x))
+        x: Tensor = self.embedding(inputs)
+        x = self.encoder(x, _padding_mask(inputs, x))
+        return x
 
     def decode(self, tokens: Tensor, memory: Tensor, inputs: Tensor) -> Tensor:
         """Features (batch, T, width) of the decoder's own token ids (batch, T).
@@ -223,11 +227,12 @@ class T5LM(nn.Module):
         `memory` is what `encode` made of `inputs`, whose padding is masked here too.
         The d_model^-0.5 belongs to the tied head: the embedding starts at N(0, 1).
         """
-        x = self.embedding(tokens)
+        x: Tensor = self.embedding(tokens)
         future = torch.ones(2 * tokens.shape[1:], device=x.device).triu(1) * MASKED
         mask = _padding_mask(inputs, x)
         x = self.decoder(x, future.to(x.dtype), memory, mask)
-        return x * self.config.width**-0.5
+        scale: float = self.config.width**-0.5
+        return x * scale
 
     @property
     def recompute(self) -> bool:

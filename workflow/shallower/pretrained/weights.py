@@ -91,9 +91,11 @@ class Safetensors:
         try:
             if path not in self._open:
                 self._open[path] = safe_open(path, "pt")
-            return self._open[path].get_tensor(name)
+            file = self._open[path]
+            tensor: Tensor = file.get_tensor(name)  # type: ignore[no-untyped-call]
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: {name} cannot be read ({error})") from None
+        return tensor
 
 
 def _shards(index: Path) -> dict[str, Path]:
@@ -152,7 +154,8 @@ class GGUF:
         heads = {"q_proj": self.config.heads, "k_proj": self.config.groups}
         for part, count in heads.items():
             if self.interleaved and f".{part}." in name:
-                pairs = weights.unflatten(0, (count, self.config.head_dim // 2, 2))
+                shape = (count, self.config.head_dim // 2, 2)
+                pairs = torch.unflatten(weights, 0, shape)
                 weights = pairs.transpose(1, 2).flatten(0, 2)
         return weights
 

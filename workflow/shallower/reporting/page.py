@@ -180,11 +180,11 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 def interval(row: Mapping[str, Any]) -> Interval | None:
     """Where the interval of a claim is drawn, beside no effect and the threshold."""
-    ends = [row[key] for key in ("ci_low", "ci_high", "effect")]
+    ends: list[float] = [row[key] for key in ("ci_low", "ci_high", "effect")]
     if any(not math.isfinite(end) for end in ends):
         return None
     null = 1.0 if row["unit"] == "ratio" else 0.0
-    threshold = row["threshold"]
+    threshold: float = row["threshold"]
     drawn = [*ends, null] + ([] if math.isnan(threshold) else [threshold])
     low, high = min(drawn), max(drawn)
     width, margin = PLOT

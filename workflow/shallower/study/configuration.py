@@ -38,9 +38,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file")
     try:
-        return load_configfile(path)
+        configuration: dict[str, Any] = load_configfile(path)
     except WorkflowError as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+    return configuration
 
 
 def nested(settings: Iterable[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ HEALED = ("skip", "healed", "by")  # options of a run that continues without a p
 BUDGET = ("lr", "steps", "warmup", "width", "init_std", "output_init", "equal_flops")
 
 # Options by which a model belongs to a system, beside its variant.
-_SYSTEM_OPTIONS = {
+_SYSTEM_OPTIONS: dict[System, set[str]] = {
     "S2": {"ffn", "heads", "head_size", "teacher"},
     "S3": {"skip", "healed"},
     "S4": {"tuned", "eliminate"},
@@ -162,7 +162,7 @@ class ModelName:
     # --- whose idea it is ---
 
     @property
-    def systems(self) -> list[str]:
+    def systems(self) -> list[System]:
         """The systems that a model takes something from, beside its depth.
 
         S1 is other heads; S2 another FFN, other numbers or sizes of heads, a teacher;
@@ -170,7 +170,7 @@ class ModelName:
         """
         if self.t5_size:
             return ["S2"]
-        first = ["S1"] if self.head != "baseline" else []
+        first: list[System] = ["S1"] if self.head != "baseline" else []
         options = set(self.options)
         return first + [
             system
@@ -181,8 +181,10 @@ class ModelName:
     @property
     def system(self) -> System:
         """The one system a model belongs to, or `combined`; S1 has the baselines."""
-        systems = self.systems or ["S1"]
-        return systems[0] if len(systems) == 1 else "combined"  # type: ignore[return-value]
+        systems = self.systems
+        if not systems:
+            return "S1"
+        return systems[0] if len(systems) == 1 else "combined"
 
 
 def joined(model: str, intervention: str) -> str:

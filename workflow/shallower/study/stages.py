@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from shallower.interventions.base import Intervention
+from shallower.interventions.skip import Skip
 from shallower.models.config import LlamaConfig
 from shallower.models.registry import FFNS, HEADS
 from shallower.study.expand import llama_config, t5_config
-from shallower.study.names import ModelName, joined
+from shallower.study.names import joined
 from shallower.study.runs import (
     CountedModel,
     EvaluationSpec,
@@ -178,9 +179,8 @@ def original_spec(study: Study) -> OriginalSpec:
     sizes, timed = study.original, study.latency.interventions
     skips = []
     for text in timed.skips if timed else []:
-        name = ModelName("baseline", sizes.depths[-1], {"skip": text})
         try:
-            name.intervention.skip.check(name.depth)  # type: ignore[union-attr]
+            Skip.parse(text).check(sizes.depths[-1])
         except ValueError:
             continue
         skips.append(text)

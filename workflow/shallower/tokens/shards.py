@@ -192,7 +192,8 @@ class TokenStream:
 
     def __len__(self) -> int:
         """Tokens in the split."""
-        return self.manifest["tokens"]
+        tokens: int = self.manifest["tokens"]
+        return tokens
 
     def read(self, start: int, count: int) -> np.ndarray:
         """Tokens [start, start + count) of the stream, as int64.

@@ -69,15 +69,18 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Piece ids of `text`, without BOS and EOS."""
-        return self.pieces.encode(text)
+        ids: list[int] = self.pieces.encode(text)
+        return ids
 
     def encode_all(self, texts: list[str]) -> list[list[int]]:
         """Piece ids of each text; on one core, which is what a job has."""
-        return self.pieces.encode(texts, num_threads=1)
+        ids: list[list[int]] = self.pieces.encode(texts, num_threads=1)
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of piece ids; BOS and EOS give nothing."""
-        return self.pieces.decode(list(ids))
+        text: str = self.pieces.decode(list(ids))
+        return text
 
 
 def train(texts: Iterable[str], vocabulary: int, path: str | Path) -> None:

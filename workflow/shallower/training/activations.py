@@ -133,7 +133,8 @@ def entropy(queries: Tensor, keys: Tensor) -> Tensor:
     scores = queries.float() @ keys.float().transpose(2, 3) / queries.shape[-1] ** 0.5
     hidden = torch.ones(scores.shape[-2:], device=scores.device).triu(1).bool()
     rows = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-    return torch.special.entr(rows).sum(-1).mean()
+    terms: Tensor = torch.special.entr(rows)
+    return terms.sum(-1).mean()
 
 
 def _matrices(block: nn.Module) -> list[Tensor]:

@@ -66,7 +66,10 @@ class Checkpoints:
             with contextlib.suppress(
                 RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError
             ):
-                return torch.load(path, map_location="cpu", weights_only=True)
+                state: dict[str, Any] = torch.load(
+                    path, map_location="cpu", weights_only=True
+                )
+                return state
         return None
 
     def remove(self) -> None:

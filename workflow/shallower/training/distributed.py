@@ -175,7 +175,7 @@ def interleave(full: Tensor, fused: int, size: int, dim: int) -> Tensor:
 
     With `fused` and `size` exchanged it is its own inverse.
     """
-    pieces = full.unflatten(dim, (fused, size, -1)).transpose(dim, dim + 1)
+    pieces = torch.unflatten(full, dim, (fused, size, -1)).transpose(dim, dim + 1)
     return pieces.flatten(dim, dim + 2)
 
 
@@ -275,7 +275,8 @@ class TensorParallel(Distributed):
         """Euclidean norm of full tensors of which this process has its shares."""
         norms = [super(TensorParallel, self).total_norm(k) for k in self.kinds(tensors)]
         full = [n.full_tensor() if isinstance(n, DTensor) else n for n in norms]
-        return torch.linalg.vector_norm(torch.stack(full))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(full))
+        return norm
 
     def full(self, name: str, tensor: Tensor) -> Tensor:
         """A full parameter, or a full moment of it, by the parameter's name."""

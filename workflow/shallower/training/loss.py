@@ -6,7 +6,7 @@ one compiled graph) change nothing but the rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -123,9 +123,14 @@ def _in_chunks(
 ) -> tuple[Tensor, Tensor]:
     """Means of both losses; each chunk's logits are computed again for gradients."""
     total = plain = torch.zeros((), device=features.device)
-    chunks = taught.split(chunk) if taught is not None else repeat(None)
+    chunks: Iterable[Tensor | None] = repeat(None)
+    if taught is not None:
+        chunks = torch.split(taught, chunk)
     for rows, teacher_rows, labels in zip(
-        features.split(chunk), chunks, targets.split(chunk), strict=False
+        torch.split(features, chunk),
+        chunks,
+        torch.split(targets, chunk),
+        strict=False,
     ):
         loss, cross_entropy = checkpoint(
             *(part, rows, teacher_rows, labels, "sum"),

@@ -93,7 +93,7 @@ def matrices(store: Tensor, megabytes: int) -> tuple[Tensor, ...]:
     """The first `megabytes` of the rows, as matrices that share no memory."""
     row = store.shape[1] * store.element_size()
     part = store[: megabytes * MEGABYTE // row]
-    return (part,) if store.is_cuda else part.split(LARGEST * MEGABYTE // row)
+    return (part,) if store.is_cuda else torch.split(part, LARGEST * MEGABYTE // row)
 
 
 @torch.inference_mode()
@@ -124,7 +124,7 @@ def read(weights: tuple[Tensor, ...], vector: Tensor, product: Product) -> int:
 
 def _as_graph(function: Callable[[], None]) -> Callable[[], None]:
     """The function's kernels as one launch; what it reads must outlive the result."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         function()

@@ -54,7 +54,7 @@ def time_steps(
     cache = decoding.StaticCache.of(filled)
     # A graph is captured here; compilation happens at the first step of a warm-up.
     step = decoder.prepare(network, cache)
-    positions = cache.index.split(1)
+    positions = torch.split(cache.index, 1)
     times = []
     synchronise(tokens)
     before = time.perf_counter_ns()

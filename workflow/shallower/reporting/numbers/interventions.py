@@ -99,7 +99,7 @@ def _skipping(results: Results) -> Iterator[tuple[str, str]]:
     k = fact("skipping.k")
     yield "skipping.k", number(k, 0)
     for kind, (part, rule) in KINDS.items():
-        wanted = Skip(part, rule, int(k)) if k > 0 else None  # type: ignore[arg-type]
+        wanted = Skip(part, rule, int(k)) if k > 0 else None
         label = str(study.names[base].replace(skip=str(wanted)))
         yield f"has.skipping.{kind}", "yes" if label in study.names else ""
         yield from spread(f"skipping.{kind}", results.estimate(change(label, base)), 3)
