@@ -6,12 +6,16 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from project import ROOT
+from counting import Tried
+from project import ROOT, SMOKE, Project
 from shallower import code
+from shallower.analysis.results import Results
 from shallower.corpus.settings import FilesSource
 from shallower.errors import UserError
 from shallower.files import check_programs_run, expanded, without_home
@@ -149,3 +153,93 @@ def test_a_moved_checkout_is_set_up_again(tmp_path: Path) -> None:
     cfg = second / ".venv" / "pyvenv.cfg"  # another Python behind it
     cfg.write_text(cfg.read_text().replace("3.11.7", "3.11.2"))
     assert (made(second), made(second)) == (1, 0)
+
+
+# --- who its user is ------------------------------------------------------------------
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A folder of which no program is run; an ordinary one without the right to it."""
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=64m", "none", folder]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    yield folder
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+# A real stage, a figure, for which matplotlib looks for folders of its own, and a plan.
+WORK = """
+import os, sys
+from pathlib import Path
+umask, corpus, results, output = int(sys.argv[1], 8), *map(Path, sys.argv[2:])
+os.umask(umask)
+output.mkdir()
+from shallower.cli import main
+main(["plan"])
+main(["shard", "--text", str(corpus / "text.parquet"),
+      "--tokenizer", str(corpus / "tokenizer.model"), "--part", "0", "--parts", "2",
+      "--output", str(output / "shard.bin")])
+from shallower.reporting.figures import draw
+draw(results, output, ("pdf", "svg"), ["qa"])
+"""
+USERS = [
+    {"HOME": "/proc/nonexistent", "LC_ALL": "C", "TZ": "XXX-13:37", "umask": "077"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "TZ": "Nowhere/Odd", "umask": "002"},
+]
+
+
+@pytest.mark.slow
+def test_results_are_the_same_for_every_user(
+    corpus: Path, analysed: Results, noexec: Path, tmp_path: Path, tried: Tried
+) -> None:
+    def made(name: str, user: dict[str, str]) -> dict[str, bytes]:
+        environment = {k: v for k, v in os.environ.items() if k not in HOMES}
+        own = {k: v for k, v in user.items() if v and k != "umask"}
+        output = tmp_path / name
+        arguments = user["umask"], corpus, analysed.directory, output
+        run = subprocess.run(
+            [sys.executable, "-c", WORK, *arguments],
+            env=environment | own,
+            cwd=ROOT,
+            capture_output=True,
+        )
+        assert run.returncode == 0, run.stderr.decode()
+        files = [path for path in output.iterdir() if path.is_file()]
+        mode = 0o666 & ~int(user["umask"], 8)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
+        found = {path.name: path.read_bytes() for path in files}
+        return found | {"plan": run.stdout}
+
+    usual = {name: os.environ[name] for name in HOMES if name in os.environ}
+    expected = made("usual", usual | {"umask": "022"})
+    assert {"shard.bin", "qa.pdf", "qa.svg"} < set(expected)
+    assert b"runs" in expected["plan"]
+    for number, user in enumerate(USERS):
+        there = {"TMPDIR": str(noexec)} | user
+        assert made(f"user{number}", there) == expected, user
+    times = len(USERS)
+    tried("a home, locale, umask, time zone or TMPDIR that is odd", times, "same bytes")
+
+
+HOMES = ("HOME", "LC_ALL", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "/dev/null"])
+def test_a_study_is_made_without_a_home(
+    project: Project, home: str, tried: Tried
+) -> None:
+    """As one that is read-only: Snakemake, TeX, Jupyter and matplotlib want folders."""
+    results = project.results
+    made = [results / "paper.pdf", results / "notebooks" / "training.html"]
+    made.append(results / "figures" / "qa.pdf")
+    before = [path.read_bytes() for path in (made[0], made[2])]
+    again = ["--forcerun", "figures", "typeset", "notebook_training", "--"]
+    targets = [str(path.relative_to(project.folder)) for path in made]
+    run = project.run("env", f"HOME={home}", "snakemake", *SMOKE, *again, *targets)
+    assert run.returncode == 0, run.stderr
+    assert [path.read_bytes() for path in (made[0], made[2])] == before
+    tried("a home that cannot be written", 1, "the study was made, the same bytes")
