@@ -6,8 +6,10 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from counting import Tried
 from hub_stand_in import Downloads, Hub
@@ -15,12 +17,13 @@ from made_up import default_configuration
 from shallower.corpus.hub import download, download_file
 from shallower.corpus.settings import HubSource
 from shallower.errors import UserError
+from shallower.evaluation.latency.cases import checkpoint_cases
 from shallower.files import read_json, sha256
 from shallower.pretrained.checkpoint import open_model
 from shallower.pretrained.settings import FilesCheckpoint
 from shallower.pretrained.sizes import sizes
 from shallower.pretrained.weights import Safetensors
-from shallower.study.runs import RunSpec
+from shallower.study.runs import RunSpec, TimedCheckpoint
 from shallower.study.study import load_study
 
 
@@ -139,12 +142,16 @@ def test_a_damaged_gguf_is_named(tmp_path: Path, tried: Tried) -> None:
     given = {"source": "files", "file": str(path), "sha256": sha256(path)}
     checkpoint = FilesCheckpoint.model_validate(given)
     assert checkpoint.checked_path("pretrained.models.mine") == path
+    timed = TimedCheckpoint.model_construct(name="mine", checkpoint=checkpoint)
+    never_asked: Any = None
     places = [0, 5, 30, len(content) // 2, len(content) - 1]
     for place in places:
         flipped = bytes([content[place] ^ 1])
         path.write_bytes(content[:place] + flipped + content[place + 1 :])
         with pytest.raises(UserError, match=r"mine\.sha256: model\.gguf has"):
             checkpoint.checked_path("pretrained.models.mine")
+        with pytest.raises(UserError, match=r"mine\.sha256: model\.gguf has"):
+            checkpoint_cases(never_asked, timed, torch.device("cpu"))
     lengths = [len(content) - 1, len(content) // 2, 100, 3, 0]
     for length in lengths:
         path.write_bytes(content[:length])
