@@ -19,6 +19,7 @@ import yaml
 import zstandard
 
 from hub_stand_in import GATED, Downloads, lines, slimpajama
+from project import TOKEN
 from shallower.corpus.hub import Job, download, download_file
 from shallower.corpus.settings import HubSource, Kind
 from shallower.files import read_json, sha256
@@ -334,7 +335,7 @@ def test_offline_by_the_users_own_wish(place: Place) -> None:
 
 def test_the_token_is_sent_and_written_nowhere(place: Place, tmp_path: Path) -> None:
     """Not of a data set, a file or a checkpoint, and not where one is refused."""
-    token = "hf_averysecrettoken"
+    token = TOKEN
     config = b'{"model_type": "llama"}'
     name = "someone/model"
     files = {"config.json": config, "tokenizer.json": b"{}"}

@@ -14,6 +14,7 @@ import torch
 from counting import Tried
 from hub_stand_in import Downloads, Hub
 from made_up import default_configuration
+from project import TOKEN
 from shallower.corpus.hub import download, download_file
 from shallower.corpus.settings import HubSource
 from shallower.errors import UserError
@@ -174,9 +175,6 @@ def other(downloads: Downloads) -> Iterator[Hub]:
         yield hub
 
 
-SECRET = "hf_averysecrettoken"
-
-
 @pytest.mark.parametrize("asked", ["/resolve/", "/api/"])
 def test_another_host_is_not_told_the_token(
     asked: str, downloads: Downloads, other: Hub, tmp_path: Path, tried: Tried
@@ -186,17 +184,17 @@ def test_another_host_is_not_told_the_token(
 
     place = Place(downloads, tmp_path)
     place.hub.elsewhere = asked, other.endpoint
-    said = downloads.run(download, place.job(split="test"), HF_TOKEN=SECRET)
+    said = downloads.run(download, place.job(split="test"), HF_TOKEN=TOKEN)
     assert (place.output / TEST_FILE).read_bytes() == FILES[TEST_FILE]
     assert any(asked in line for line in other.requests)
-    assert place.hub.tokens == {SECRET}
+    assert place.hub.tokens == {TOKEN}
     assert other.tokens == set()
-    assert SECRET not in said
+    assert TOKEN not in said
     name, lock = "someone/tokenizer", tmp_path / "lock.yaml"
     place.hub.repository(name, {"tokenizer.model": b"pieces"}, kind="models")
     path = tmp_path / "one" / "tokenizer.model"
     arguments = name, "tokenizer.model", None, lock, path
-    downloads.run(download_file, *arguments, HF_TOKEN=SECRET)
+    downloads.run(download_file, *arguments, HF_TOKEN=TOKEN)
     assert path.read_bytes() == b"pieces"
     assert other.tokens == set()
     tried("a redirect of the hub to another host", 2, "the token was not sent there")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from counting import Tried
-from project import ROOT, SMOKE, Project
+from project import ROOT, SMOKE, TOKEN, Project
 from shallower import code
 from shallower.analysis.results import Results
 from shallower.corpus.settings import FilesSource
@@ -84,6 +87,49 @@ def test_homes_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expanded("~.txt") == Path("~.txt")
     monkeypatch.delenv("HOME")
     without_home(content)  # the password file has one, or there is none
+
+
+def naming(paths: Iterable[Path], *secrets: str) -> list[tuple[str, str]]:
+    """Files that have one of these texts, in a PDF's compressed streams too."""
+    found = []
+    for path in paths:
+        content = path.read_bytes()
+        if content.startswith(b"%PDF"):
+            for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.S):
+                with contextlib.suppress(zlib.error):
+                    content += zlib.decompressobj().decompress(stream)
+        found += [(str(path), text) for text in secrets if text.encode() in content]
+    return found
+
+
+def test_an_exported_folder_names_neither_home_nor_token(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exports import exported, model_of
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for kind in ("baseline", "proposed"):  # a class of theirs, and one of ours
+        folder = exported(corpus, tmp_path, model_of(kind))
+        files = list(folder.iterdir())
+        assert len(files) >= 5
+        assert naming(files, TOKEN, str(tmp_path)) == []
+
+
+@pytest.mark.smoke
+def test_what_a_study_writes_names_neither_home_nor_token(
+    project: Project, tried: Tried
+) -> None:
+    """All of it: logs, provenance, figures, notebooks, pages, the paper."""
+    folders = project.results, project.folder / "report"
+    files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+    kinds = {path.suffix for path in files}
+    assert {".json", ".csv", ".parquet", ".log", ".html", ".ipynb", ".pdf"} < kinds
+    (project.results / "logs" / "probe").write_text(f"{project.folder} {TOKEN}")
+    probe = [project.results / "logs" / "probe"]
+    assert len(naming(probe, TOKEN, str(project.folder))) == 2
+    probe[0].unlink()
+    assert naming(files, TOKEN, str(project.folder)) == []
+    tried("the home's path and the hub's token", len(files), "in no file of a study")
 
 
 def test_a_changed_file_is_another_one(tmp_path: Path) -> None:
