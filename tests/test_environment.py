@@ -49,6 +49,18 @@ def test_every_dependency_is_locked_above_its_bound() -> None:
             assert parts(pins[name]) >= parts(bound), name
 
 
+def test_every_package_but_torch_has_checksums() -> None:
+    """The command that makes the file is in docs/licences.md."""
+    text = (ROOT / "envs" / "hashes.lock").read_text()
+    found = re.findall(
+        r"^(\S+)==(\S+) ((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)$", text, re.M
+    )
+    pins = {normal(name): version for name, version, _ in found}
+    assert pins == {name: v for name, v in lock().items() if name != "torch"}
+    setup = (ROOT / "envs" / "setup.sh").read_text()
+    assert "--no-deps --require-hashes -r envs/hashes.lock" in setup
+
+
 def parts(version: str) -> list[int]:
     return [int(n) for n in re.findall(r"\d+", version)]
 

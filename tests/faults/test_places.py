@@ -189,7 +189,7 @@ def test_a_moved_checkout_is_set_up_again(tmp_path: Path) -> None:
 
     first = tmp_path / "it's here"
     (first / "envs").mkdir(parents=True)
-    for name in ("setup.sh", "requirements.lock", "files.lock"):
+    for name in ("setup.sh", "requirements.lock", "hashes.lock", "files.lock"):
         shutil.copy(ROOT / "envs" / name, first / "envs" / name)
     shutil.copy(ROOT / "pyproject.toml", first)
     assert (made(first), made(first)) == (1, 0)
