@@ -70,7 +70,7 @@ pip-audit --no-deps --disable-pip -r envs/requirements.lock
 ```
 
 `envs/hashes.lock` has the checksum of every file of these versions but torch's, and
-set-up installs nothing else in their place. To make it again after a change of the lock:
+set-up installs nothing else in their place. After a change of the lock, make it again:
 
 ```
 pip install uv
