@@ -74,7 +74,7 @@ set-up installs nothing else in their place. After a change of the lock, make it
 
 ```
 pip install uv
-grep -v '^torch==' envs/requirements.lock | uv pip compile - --python-version 3.11.5 \\
+grep -v '^torch==' envs/requirements.lock | uv pip compile - --python-version 3.11.2 \\
   --no-deps --generate-hashes --no-annotate --no-header -o envs/hashes.lock
 ```
 

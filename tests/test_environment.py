@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from project import ROOT
 
@@ -59,6 +61,15 @@ def test_every_package_but_torch_has_checksums() -> None:
     assert pins == {name: v for name, v in lock().items() if name != "torch"}
     setup = (ROOT / "envs" / "setup.sh").read_text()
     assert "--no-deps --require-hashes -r envs/hashes.lock" in setup
+
+
+def test_every_package_is_for_debians_python() -> None:
+    """Debian 12 has 3.11.2; another version than the lock's may be installed here."""
+    for name, version in lock().items():
+        about = importlib.metadata.distribution(name)
+        needed = about.metadata.get("Requires-Python", "")
+        if about.version.partition("+")[0] == version:
+            assert SpecifierSet(needed).contains("3.11.2"), (name, needed)
 
 
 def parts(version: str) -> list[int]:
