@@ -69,11 +69,20 @@ pip install pip-audit
 pip-audit --no-deps --disable-pip -r envs/requirements.lock
 ```
 
-The locks have no hashes. torch is published in builds for each kind of GPU, under one
-version with several checksums, and `TORCH=` chooses among them; pip refuses a file in
-which some lines have hashes and others have none. Hashes of one machine's builds come
-from `pip download -d wheels -r envs/requirements.lock && pip hash wheels/*`. Data have
-checksums: `sha256` of the sources in `config.yaml`, `config/hub.lock.yaml` for the hub.
+`envs/hashes.lock` has the checksum of every file of these versions but torch's, and
+set-up installs nothing else in their place. After a change of the lock, make it again:
+
+```
+pip install uv
+grep -v '^torch==' envs/requirements.lock | uv pip compile - --python-version 3.11.2 \\
+  --no-deps --generate-hashes --no-annotate --no-header -o envs/hashes.lock
+```
+
+torch is published in builds for each kind of GPU, under one version with several
+checksums, and `TORCH=` chooses among them: it has no hashes, as a file in which some
+lines have none is refused by pip. Nor has what its CUDA builds bring with them, nor the
+packages of files, of tests of the harness and of documentation. Data have checksums:
+`sha256` of the sources in `config.yaml`, `config/hub.lock.yaml` for the hub.
 """
 
 

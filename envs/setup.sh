@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Set up what `make paper` and `make test` need, or leave what is already there:
 # .venv from envs/requirements.lock and envs/files.lock, and Debian packages if something is missing.
+# All packages but torch, and those of files, are compared with envs/hashes.lock as they arrive.
 # TORCH (make's variable, pip's arguments) chooses another build of torch. With the
 # argument `python` the Debian packages are left out of it, with `debian` .venv.
 set -euo pipefail
@@ -56,13 +57,14 @@ install_python() {
         echo "set-up: .venv was made in another folder or by another Python; making it again"
         rm -rf .venv
     fi
-    stamp=$(cat envs/requirements.lock envs/files.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
+    stamp=$(cat envs/requirements.lock envs/hashes.lock envs/files.lock pyproject.toml <(echo "$torch") | sha256sum | cut -d' ' -f1)
     [ "$(cat .venv/.ready 2> /dev/null)" = "$stamp" ] && return
     python3 -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' ||
         { echo "set-up: Python 3.11 or newer is needed, found $(python3 --version)" >&2; exit 1; }
     echo "set-up: installing Python packages into .venv"
     [ -x .venv/bin/python ] || python3 -m venv .venv
     rm -f .venv/.ready
+    .venv/bin/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r envs/hashes.lock
     if [ -n "$torch" ]; then
         # shellcheck disable=SC2086
         .venv/bin/pip install --quiet --disable-pip-version-check $torch

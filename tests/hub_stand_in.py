@@ -70,6 +70,9 @@ class Hub(ThreadingHTTPServer):
         # sent so far: a status to answer with, "drop" to break off, or None.
         self.trouble: Callable[[str, int], int | str | None] = lambda line, sent: None
         self.drop_after: int | None = None  # bytes of content until all is dropped
+        # Where requests with a certain text in their path are sent to instead: text
+        # and the beginning of an address, as the real hub does it with large files.
+        self.elsewhere: tuple[str, str] | None = None
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
 
     @property
@@ -121,8 +124,30 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
         elif trouble is not None:
             self._refuse(int(trouble), "")
+        elif hub.elsewhere and hub.elsewhere[0] in self.path:
+            self._redirect(hub.elsewhere[1] + self.path)
         else:
             self._serve(body)
+
+    def _redirect(self, address: str) -> None:
+        """With what the real hub says of a large file beside its place."""
+        found = re.search(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", unquote(self.path))
+        about: dict[str, str] = {}
+        if found:
+            name, revision, path = found.groups()
+            kind = "datasets" if self.path.startswith("/datasets/") else "models"
+            repository = self.server.repositories[f"{kind}/{name}"]
+            content = repository.commits[revision].get(path)
+            if content is None:
+                return self._refuse(404, "EntryNotFound")
+            about = {"X-Repo-Commit": revision, "X-Linked-ETag": f'"{_oid(content)}"'}
+            about["X-Linked-Size"] = str(len(content))
+        self.send_response(302)
+        for header, value in (about | {"Location": address}).items():
+            self.send_header(header, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return None
 
     def _serve(self, body: bytes) -> None:
         url = urlsplit(self.path)
@@ -426,5 +451,6 @@ def downloads(_one_hub: Downloads) -> Downloads:
     hub.tokens.clear()
     hub.trouble = lambda line, sent: None
     hub.drop_after = None
+    hub.elsewhere = None
     hub.content_bytes = 0
     return _one_hub

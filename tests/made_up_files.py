@@ -179,7 +179,8 @@ def _write_latency(world: MadeUp) -> None:
     pd.DataFrame(rows).to_parquet(world.folder / "latency.parquet")
     pd.DataFrame(world.reads).to_parquet(world.folder / "bandwidth.parquet")
     columns = ["session", "scale", "ratio", "ci_low", "ci_high", "background_load"]
-    sessions = [(s, "study", 1.001, 0.99, 1.01, 0.1) for s in range(3)]
+    columns.append("throttled")
+    sessions = [(s, "study", 1.001, 0.99, 1.01, 0.1, 0.0) for s in range(3)]
     table = pd.DataFrame(sessions, columns=columns).assign(disturbed=False)
     table.to_csv(world.folder / "sessions.csv", index=False)
 

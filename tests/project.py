@@ -17,6 +17,7 @@ SMOKE = ("--configfile", "config/smoke.yaml")
 # As a lab types it.
 THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)
 ONE_NODE = ROOT / "envs" / "slurm" / "one_node.sh"
+TOKEN = "hf_averysecrettoken"  # of the hub, in the environment of every run
 # An edit that changes every trained model: file, old text, new text.
 ANOTHER_START = ("workflow/shallower/models/initial.py", "STD = 0.02", "STD = 0.03")
 
@@ -35,6 +36,7 @@ class Project:
         # The copy's own package, not the checkout that is installed.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
+        self.environment["HF_TOKEN"] = TOKEN
         self.results = folder / "results" / "smoke"
         self.said = ""  # by the last dry run
 

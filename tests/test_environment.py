@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
 
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from project import ROOT
 
@@ -47,6 +49,27 @@ def test_every_dependency_is_locked_above_its_bound() -> None:
         assert name in pins, f"{name} is not in the lock"
         if bound:
             assert parts(pins[name]) >= parts(bound), name
+
+
+def test_every_package_but_torch_has_checksums() -> None:
+    """The command that makes the file is in docs/licences.md."""
+    text = (ROOT / "envs" / "hashes.lock").read_text()
+    found = re.findall(
+        r"^(\S+)==(\S+) ((?:\\\n    --hash=sha256:[0-9a-f]{64} ?)+)$", text, re.M
+    )
+    pins = {normal(name): version for name, version, _ in found}
+    assert pins == {name: v for name, v in lock().items() if name != "torch"}
+    setup = (ROOT / "envs" / "setup.sh").read_text()
+    assert "--no-deps --require-hashes -r envs/hashes.lock" in setup
+
+
+def test_every_package_is_for_debians_python() -> None:
+    """Debian 12 has 3.11.2; another version than the lock's may be installed here."""
+    for name, version in lock().items():
+        about = importlib.metadata.distribution(name)
+        needed = about.metadata.get("Requires-Python", "")
+        if about.version.partition("+")[0] == version:
+            assert SpecifierSet(needed).contains("3.11.2"), (name, needed)
 
 
 def parts(version: str) -> list[int]:

@@ -19,9 +19,12 @@ import yaml
 import zstandard
 
 from hub_stand_in import GATED, Downloads, lines, slimpajama
+from project import TOKEN
 from shallower.corpus.hub import Job, download, download_file
 from shallower.corpus.settings import HubSource, Kind
 from shallower.files import read_json, sha256
+from shallower.pretrained.download import download as download_checkpoint
+from shallower.pretrained.settings import HubCheckpoint
 
 SLIM, HH, WIKI = "cerebras/SlimPajama-627B", "Anthropic/hh-rlhf", "microsoft/wiki_qa"
 
@@ -331,12 +334,34 @@ def test_offline_by_the_users_own_wish(place: Place) -> None:
 
 
 def test_the_token_is_sent_and_written_nowhere(place: Place, tmp_path: Path) -> None:
-    token = "hf_averysecrettoken"
+    """Not of a data set, a file or a checkpoint, and not where one is refused."""
+    token = TOKEN
+    config = b'{"model_type": "llama"}'
+    name = "someone/model"
+    files = {"config.json": config, "tokenizer.json": b"{}"}
+    place.hub.repository(name, files, kind="models")
+    one = name, "config.json", None, place.lock, tmp_path / "one" / "config.json"
+    sizes = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64}
+    sizes |= {"num_hidden_layers": 3, "num_attention_heads": 4, "rms_norm_eps": 1e-5}
+    sizes |= {"max_position_embeddings": 64}
+    given = {"source": "hub", "repository": name, "sizes": sizes}
+    checkpoint = HubCheckpoint.model_validate(given)
+    job = checkpoint, "pretrained.models.a", place.lock, tmp_path / "two"
     said = place.downloads.run(download, place.job(split="test"), HF_TOKEN=token)
+    said += place.downloads.run(download_file, *one, HF_TOKEN=token)
+    said += place.downloads.refused(download_checkpoint, *job, HF_TOKEN=token)
+    place.hub.trouble = lambda line, sent: "drop" if "/resolve/" in line else None
+    place.output = tmp_path / "refused"
+    cut = place.job(split="train")
+    said += place.downloads.refused(download, cut, HF_TOKEN=token)
+    place.hub.trouble = lambda line, sent: 401
+    said += place.downloads.refused(download, cut, HF_TOKEN=token)
     assert place.hub.tokens == {token}
     assert token not in said
-    for path in tmp_path.rglob("*"):
-        assert not path.is_file() or token.encode() not in path.read_bytes()
+    paths = [*tmp_path.rglob("*"), *place.downloads.folder.rglob("*")]
+    found = [path for path in paths if path.is_file()]
+    assert len(found) > 5
+    assert [p for p in found if token.encode() in p.read_bytes()] == []
 
 
 def test_every_other_command_has_the_hub_offline(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_every_model_is_in_every_session(tables: list[pd.DataFrame]) -> None:
     latency, steps, reads = tables
     columns = "model intervention seed form mode scale workload batch dtype device"
     columns += " threads session repeat prompt_tokens generated_tokens token_index"
-    columns += " nanoseconds background_load"
+    columns += " nanoseconds background_load throttled"
     assert set(latency.columns) == set(columns.split())
     assert (latency["nanoseconds"] > 0).all()
     plain = {

@@ -33,22 +33,23 @@ PROVENANCE = {
 }
 
 
-@pytest.fixture(scope="module")
-def page(analysed: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a made-up study; its figures are rectangles."""
-    folder = tmp_path_factory.mktemp("page")
-    for path in analysed.directory.glob("*.[cj]s*"):
+def write_parts(results: Results, folder: Path) -> None:
+    """What a page is made of, from a made-up study; figures are rectangles."""
+    for path in results.directory.glob("*.[cj]s*"):
         shutil.copy(path, folder)
-    claims = pd.read_csv(folder / "claims.csv")
-    claims["note"] = claims["note"].astype(object)
-    claims.loc[0, "note"] = "<script>console.error('a note is no code')</script>"
-    claims.to_csv(folder / "claims.csv", index=False)
     (folder / "provenance.json").write_text(json.dumps(PROVENANCE))
     (folder / "figures").mkdir()
     for number, name in enumerate(FIGURES):
         svg = SVG.format(504 if number % 2 else 244.8)
         (folder / "figures" / f"{name}.svg").write_text(svg)
     style.save(style.absent(ABSENT), folder / "figures", ABSENT, ["svg"])
+
+
+@pytest.fixture(scope="module")
+def page(analysed: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a made-up study."""
+    folder = tmp_path_factory.mktemp("page")
+    write_parts(analysed, folder)
     write_page(folder, ROOT / "report", NOTEBOOKS)
     return folder / "report.html"
 
@@ -131,7 +132,7 @@ def test_claims_are_sorted_and_chosen(browser: Browser, page: Path) -> None:
     found = column(browser, "#claims", 1)
     assert 0 < len(found) < len(claims)
     assert all("ffns" in text.lower() for text in found)
-    assert not browser.errors  # and a note was no code
+    assert not browser.errors
 
 
 def test_tables_and_a_figure_in_the_whole_window(browser: Browser, page: Path) -> None:

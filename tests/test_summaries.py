@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,7 @@ def latency_table(per_token: dict[str, float]) -> pd.DataFrame:
     ]
     same = {"intervention": "", "seed": 0, "form": "trained", "mode": "eager"}
     same |= {"scale": "study", "workload": "fixed", "background_load": 0.0}
+    same["throttled"] = 0.0
     return pd.DataFrame(rows).assign(**same)
 
 
@@ -173,7 +175,10 @@ def test_a_seed_has_its_weighted_mean_and_a_session_its_median(folder: Path) -> 
 
 
 def sessions(
-    slower: list[float], load: list[float], percent: float = 0.1
+    slower: list[float],
+    load: list[float],
+    percent: float = 0.1,
+    stopped: Sequence[float] = (0.0,) * 4,
 ) -> pd.DataFrame:
     """One session per factor by which the twin is slower, judged.
 
@@ -186,7 +191,9 @@ def sessions(
     noise = 1 + percent / 100 * table["repeat"] * is_twin
     busy = table["session"].map(dict(enumerate(load)))
     times = table["nanoseconds"] * factor * noise
-    return judged_sessions(table.assign(nanoseconds=times, background_load=busy))
+    throttled = table["session"].map(dict(enumerate(stopped)))
+    own = {"nanoseconds": times, "background_load": busy, "throttled": throttled}
+    return judged_sessions(table.assign(**own))
 
 
 def test_quiet_sessions_are_used() -> None:
@@ -199,6 +206,8 @@ def test_quiet_sessions_are_used() -> None:
 def test_disturbed_sessions_are_left_out_unless_too_few_remain() -> None:
     assert used_sessions(sessions([1.0, 1.2, 1.0, 1.0], [0.0] * 4)) == [0, 2, 3]
     assert used_sessions(sessions([1.0] * 4, [0.0, 0.0, 0.0, 0.5])) == [0, 1, 2]
+    quota = sessions([1.0] * 4, [0.0] * 4, stopped=[0.0, 0.005, 0.02, 0.0])
+    assert used_sessions(quota) == [0, 1, 3]
     table = sessions([1.3, 1.2, 1.0, 1.0], [0.0] * 4)
     assert table["disturbed"].tolist() == [True, True, False, False]
     assert used_sessions(table) == [0, 1, 2, 3]

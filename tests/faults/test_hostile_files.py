@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from counting import Tried
+from hub_stand_in import Downloads, Hub
 from made_up import default_configuration
+from project import TOKEN
+from shallower.corpus.hub import download, download_file
 from shallower.corpus.settings import HubSource
 from shallower.errors import UserError
-from shallower.files import read_json
+from shallower.evaluation.latency.cases import checkpoint_cases
+from shallower.files import read_json, sha256
+from shallower.pretrained.checkpoint import open_model
+from shallower.pretrained.settings import FilesCheckpoint
 from shallower.pretrained.sizes import sizes
 from shallower.pretrained.weights import Safetensors
-from shallower.study.runs import RunSpec
+from shallower.study.runs import RunSpec, TimedCheckpoint
 from shallower.study.study import load_study
 
 
@@ -118,3 +128,87 @@ def test_damaged_json_of_ours_is_one_line(content: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.json: not valid JSON") as caught:
         read_json(path)
     assert "\n" not in str(caught.value)
+
+
+# --- GGUF -----------------------------------------------------------------------------
+
+
+def test_a_damaged_gguf_is_named(tmp_path: Path, tried: Tried) -> None:
+    """A flipped byte by the configured checksum alone: weights are any numbers."""
+    from test_pretrained import make, write_gguf
+
+    path = tmp_path / "model.gguf"
+    write_gguf(make("grouped", tmp_path / "hf"), path, "llama", "Q8_0")
+    content = path.read_bytes()
+    given = {"source": "files", "file": str(path), "sha256": sha256(path)}
+    checkpoint = FilesCheckpoint.model_validate(given)
+    assert checkpoint.checked_path("pretrained.models.mine") == path
+    timed = TimedCheckpoint.model_construct(name="mine", checkpoint=checkpoint)
+    never_asked: Any = None
+    places = [0, 5, 30, len(content) // 2, len(content) - 1]
+    for place in places:
+        flipped = bytes([content[place] ^ 1])
+        path.write_bytes(content[:place] + flipped + content[place + 1 :])
+        with pytest.raises(UserError, match=r"mine\.sha256: model\.gguf has"):
+            checkpoint.checked_path("pretrained.models.mine")
+        with pytest.raises(UserError, match=r"mine\.sha256: model\.gguf has"):
+            checkpoint_cases(never_asked, timed, torch.device("cpu"))
+    lengths = [len(content) - 1, len(content) // 2, 100, 3, 0]
+    for length in lengths:
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"mine\.sha256: model\.gguf has"):
+            checkpoint.checked_path("pretrained.models.mine")
+        with pytest.raises(UserError, match=r"/model\.gguf: "):  # without a checksum
+            open_model(path)
+    tried("a flipped byte in a GGUF file", len(places), "refused by its checksum")
+    tried("a truncated GGUF file", len(lengths), "refused with its name")
+
+
+# --- redirects ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(downloads: Downloads) -> Iterator[Hub]:
+    """Another host, which has the same repositories."""
+    with Hub() as hub:
+        hub.repositories = downloads.hub.repositories
+        yield hub
+
+
+@pytest.mark.parametrize("asked", ["/resolve/", "/api/"])
+def test_another_host_is_not_told_the_token(
+    asked: str, downloads: Downloads, other: Hub, tmp_path: Path, tried: Tried
+) -> None:
+    """The hub keeps large files on another; a redirect of metadata is followed too."""
+    from test_hub import FILES, TEST_FILE, Place
+
+    place = Place(downloads, tmp_path)
+    place.hub.elsewhere = asked, other.endpoint
+    said = downloads.run(download, place.job(split="test"), HF_TOKEN=TOKEN)
+    assert (place.output / TEST_FILE).read_bytes() == FILES[TEST_FILE]
+    assert any(asked in line for line in other.requests)
+    assert place.hub.tokens == {TOKEN}
+    assert other.tokens == set()
+    assert TOKEN not in said
+    name, lock = "someone/tokenizer", tmp_path / "lock.yaml"
+    place.hub.repository(name, {"tokenizer.model": b"pieces"}, kind="models")
+    path = tmp_path / "one" / "tokenizer.model"
+    arguments = name, "tokenizer.model", None, lock, path
+    downloads.run(download_file, *arguments, HF_TOKEN=TOKEN)
+    assert path.read_bytes() == b"pieces"
+    assert other.tokens == set()
+    tried("a redirect of the hub to another host", 2, "the token was not sent there")
+
+
+def test_a_redirect_that_never_ends_is_one_line(
+    downloads: Downloads, other: Hub, tmp_path: Path
+) -> None:
+    from test_hub import Place
+
+    place = Place(downloads, tmp_path)
+    place.hub.elsewhere, other.elsewhere = (
+        ("/api/", other.endpoint),
+        ("/api/", place.hub.endpoint),
+    )
+    line = place.refused(split="test")
+    assert "corpus.text: cerebras/SlimPajama-627B" in line

@@ -7,14 +7,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
+import pandas as pd
 import pytest
 
+from browser import Browser
 from counting import Tried
 from project import ROOT
 from shallower.analysis.results import Results
 from shallower.reporting import tables
 from shallower.reporting.latex import breakable, escape, tabular
 from shallower.reporting.numbers.study import _sources
+from shallower.reporting.page import write_page
 from shallower.reporting.tables import study as study_tables
 
 HOSTILE = [
@@ -116,6 +119,71 @@ def test_lines_of_json_end_in_line_feeds_alone(tmp_path: Path) -> None:
     results = SimpleNamespace(directory=tmp_path, study=study)
     found = study_tables._samples(results, "m")  # type: ignore[arg-type]
     assert found["chat", "1"]["prompt"] == item["prompt"]
+
+
+# Each would set `pwned`, load an image, or end the page's own elements.
+SCRIPTS = [
+    *("<script>pwned = 1</script>", "</script><script>pwned = 1</script>"),
+    *("<img src=x onerror='pwned=1'>", "</style></td></table><svg onload=pwned=1>"),
+    *('" onmouseover="pwned=1" autofocus onfocus="pwned=1', "' onclick='pwned=1"),
+    *("javascript:pwned=1", "<a href=javascript:pwned=1>x</a>", "<!-- <script>"),
+    *("{{ 7 * 7 }} {% raw %}", "&lt;b&gt; &amp;", "</title><script>pwned=1</script>"),
+]
+IN_THE_PAGE = {  # by table: columns whose text may be of a user's or a model's making
+    "claims": ("id", "source", "claim", "kind", "scale", "replicates", "note", "unit"),
+    "pareto": ("model", "system", "axis"),
+    "gates": ("model", "gate", "note"),
+    "parameters": ("model", "scale"),
+    "estimates": ("kind", "left", "right", "scale", "form", "dataset", "unit"),
+}
+
+
+def test_the_page_shows_hostile_text_as_text(
+    browser: Browser, analysed: Results, tmp_path: Path, tried: Tried
+) -> None:
+    """In every cell of a table, in what it was made with, and in a notebook's title."""
+    from test_page import PROVENANCE, write_parts
+
+    write_parts(analysed, tmp_path)
+    for name, columns in IN_THE_PAGE.items():
+        table = pd.read_csv(tmp_path / f"{name}.csv")
+        table = pd.concat([table, table.tail(1)] * len(SCRIPTS)).head(len(SCRIPTS))
+        # With numbers, so that the words beside them are shown.
+        measured = {key: 3.0 for key in ("n", "effect") if key in table}
+        table = table.assign(**measured, **dict.fromkeys(columns, SCRIPTS))
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    machine = {"device": SCRIPTS, "commit": SCRIPTS[0]}
+    machine["versions"] = {"torch": SCRIPTS[1], "snakemake": SCRIPTS[2]}
+    (tmp_path / "provenance.json").write_text(json.dumps(PROVENANCE | machine))
+    cells = [{"cell_type": "markdown", "source": [f"# {SCRIPTS[0]}"]}]
+    (tmp_path / "x.ipynb").write_text(json.dumps({"cells": cells}))
+    write_page(tmp_path, ROOT / "report", [tmp_path / "x.ipynb"])
+    browser.open(tmp_path / "report.html")
+    for script in (
+        "document.querySelectorAll('details').forEach((each) => { each.open = true; })",
+        "document.querySelectorAll('td, b, dd, a').forEach((each) => {"
+        " for (const name of ['mouseover', 'focus'])"
+        " each.dispatchEvent(new Event(name, { bubbles: true })); })",
+        "document.querySelectorAll('th button').forEach((each) => each.click())",
+    ):
+        browser.js(script)
+    assert browser.js("typeof pwned") == "undefined"
+    assert browser.js("document.scripts.length") == 1
+    ours = "[...document.images].every((each) => /^(data:|$)/.test(each.src))"
+    assert browser.js(ours)
+    assert not browser.errors
+    assert {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
+    for name, columns in IN_THE_PAGE.items():
+        place = "#claims" if name == "claims" else f"#table-{name}"
+        text = browser.js(f"document.querySelector('{place}').textContent")
+        for hostile in SCRIPTS:
+            due = len(columns) - (name == "claims")  # whose source is not in the table
+            assert text.count(hostile) >= due, (name, hostile)
+    made_with = browser.js("document.querySelector('#made-with').textContent")
+    assert all(hostile in made_with for hostile in SCRIPTS)
+    assert SCRIPTS[0] in browser.js("document.querySelector('nav').textContent")
+    times = len(SCRIPTS) * sum(map(len, IN_THE_PAGE.values()))
+    tried("a hostile text in the HTML report", times, "shown as text, nothing run")
 
 
 @pytest.mark.parametrize("samples", [HOSTILE, []])

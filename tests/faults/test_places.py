@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import stat
 import subprocess
+import sys
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from project import ROOT
+from counting import Tried
+from project import ROOT, SMOKE, TOKEN, Project
 from shallower import code
+from shallower.analysis.results import Results
 from shallower.corpus.settings import FilesSource
 from shallower.errors import UserError
 from shallower.files import check_programs_run, expanded, without_home
@@ -82,6 +89,49 @@ def test_homes_are_not_published(monkeypatch: pytest.MonkeyPatch) -> None:
     without_home(content)  # the password file has one, or there is none
 
 
+def naming(paths: Iterable[Path], *secrets: str) -> list[tuple[str, str]]:
+    """Files that have one of these texts, in a PDF's compressed streams too."""
+    found = []
+    for path in paths:
+        content = path.read_bytes()
+        if content.startswith(b"%PDF"):
+            for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.S):
+                with contextlib.suppress(zlib.error):
+                    content += zlib.decompressobj().decompress(stream)
+        found += [(str(path), text) for text in secrets if text.encode() in content]
+    return found
+
+
+def test_an_exported_folder_names_neither_home_nor_token(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from exports import exported, model_of
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for kind in ("baseline", "proposed"):  # a class of theirs, and one of ours
+        folder = exported(corpus, tmp_path, model_of(kind))
+        files = list(folder.iterdir())
+        assert len(files) >= 5
+        assert naming(files, TOKEN, str(tmp_path)) == []
+
+
+@pytest.mark.smoke
+def test_what_a_study_writes_names_neither_home_nor_token(
+    project: Project, tried: Tried
+) -> None:
+    """All of it: logs, provenance, figures, notebooks, pages, the paper."""
+    folders = project.results, project.folder / "report"
+    files = [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+    kinds = {path.suffix for path in files}
+    assert {".json", ".csv", ".parquet", ".log", ".html", ".ipynb", ".pdf"} < kinds
+    (project.results / "logs" / "probe").write_text(f"{project.folder} {TOKEN}")
+    probe = [project.results / "logs" / "probe"]
+    assert len(naming(probe, TOKEN, str(project.folder))) == 2
+    probe[0].unlink()
+    assert naming(files, TOKEN, str(project.folder)) == []
+    tried("the home's path and the hub's token", len(files), "in no file of a study")
+
+
 def test_a_changed_file_is_another_one(tmp_path: Path) -> None:
     path = tmp_path / "{x} <results>.txt"
     path.write_text("a")
@@ -139,7 +189,7 @@ def test_a_moved_checkout_is_set_up_again(tmp_path: Path) -> None:
 
     first = tmp_path / "it's here"
     (first / "envs").mkdir(parents=True)
-    for name in ("setup.sh", "requirements.lock", "files.lock"):
+    for name in ("setup.sh", "requirements.lock", "hashes.lock", "files.lock"):
         shutil.copy(ROOT / "envs" / name, first / "envs" / name)
     shutil.copy(ROOT / "pyproject.toml", first)
     assert (made(first), made(first)) == (1, 0)
@@ -149,3 +199,93 @@ def test_a_moved_checkout_is_set_up_again(tmp_path: Path) -> None:
     cfg = second / ".venv" / "pyvenv.cfg"  # another Python behind it
     cfg.write_text(cfg.read_text().replace("3.11.7", "3.11.2"))
     assert (made(second), made(second)) == (1, 0)
+
+
+# --- who its user is ------------------------------------------------------------------
+
+
+@pytest.fixture
+def noexec(tmp_path: Path) -> Iterator[Path]:
+    """A folder of which no program is run; an ordinary one without the right to it."""
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec,size=64m", "none", folder]
+    mounted = subprocess.run(mount, capture_output=True).returncode == 0
+    yield folder
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+# A real stage, a figure, for which matplotlib looks for folders of its own, and a plan.
+WORK = """
+import os, sys
+from pathlib import Path
+umask, corpus, results, output = int(sys.argv[1], 8), *map(Path, sys.argv[2:])
+os.umask(umask)
+output.mkdir()
+from shallower.cli import main
+main(["plan"])
+main(["shard", "--text", str(corpus / "text.parquet"),
+      "--tokenizer", str(corpus / "tokenizer.model"), "--part", "0", "--parts", "2",
+      "--output", str(output / "shard.bin")])
+from shallower.reporting.figures import draw
+draw(results, output, ("pdf", "svg"), ["qa"])
+"""
+USERS = [
+    {"HOME": "/proc/nonexistent", "LC_ALL": "C", "TZ": "XXX-13:37", "umask": "077"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "TZ": "Nowhere/Odd", "umask": "002"},
+]
+
+
+@pytest.mark.slow
+def test_results_are_the_same_for_every_user(
+    corpus: Path, analysed: Results, noexec: Path, tmp_path: Path, tried: Tried
+) -> None:
+    def made(name: str, user: dict[str, str]) -> dict[str, bytes]:
+        environment = {k: v for k, v in os.environ.items() if k not in HOMES}
+        own = {k: v for k, v in user.items() if v and k != "umask"}
+        output = tmp_path / name
+        arguments = user["umask"], corpus, analysed.directory, output
+        run = subprocess.run(
+            [sys.executable, "-c", WORK, *arguments],
+            env=environment | own,
+            cwd=ROOT,
+            capture_output=True,
+        )
+        assert run.returncode == 0, run.stderr.decode()
+        files = [path for path in output.iterdir() if path.is_file()]
+        mode = 0o666 & ~int(user["umask"], 8)
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
+        found = {path.name: path.read_bytes() for path in files}
+        return found | {"plan": run.stdout}
+
+    usual = {name: os.environ[name] for name in HOMES if name in os.environ}
+    expected = made("usual", usual | {"umask": "022"})
+    assert {"shard.bin", "qa.pdf", "qa.svg"} < set(expected)
+    assert b"runs" in expected["plan"]
+    for number, user in enumerate(USERS):
+        there = {"TMPDIR": str(noexec)} | user
+        assert made(f"user{number}", there) == expected, user
+    times = len(USERS)
+    tried("a home, locale, umask, time zone or TMPDIR that is odd", times, "same bytes")
+
+
+HOMES = ("HOME", "LC_ALL", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("home", ["/proc/nonexistent", "/dev/null"])
+def test_a_study_is_made_without_a_home(
+    project: Project, home: str, tried: Tried
+) -> None:
+    """As one that is read-only: Snakemake, TeX, Jupyter and matplotlib want folders."""
+    results = project.results
+    made = [results / "paper.pdf", results / "notebooks" / "training.html"]
+    made.append(results / "figures" / "qa.pdf")
+    before = [path.read_bytes() for path in (made[0], made[2])]
+    again = ["--forcerun", "figures", "typeset", "notebook_training", "--"]
+    targets = [str(path.relative_to(project.folder)) for path in made]
+    run = project.run("env", f"HOME={home}", "snakemake", *SMOKE, *again, *targets)
+    assert run.returncode == 0, run.stderr
+    assert [path.read_bytes() for path in (made[0], made[2])] == before
+    tried("a home that cannot be written", 1, "the study was made, the same bytes")

@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from shallower import running, terminal
 from shallower.code import CHECKOUT
+from shallower.cores import usable_cores, visible_cores
 from shallower.corpus import EVALUATION_SETS, downloaded
 from shallower.errors import UserError
 from shallower.files import check_programs_run
@@ -32,6 +33,11 @@ if CHECKOUT != Path(workflow.basedir).resolve():
         f"{workflow.basedir}: its Python runs the code of {CHECKOUT}, not its own: "
         "run `make setup` here, and Snakemake from .venv/bin"
     )
+
+# Snakemake counts the cores that it sees, and knows of no quota. On a cluster the jobs
+# have other cores than this process.
+if workflow.nodes is None and usable_cores() < visible_cores():
+    workflow.global_resources["_cores"] = min(usable_cores(), workflow._cores or 1)
 
 try:
     for path in workflow.configfiles:

@@ -134,10 +134,11 @@ rule verify:
         " --threads {threads} > {log} 2>&1"
 
 
-# In a folder of its own: notebooks that run at once would share IPython's. As a page that
-# asks for nothing on a network.
+# In a folder of its own: notebooks that run at once would share IPython's, and a home may
+# not be there to be written to. As a page that asks for nothing on a network.
 NOTEBOOK = (
     "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
+    " export JUPYTER_CONFIG_DIR=$IPYTHONDIR;"
     " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
     " (papermill {input.notebook} $made.ipynb --kernel python3"
     " --no-progress-bar -p results {params.results}"

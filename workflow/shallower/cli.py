@@ -17,6 +17,7 @@ from typer import Option
 
 from shallower import __version__
 from shallower.commands import people, stages
+from shallower.cores import limit_threads
 from shallower.errors import UserError
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Compute nodes have no internet, and nothing may depend on having it. The
         # libraries read this when they are imported, which is not yet.
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    limit_threads()
     try:
         from shallower.trusted import check_stage
 

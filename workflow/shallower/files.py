@@ -152,6 +152,22 @@ def check_programs_run(folder: Path) -> None:
         raise UserError(f"TMPDIR: {folder} cannot be used ({error})") from None
 
 
+def find_a_cache() -> None:
+    """Where the home cannot be written, or is none: a cache in `.snakemake`.
+
+    Snakemake and matplotlib make folders in `~/.cache`, and Snakemake ends with a
+    traceback if it cannot. They and the jobs read XDG_CACHE_HOME.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache.mkdir(parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return
+    except (OSError, RuntimeError):  # a file, or read-only; or nobody's home is known
+        pass
+    os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake", "cache").absolute())
+
+
 def expanded(path: str) -> Path:
     """A path as people write it: `~/` is their home, and `~.txt` a file's name."""
     return Path(path).expanduser() if path.startswith("~/") else Path(path)

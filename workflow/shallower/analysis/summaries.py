@@ -29,7 +29,8 @@ COLUMNS = [
     "std_units",  # of the means of seeds (of sessions for times)
 ]
 SESSION_COLUMNS = [
-    *("session", "scale", "ratio", "ci_low", "ci_high", "background_load", "disturbed"),
+    *("session", "scale", "ratio", "ci_low", "ci_high", "background_load", "throttled"),
+    "disturbed",
 ]
 FILES = (  # of every run, whose checksums are listed in runs.json
     *("runs/{}/seed{}/spec.yaml", "runs/{}/seed{}/losses.csv"),
@@ -51,6 +52,9 @@ SETS = (  # data sets and workloads with a file of their own
 AA_BAND = 1.10
 AA_LEVEL = 0.90  # of its interval: two one-sided tests at .05
 BUSY = 0.25  # cores kept busy by others, on average over a session
+# Share of a CPU quota's periods in which it stopped a session. A request of a second
+# lasts for ten of them: at this share one request in ten is longer than it would be.
+STOPPED = 0.01
 FEWEST = 3  # of two sessions an interval has one degree of freedom: 12.7 errors wide
 
 
@@ -254,8 +258,9 @@ def judged_sessions(latency: pd.DataFrame) -> pd.DataFrame:
 
     A session (one process) times the deepest baseline under two names. It is disturbed
     unless the interval of that ratio lies within `AA_BAND`, so that noise does not pass
-    for equality, or if others kept more than `BUSY` cores busy meanwhile. A repeat's
-    time is that of its median token.
+    for equality, or if others kept more than `BUSY` cores busy meanwhile, or if a quota
+    stopped it in more than `STOPPED` of its periods. A repeat's time is that of its
+    median token.
     """
     fixed = latency[(latency["workload"] == "fixed") & (latency["mode"] == "eager")]
     fixed = fixed[(fixed["form"] == "trained") & (fixed["token_index"] > 0)]
@@ -267,10 +272,11 @@ def judged_sessions(latency: pd.DataFrame) -> pd.DataFrame:
         ratio = aa_log_ratios(group)
         low, high = np.exp(t_interval(ratio, AA_LEVEL))
         mean = float(np.exp(ratio.mean()))
-        busy = latency.loc[latency["session"] == session, "background_load"].iloc[0]
+        own = latency[latency["session"] == session].iloc[0]
+        busy, stopped = own["background_load"], own.get("throttled", np.nan)
         same = low > 1 / AA_BAND and high < AA_BAND
-        disturbed = bool(not same or busy > BUSY)
-        rows.append([session, scale, mean, low, high, busy, disturbed])
+        disturbed = bool(not same or busy > BUSY or stopped > STOPPED)
+        rows.append([session, scale, mean, low, high, busy, stopped, disturbed])
     return pd.DataFrame(rows, columns=SESSION_COLUMNS)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +20,7 @@ from shallower.commands.options import (
     StudyFolder,
     Threads,
 )
+from shallower.cores import usable_cores
 from shallower.errors import UserError
 
 START, LOOK, USE = "Begin", "Look", "Check and use"
@@ -91,7 +91,7 @@ def train(
 
     values = configured(config, configfile or [], overrides or [])
     chosen = load_study(values | {"study": study})
-    count = threads or os.cpu_count() or 1
+    count = threads or usable_cores()
     console = make_console()
     Quick(chosen, named(model, chosen), seed, count, device, console).make()
 

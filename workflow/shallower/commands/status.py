@@ -7,7 +7,6 @@ knows more: it lists every job.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from shallower import running
 from shallower.commands.terminal import say
+from shallower.cores import usable_cores
 from shallower.study.inputs import Inputs
 from shallower.study.records import Record, started
 from shallower.study.study import Study
@@ -166,7 +166,7 @@ def show(study: Study, console: Console) -> None:
     if done == len(found):
         say(console, f"nothing to do; the paper is {results / 'paper.pdf'}", "green")
     else:
-        left = seconds_left(study, found, os.cpu_count() or 1)
+        left = seconds_left(study, found, usable_cores())
         say(console, f"time left: about {duration(left)} on this machine")
 
 

@@ -167,7 +167,7 @@ def checkpoint_cases(
 
     All share the weights, which leave nothing in a cache for the next model.
     """
-    path = timed.checkpoint.path(f"pretrained.models.{timed.name}")
+    path = timed.checkpoint.checked_path(f"pretrained.models.{timed.name}")
     network = open_model(path, timed.context).to(device)
     plain = Case(timed.name, 0, "trained", "pretrained", network)
     cases = [plain, replace(plain, model=twin(timed.name))]

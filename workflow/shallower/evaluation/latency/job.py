@@ -34,6 +34,7 @@ import pandas as pd
 import torch
 
 from shallower import machine
+from shallower.cores import Throttling
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.generation import encode_prompt
 from shallower.evaluation.latency import PROMPTS
@@ -85,7 +86,7 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
     set_part(f"session {session + 1} of {job.spec.settings.sessions}")
     settings, device = job.spec.settings, machine.choose_device(job.device)
     order = random.Random(derive(session, "latency order"))
-    load = BackgroundLoad()
+    load, throttling = BackgroundLoad(), Throttling()
     # Reads before the models and after them, so that a drift of the machine meets both.
     megabytes, repeats = settings.bandwidth.megabytes, range(settings.bandwidth.repeats)
     middle = len(repeats) // 2
@@ -105,6 +106,7 @@ def run_session(job: Job, session: int) -> tuple[pd.DataFrame, ...]:
         "threads": job.threads,
         "session": session,
         "background_load": load.cores(),
+        "throttled": throttling.share(),
     }
     tables: Sequence[Sequence[Mapping[str, object]]] = (rows, steps, reads)
     names = None, list(StepTime.__annotations__), None  # of a table without rows too
