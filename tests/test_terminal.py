@@ -95,6 +95,8 @@ def test_interrupt_says_that_the_same_command_resumes(tmp_path: Path) -> None:
         text=True,
         cwd=tmp_path,
         start_new_session=True,  # as a terminal: the signal goes to the jobs as well
+        # A shell's background job, as these tests may be, does not hear it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "logs" / "first.log").exists():
