@@ -10,7 +10,7 @@ SETTINGS := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword 
 SNAKEMAKE = snakemake --rerun-incomplete --quiet rules host reason \
 	$(if $(CONFIG),--configfile $(CONFIG)) $(if $(SETTINGS),--config overrides="$(SETTINGS)") $(ARGS)
 # Two processes. A module's tests stay in one: they share fixtures.
-PARALLEL = pytest -n 2 --dist loadfile --no-loadscope-reorder
+PARALLEL = pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12
 ONE_CORE = OMP_NUM_THREADS=1 $(PARALLEL)
 
 help:  ## this list
