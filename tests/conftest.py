@@ -171,20 +171,26 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The smoke study, run once on this machine; each process of pytest has a copy."""
+def smoke_study(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The smoke study, run once, by whichever process needs it first."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    folder, made = shared / "smoke_study", shared / "smoke_study.made"
+    made = shared / "smoke_study.made"
     with FileLock(shared / "smoke_study.lock"):
+        project = Project(shared / "smoke_study")
         if not made.exists():
-            folder.mkdir()
-            run = Project(folder).snakemake()
+            run = project.snakemake()
             assert run.returncode == 0, run.stderr[-5000:]
             made.touch()
+    return project
+
+
+@pytest.fixture(scope="session")
+def project(smoke_study: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A copy of it for this process' tests, which may make parts of it again."""
     own = tmp_path_factory.mktemp("project")
-    shutil.copytree(folder, own, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(smoke_study.folder, own, symlinks=True, dirs_exist_ok=True)
     return Project(own)
 
 

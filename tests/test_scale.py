@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -135,8 +134,8 @@ def test_a_model_the_study_lacks_is_named(project: Project) -> None:
 
 
 @pytest.mark.smoke
-def test_the_overhead_is_made_of_every_job(project: Project) -> None:
-    jobs = overhead.jobs(project.results)
+def test_the_overhead_is_made_of_every_job(smoke_study: Project) -> None:
+    jobs = overhead.jobs(smoke_study.results)
     rules = [job.rule for job in jobs]
     assert rules.count("train") == rules.count("evaluate") == RUNS
     assert {"corpus", "shard", "latency", "summary", "figures", "paper"} < set(rules)
@@ -146,4 +145,4 @@ def test_the_overhead_is_made_of_every_job(project: Project) -> None:
         command = re.search(r"-m shallower ([\w-]+)", job.command)
         assert command is None or commands[command[1]]
     assert "shallower.evaluation.evaluate" in json.dumps(commands["evaluate"])
-    assert overhead.run_seconds(Path(project.folder), jobs) > 0
+    assert overhead.run_seconds(smoke_study.folder, jobs) > 0

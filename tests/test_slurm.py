@@ -255,7 +255,8 @@ def test_a_job_of_a_failed_node_is_started_once_again(long: Long) -> None:
     try:
         assert snakemake.wait(120) == 1
     finally:
-        subprocess.run([*change, "state=resume"], check=True)
+        # It may have come back by itself, as one that answers does.
+        subprocess.run([*change, "state=resume"])
     assert sacct("State")[-1] == ["NODE_FAIL"]
     assert "node failure" in long.log.read_text()
     wait_for(lambda: not queued(), 30)

@@ -274,7 +274,10 @@ HOMES = ("HOME", "LC_ALL", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize("home", ["/proc/nonexistent", "/dev/null"])
+@pytest.mark.parametrize(
+    "home",
+    ["/proc/nonexistent", pytest.param("/dev/null", marks=pytest.mark.faults)],
+)
 def test_a_study_is_made_without_a_home(
     project: Project, home: str, tried: Tried
 ) -> None:

@@ -165,6 +165,9 @@ def _named(name: ModelName) -> str:
     return escape(applied(name))
 
 
+WIDEST = 99  # as a ratio's end is shown: two noisy sessions may give thousands
+
+
 # --- cells ----------------------------------------------------------------------------
 
 
@@ -180,8 +183,11 @@ def change_cells(found: Estimate) -> list[str]:
 
 
 def ratio_cells(found: Estimate) -> list[str]:
-    """A ratio and its interval."""
-    return value_cells(found, 2)
+    """A ratio and its interval, of which an end far from one is no news in itself."""
+    effect, shown = value_cells(found, 2)
+    if found.ci_high > WIDEST:
+        shown = f"[{number(found.ci_low)}, $>${WIDEST}]"
+    return [effect, shown]
 
 
 def gain_cells(results: Results, label: str, curve: str, axis: str) -> list[str]:
