@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -262,3 +264,14 @@ def test_lists() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(["a, b", "c"], ";") == "a, b; and c"
+
+
+def test_an_end_of_a_ratio_far_from_one_is_shown_as_such(analysed: Results) -> None:
+    """Two noisy sessions give an interval of any width, which would widen the table."""
+    skipped = next(iter(skips(analysed.study)))
+    found = analysed.estimate(speedup(BASE, skipped, "per_token"))
+    near = replace(found, effect=1.87, ci_low=0.91, ci_high=98.76)
+    far = replace(found, effect=1.87, ci_low=0.01, ci_high=12_345.6)
+    cells = intervention_tables.ratio_cells
+    assert cells(near) == ["1.87", "[0.91, 98.76]"]
+    assert cells(far) == ["1.87", "[0.01, $>$99]"]
