@@ -130,6 +130,14 @@ onstart:
             running.jobs_end_with_this_process()
 
 
+onerror:
+    # nor after Ctrl-C in a dry run
+    if not WITHIN_JOB and not workflow.local_exec:
+        running.cancel_slurm_jobs(
+            getattr(workflow.scheduler._executor, "run_uuid", None)
+        )
+
+
 pathvars:
     results=f"results/{study.study}",
     logs=f"results/{study.study}/logs",

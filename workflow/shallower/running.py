@@ -136,5 +136,16 @@ def wait_and_kill(pid: int, token: str) -> None:
         time.sleep(0.05)
 
 
+def cancel_slurm_jobs(run_id: str | None) -> None:
+    """Cancel what is left of one Snakemake's jobs, by the name that they share.
+
+    After Ctrl-C Snakemake cancels the jobs that it knows, but while it asks SLURM for
+    their states it knows none (`RemoteExecutor._wait_for_jobs`): they would go on.
+    None: jobs of another kind of executor.
+    """
+    if run_id is not None:
+        subprocess.run(["scancel", "--name", run_id], check=False)
+
+
 if __name__ == "__main__":
     wait_and_kill(int(sys.argv[1]), sys.argv[2])
