@@ -14,8 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = 23  # of the smoke study
 SMOKE = ("--configfile", "config/smoke.yaml")
-# As a lab types it.
+# As a lab types it, with fewer models, since each of them waits in a queue, too.
 THROUGH_SLURM = ("snakemake", "--cores", "1", "--profile", "slurm", *SMOKE)
+THROUGH_SLURM += ("tests/slurm.yaml",)
+SUBMITTED_RUNS = 10
 ONE_NODE = ROOT / "envs" / "slurm" / "one_node.sh"
 TOKEN = "hf_averysecrettoken"  # of the hub, in the environment of every run
 # An edit that changes every trained model: file, old text, new text.

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from snakemake.utils import update_config
 
-from project import ROOT, RUNS, SMOKE, THROUGH_SLURM, Project
+from project import ROOT, SMOKE, SUBMITTED_RUNS, THROUGH_SLURM, Project
 from shallower.files import note, read_json, sha256
 from shallower.study.runs import RunSpec
 from shallower.study.study import load_study
@@ -74,12 +74,16 @@ TIMES = ("us", "s", "tokens/s")  # units that may differ between two runs
 def test_a_local_run_gives_the_same_summaries(
     project: Project, submitted: Project
 ) -> None:
-    """Everything is made again in another folder, from the data on."""
+    """Everything was made in another folder, from the data on."""
     for name in ("summary.csv", "by_seed.csv"):
-        tables = [pd.read_csv(p.results / name) for p in (project, submitted)]
-        first, second = (t[~t["unit"].isin(TIMES)] for t in tables)
-        assert len(first) > 50
-        pd.testing.assert_frame_equal(first, second, check_exact=True)
+        here, there = (pd.read_csv(p.results / name) for p in (project, submitted))
+        there = there[~there["unit"].isin(TIMES)].reset_index(drop=True)
+        assert len(there) > 50
+        # The local study has more models.
+        said = list(there.select_dtypes(exclude="number"))
+        keys = [*said, *({"seed", "depth"} & set(there))]
+        here = there[keys].merge(here, on=keys, how="left")[list(there)]
+        pd.testing.assert_frame_equal(here, there, check_exact=True)
     for name in ("runs/proposed-2/seed1/model.safetensors", "corpus/manifest.json"):
         assert sha256(project.results / name) == sha256(submitted.results / name)
 
@@ -87,7 +91,7 @@ def test_a_local_run_gives_the_same_summaries(
 def test_jobs_have_what_their_rules_declare(submitted: Project) -> None:
     given = [tres for (tres,) in sacct("AllocTRES") if "gres/gpu=" in tres]
     single = "billing=1,cpu=1,gres/gpu=1,mem=8000M,node=1"
-    assert given.count(single) == 2 * RUNS  # training and evaluation
+    assert given.count(single) == 2 * SUBMITTED_RUNS  # training and evaluation
     # The latency job has the node to itself: all of its CPUs and GPUs.
     assert [tres for tres in given if tres != single] == [
         "billing=8,cpu=8,gres/gpu=2,mem=16000M,node=1"
@@ -152,9 +156,9 @@ class Long:
 
     def _spec(self, steps: int) -> RunSpec:
         configuration = yaml.safe_load((ROOT / "config.yaml").read_text())
-        smoke = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
-        for more in (smoke, self._settings(steps)):
-            update_config(configuration, more)
+        for name in ("config/smoke.yaml", "tests/slurm.yaml"):
+            update_config(configuration, yaml.safe_load((ROOT / name).read_text()))
+        update_config(configuration, self._settings(steps))
         return load_study(configuration).spec("baseline-1", 0)
 
     def _steps_per_second(self) -> float:
