@@ -17,7 +17,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
 	@echo
 	@echo 'CONFIG="a.yaml b.yaml"  overlays on config.yaml    ARGS="..."  further arguments'
-	@echo 'study=quick training.steps=50    single settings of the study'
+	@echo 'study=short training.steps=50    single settings of the study'
 	@echo 'TORCH="..."             another build of torch, as arguments of pip'
 
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from shallower.errors import UserError
 from shallower.files import RECORDS
 from shallower.study import inputs
 from shallower.study.inputs import Inputs, changes, code_changes
 from shallower.study.runs import EvaluationSpec, LatencySpec, RunSpec, read_spec
 from shallower.study.study import Study, load_study, read_study
+from shallower.trusted import check_code
 
 
 @pytest.fixture
@@ -44,6 +47,37 @@ def test_nothing_is_written_twice(study: Study, tmp_path: Path) -> None:
     before = times(tmp_path)
     Inputs(study, tmp_path).write()
     assert times(tmp_path) == before
+
+
+def test_what_would_change_is_said_of_contrasts_too(
+    study: Study, tmp_path: Path
+) -> None:
+    files = Inputs(study, tmp_path)
+    files.write()
+    assert files.pending() == {}
+    margin = study.margin.model_copy(update={"nats": 0.07})
+    other = study.model_copy(update={"margin": margin})
+    found = Inputs(other, tmp_path).pending()
+    assert list(found) == [files.study_file]
+    [words] = found[files.study_file]
+    assert words.startswith("margin.nats")
+    assert words.endswith("-> 0.07")
+
+
+def test_code_of_modules_that_the_study_no_longer_has_stops_no_job(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a variant that was dropped, whose module is deleted."""
+    files = Inputs(study, tmp_path)
+    files.write()
+    due = files.code_file("train", "proposed-6")
+    due.with_stem("train-mine").write_text('{"models.layers.mine": "0"}')
+    monkeypatch.setattr("shallower.running.started", lambda _: time.time_ns())
+    check_code(files.directory, "train-run", due)
+    code = json.loads(due.read_text())
+    due.write_text(json.dumps(code | {"models.gone": "0"}))
+    with pytest.raises(UserError, match=r"gone.py: edited while the study is made"):
+        check_code(files.directory, "train-run", due)
 
 
 def test_one_models_setting_changes_its_files_alone(

@@ -34,6 +34,7 @@ from shallower.study.configuration import configured
 from shallower.study.inputs import Inputs
 from shallower.study.records import Record
 from shallower.study.study import Study, load_study
+from shallower.terminal.minutes import write_speeds
 from shallower.terminal.numbers import number
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.live import LiveLosses, last_line, read_live
@@ -215,6 +216,18 @@ def test_a_folder_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     LiveLosses(tmp_path / "file", 8, 10).show(2, 1.0, 1.0)
 
 
+def test_a_full_disk_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise UserError("no space left on its disk")
+
+    monkeypatch.setattr("shallower.training.live.write_text", full)
+    LiveLosses(tmp_path, 8, 10).show(2, 1.0, 1.0)
+    monkeypatch.setattr("shallower.terminal.minutes.write_json", full)
+    write_speeds({"train": 1.0}, tmp_path / "speeds.json")
+
+
 # --- status ---------------------------------------------------------------------------
 
 
@@ -240,7 +253,9 @@ class Made:
         for path in files.directory.rglob("*"):
             os.utime(path, (1000, 1000))
         for product in status.products(study):
-            inputs = [files.study_file]
+            inputs = [files.settings_file("corpus")]
+            if product.rule in ("summary", "estimates", "tables"):
+                inputs = [files.study_file]
             if product.rule == "train":
                 assert product.run
                 inputs = [files.spec_file(product.run)]
@@ -252,7 +267,7 @@ class Made:
                 inputs = [files.evaluation_file(product.run)]
                 inputs += [self.results / f"runs/{model}/seed{seed}/model.safetensors"]
             if product.rule == "summary":
-                inputs = [
+                inputs += [
                     p.path for p in status.products(study) if p.rule == "evaluate"
                 ]
             if product.rule == "estimates":
@@ -305,6 +320,14 @@ def test_a_finished_study_is_done(made: Made) -> None:
     made.said(small("training.steps=7"))
     after = {p: p.stat().st_mtime_ns for p in made.results.rglob("*") if p.is_file()}
     assert before == after  # a look changes nothing
+
+
+def test_a_changed_margin_makes_verdicts_stale(made: Made) -> None:
+    states = made.states(small("margin.nats=0.07"))
+    stale = {rule for rule, found in states.items() if found["stale"]}
+    assert {"summary", "estimates", "tables"} <= stale
+    assert not stale & {"train", "evaluate", "tokenizer", "corpus"}
+    assert "margin.nats 0.02 -> 0.07" in made.said(small("margin.nats=0.07"))
 
 
 def test_a_changed_setting_is_told_with_what_it_makes_stale(made: Made) -> None:

@@ -172,6 +172,7 @@ def test_a_tokenized_corpus_is_counted(configuration: dict, tmp_path: Path) -> N
     assert (size.exact, size.train_tokens, size.documents) == (True, 122_880, 850)
     assert size.test_documents == 50
     estimate = corpus_size(study, Path("no results"))
+    assert size.text == estimate.text  # all splits, however much is known
     # By counting.
     assert not estimate.exact
     assert estimate.documents == pytest.approx(8727, rel=0.02)

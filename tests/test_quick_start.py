@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import re
 import signal
@@ -136,6 +137,24 @@ def test_what_is_there_is_kept_and_other_settings_are_not(
     assert "text and tokens are there" in other
     assert "trained already" not in other
     assert sha256(weights) != before
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_makes_is_left_alone(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    folder, _ = trained
+    words = ["train", "--model", "proposed-2", *OPTIONS]
+    with (folder / "results/quick/.running").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="makes this study now"):
+            said(folder, *words)
+    settings = tmp_path / "results" / "quick" / "settings" / "corpus.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("{}")
+    with pytest.raises(UserError, match="a study that Snakemake makes"):
+        said(tmp_path, *words)
+    assert not (tmp_path / "results" / "quick" / "study.json").exists()
 
 
 @pytest.mark.slow

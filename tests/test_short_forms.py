@@ -162,7 +162,7 @@ def test_an_unknown_key_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_make_hands_settings_to_snakemake() -> None:
     """What `make paper` would run, parsed by Snakemake, gives the study asked for."""
-    asked = ["study=quick", "training.steps=50", "experiments.seeds=[0, 1]"]
+    asked = ["study=short", "training.steps=50", "experiments.seeds=[0, 1]"]
     command = ["make", "-n", "paper", *asked, "training.learning_rate=1e-3"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     handed = re.search(r'--config (overrides=)"(.*?)"', said)
@@ -170,7 +170,7 @@ def test_make_hands_settings_to_snakemake() -> None:
     values = merge(BASE, []) | parse_config([handed[1] + handed[2]])
     apply(values)
     study = load_study(values)
-    assert (study.study, study.training.steps) == ("quick", 50)
+    assert (study.study, study.training.steps) == ("short", 50)
     assert study.training.learning_rate == 1e-3
     assert study.experiments.seeds == [0, 1]
     plain = subprocess.run(

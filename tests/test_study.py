@@ -56,6 +56,20 @@ def test_default_study(configuration: dict) -> None:
     assert study.spec("proposed-7", 1).seed == 1
 
 
+def test_seeds_of_a_search_are_its_own(configuration: dict) -> None:
+    """Also where one of its rates is that of all other runs."""
+    rate = configuration["training"]["learning_rate"]
+    grid = {"variants": ["baseline"], "depths": [5, 9], "seeds": [100]}
+    grid["options"] = {"lr": [rate / 4, rate, rate * 4]}
+    configuration["experiments"]["learning_rate"] = [grid]
+    study = load_study(configuration)
+    assert ("baseline-5", 100) in study.runs
+    assert 100 not in study.seeds_of("baseline-5")
+    assert study.seeds_of("baseline-9") == [100], "nothing else trains it"
+    timed = {model.label: model.seeds for model in latency_spec(study).models}
+    assert timed["baseline-5"] == study.seeds_of("baseline-5")
+
+
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")))
 def test_overlays(overlay: Path) -> None:
     configuration = yaml.safe_load((ROOT / "config.yaml").read_text())

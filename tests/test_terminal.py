@@ -9,9 +9,11 @@ import sys
 import textwrap
 import time
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
 from project import ROOT
@@ -226,6 +228,17 @@ def test_expected_times_follow_the_study() -> None:
     wildcards = {"model": model, "seed": str(seed)}
     plain = Minutes(reference, {}).job("train", wildcards)
     assert Minutes(reference, {"train": 3.0}).job("train", wildcards) == 3 * plain
+
+
+def test_a_checkpoints_time_is_of_its_own_interventions() -> None:
+    one = yaml.safe_load((ROOT / "config.yaml").read_text())
+    model = one["pretrained"]["models"]["smollm2-135m"]
+    two = deepcopy(one)
+    two["pretrained"]["models"]["another"] = model
+    whole = Minutes(load_study(one), {}).jobs("pretrained", 1)
+    both = Minutes(load_study(two), {})
+    assert both.job("pretrained", {"checkpoint": "another"}) == whole
+    assert both.jobs("pretrained", 2) == 2 * whole
 
 
 def test_speeds_are_kept_and_damage_is_no_harm(tmp_path: Path) -> None:

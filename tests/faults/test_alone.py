@@ -59,6 +59,20 @@ def test_a_study_is_made_by_one(tmp_path: Path) -> None:
     assert lock.take(), "the lock of a killed owner is free"
 
 
+def test_what_another_run_wrote_is_noticed(tmp_path: Path) -> None:
+    """A graph that was built before knows nothing of it."""
+    study = tmp_path / "study"
+    assert running.StudyLock(study).take()
+    (study / "runs").mkdir()
+    result = study / "runs" / "losses.csv"
+    result.write_text("")
+    os.utime(result, (100.0, 100.0))
+    os.utime(study / "runs", (100.0, 100.0))
+    assert not running.written_since(study, 200.0), "the lock itself does not count"
+    os.utime(result, (300.0, 300.0))
+    assert running.written_since(study, 200.0)
+
+
 def test_jobs_end_with_a_killed_snakemake(tmp_path: Path, tried: Tried) -> None:
     times = 5
     for _ in range(times):

@@ -53,6 +53,20 @@ def test_a_writer_killed_at_random_leaves_whole_files(
     tried("kill -9 of a process that writes files", kills, "every file was complete")
 
 
+def test_a_record_that_cannot_be_written_leaves_nothing(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_text(study / "a.csv", "1\n")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.json, "dump", full)
+    with pytest.raises(OSError, match="no space left"):
+        files.write_text(study / "b.csv", "2\n")
+    assert [p.name for p in (study / files.RECORDS).iterdir()] == ["a.csv.json"]
+
+
 def test_a_file_is_replaced_and_not_written_over(study: Path) -> None:
     path, left = study / "a.csv", study / ".a.csv.abcd1234"
     files.write_text(path, "before\n")

@@ -279,16 +279,24 @@ HOMES = ("HOME", "LC_ALL", "LANG", "TZ", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG
     ["/proc/nonexistent", pytest.param("/dev/null", marks=pytest.mark.faults)],
 )
 def test_a_study_is_made_without_a_home(
-    project: Project, home: str, tried: Tried
+    project: Project, tmp_path: Path, home: str, tried: Tried
 ) -> None:
-    """As one that is read-only: Snakemake, TeX, Jupyter and matplotlib want folders."""
+    """As one that is read-only: Snakemake, TeX, Jupyter and matplotlib want folders.
+
+    And with a space in the name of the folder for temporary files.
+    """
+    temporary, other = tmp_path / "jane doe", tmp_path / "jane"
+    temporary.mkdir()
+    other.mkdir()
     results = project.results
     made = [results / "paper.pdf", results / "notebooks" / "training.html"]
     made.append(results / "figures" / "qa.pdf")
     before = [path.read_bytes() for path in (made[0], made[2])]
     again = ["--forcerun", "figures", "typeset", "notebook_training", "--"]
     targets = [str(path.relative_to(project.folder)) for path in made]
-    run = project.run("env", f"HOME={home}", "snakemake", *SMOKE, *again, *targets)
+    variables = (f"HOME={home}", f"TMPDIR={temporary}")
+    run = project.run("env", *variables, "snakemake", *SMOKE, *again, *targets)
     assert run.returncode == 0, run.stderr
+    assert other.is_dir()
     assert [path.read_bytes() for path in (made[0], made[2])] == before
     tried("a home that cannot be written", 1, "the study was made, the same bytes")

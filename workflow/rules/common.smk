@@ -3,6 +3,7 @@ import re
 import shlex
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -85,6 +86,7 @@ def make_again():
 INPUTS = Inputs(study)
 WITHIN_JOB = workflow.remote_exec or workflow.subprocess_exec
 LOCKED = running.StudyLock(INPUTS.directory)
+READ_AT = time.time()
 if not WITHIN_JOB:
     try:
         if LOCKED.take():
@@ -124,8 +126,11 @@ SUMMARISED_SETS = [
 onstart:
     # not in a dry run
     if not WITHIN_JOB:
+        held = LOCKED.is_held
         if not LOCKED.take(running.PATIENCE):
             raise WorkflowError(LOCKED.refusal())
+        if not held and running.written_since(INPUTS.directory, READ_AT):
+            raise WorkflowError(f"{INPUTS.directory}: {running.JUST_ENDED}")
         if workflow.local_exec:  # a cluster's jobs go on without Snakemake
             running.jobs_end_with_this_process()
 

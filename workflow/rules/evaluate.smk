@@ -30,7 +30,7 @@ rule evaluate:
         " --corpus {params.corpus} --tokens {params.tokens}"
         " --tokenizer {input.tokenizer} --output {output.scores}"
         " --samples {output.samples} --interventions {output.interventions}"
-        " --threads {resources.cpus_per_task} > {log} 2>&1"
+        " --code {input.code} --threads {resources.cpus_per_task} > {log} 2>&1"
 
 
 # what n-grams of the models' training tokens reach on the same text

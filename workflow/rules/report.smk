@@ -137,17 +137,18 @@ rule verify:
 # In a folder of its own: notebooks that run at once would share IPython's, and a home may
 # not be there to be written to. As a page that asks for nothing on a network.
 NOTEBOOK = (
-    "export IPYTHONDIR=$(mktemp -d); trap 'rm -rf $IPYTHONDIR' EXIT;"
-    " export JUPYTER_CONFIG_DIR=$IPYTHONDIR;"
-    " made=$IPYTHONDIR/$(basename {output.notebook} .ipynb);"
-    " (papermill {input.notebook} $made.ipynb --kernel python3"
+    "export IPYTHONDIR=$(mktemp -d);"
+    """ trap 'rm -rf "$IPYTHONDIR"' EXIT;"""
+    ' export JUPYTER_CONFIG_DIR="$IPYTHONDIR";'
+    ' made="$IPYTHONDIR"/$(basename {output.notebook} .ipynb);'
+    ' (papermill {input.notebook} "$made".ipynb --kernel python3'
     " --no-progress-bar -p results {params.results}"
 )
 NOTEBOOK_END = (
     " && jupyter nbconvert --to html --embed-images --HTMLExporter.mathjax_url="
-    " --HTMLExporter.require_js_url= $made.ipynb"
-    " && python -m shallower copy --source $made.ipynb --output {output.notebook}"
-    " --source $made.html --output {output.html}) > {log} 2>&1"
+    ' --HTMLExporter.require_js_url= "$made".ipynb'
+    ' && python -m shallower copy --source "$made".ipynb --output {output.notebook}'
+    ' --source "$made".html --output {output.html}) > {log} 2>&1'
 )
 # Where nothing is trained, of no run: nothing asks for the notebooks then.
 SHOWN = ((study.depth_models or [study.deepest_baseline])[-1], study.seeds[0])

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and whether a quota stopped it.
+"""How many cores a process may use, whether a quota stopped it, memory it took.
 
 `os.cpu_count` counts what the machine has. A container or a cluster's job may have
 fewer: a set of cores, or a quota, which is time on all of them in each period (0.1 s).
@@ -10,6 +10,8 @@ period. Quotas are those of Linux' control groups (its documentation, cgroup-v2.
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from pathlib import Path
 
 GROUPS = Path("/proc/self/cgroup")  # a line for each hierarchy: number:controllers:path
@@ -27,6 +29,12 @@ def usable_cores() -> int:
     """Cores that threads can keep busy without being stopped; at least one."""
     quotas = [quota for folder in _groups() if (quota := _quota(folder)) is not None]
     return max(1, int(min([visible_cores(), *quotas])))
+
+
+def peak_bytes(who: int) -> int:
+    """The most memory of one process, by `resource.RUSAGE_SELF` or `_CHILDREN`."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(who).ru_maxrss * unit
 
 
 def limit_threads() -> None:

@@ -225,9 +225,14 @@ def _write_record(path: str | Path, content: dict[str, Any]) -> None:
     record = record_of(path)
     record.parent.mkdir(exist_ok=True)
     handle, name = tempfile.mkstemp(dir=record.parent, prefix=f".{record.name}.")
-    with os.fdopen(handle, "w") as file:
-        json.dump(content, file)
-    Path(name).replace(record)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # a new name may outlive what is in the file
+        Path(name).replace(record)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def doubt(path: str | Path) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from shallower.cores import peak_bytes
+
 IMPORTED = time.monotonic()
 BEFORE_IMPORT = 10.0  # seconds from a process' start to the line above, at most
 
@@ -57,7 +59,7 @@ def peak_memory_bytes(device: torch.device) -> int:
     """Largest memory held so far: of the device if it is a GPU, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux: KiB
+    return peak_bytes(resource.RUSAGE_SELF)
 
 
 def process_age() -> float:

@@ -27,6 +27,8 @@ from typing import IO
 LOCK = ".running"  # in the study's folder; says who makes the study
 TOKEN = "SHALLOWER_RUN"  # in the environment of a run's jobs
 PATIENCE = 10.0  # seconds that a dry run may take
+# Jobs that another run finished would be done again.
+JUST_ENDED = "another run has just ended; give the command again"
 PROC = Path("/proc")
 
 
@@ -36,6 +38,11 @@ class StudyLock:
     def __init__(self, directory: Path) -> None:
         self.path = directory / LOCK
         self._file: IO[str] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has the lock."""
+        return self._file is not None
 
     def take(self, patience: float = 0.0) -> bool:
         """Whether this process has the lock, after waiting for so many seconds."""
@@ -66,6 +73,15 @@ class StudyLock:
             f"{self.path.parent}: {who} makes this study now; wait for it, or stop it "
             "(Ctrl-C in its terminal) and run the command again"
         )
+
+
+def written_since(directory: Path, seconds: float) -> bool:
+    """Whether something in a study's folder is newer than this time (since 1970)."""
+    for path in directory.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.name != LOCK and path.stat().st_mtime > seconds:
+                return True
+    return False
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ def check_stage(arguments: Sequence[str]) -> None:
     one = {name: values[-1] for name, values in lists.items()}
     for directory in {study for path in one.values() if (study := _study(path))}:
         check([directory / STUDY])
-        check_code(directory, command)
+        check_code(directory, command, one.get("code"))
     check([one[name] for name in FILES if name in one])
     try:
         files = list(READS[command](one, lists))
@@ -57,20 +57,19 @@ def _study(path: Path) -> Path | None:
     return next((each for each in folders if (each / STUDY).is_file()), None)
 
 
-def check_code(directory: Path, command: str) -> None:
+def check_code(directory: Path, command: str, file: Path | None = None) -> None:
     """Raise UserError for a module that was edited while a study is being made.
 
     A job that starts now would run it, and be noted as made with the code of before.
-    Only the code of the command's stage counts: figures may change while models train.
+    Only the code of the command's stage counts, for a run `file`, which has that of its
+    own layers: figures may change while models train.
     """
     began = running.started(directory)
     if began is None:
         return
-    digests: dict[str, str] = {}
-    others = {"train-run": "train*", "shard": "shards", "manifest": "shards"}
-    stage = others.get(command, f"{command}*")
-    for path in (directory / "code").glob(f"{stage}.json"):
-        digests |= read_json(path)
+    stage = {"shard": "shards", "manifest": "shards"}.get(command, command)
+    path = file or directory / "code" / f"{stage}.json"
+    digests = read_json(path) if path.is_file() else {}
     for module, due in digests.items():
         path = code.module_path(module)
         if path.is_file() and path.stat().st_mtime_ns <= began:

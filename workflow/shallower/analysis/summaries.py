@@ -71,8 +71,9 @@ def write_summaries(directory: Path, output: Path | None = None) -> None:
     steps = pd.read_parquet(directory / "step_time.parquet")
     sessions = judged_sessions(latency)
     chosen = used_sessions(sessions)
+    compared = [run for run in study.runs if run[1] in study.seeds_of(run[0])]
     parts = [
-        training_rows(directory / "runs", study.runs),
+        training_rows(directory / "runs", compared),
         quality_rows(directory / "evaluations", study.runs),
         checkpoint_rows(directory / "evaluations", study.scored),
         latency_rows(latency[latency["session"].isin(chosen)]),

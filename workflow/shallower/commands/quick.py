@@ -25,6 +25,7 @@ from shallower.corpus.build import build
 from shallower.errors import UserError
 from shallower.evaluation.evaluate import Texts, evaluate
 from shallower.files import read_json, write_json, write_text
+from shallower.running import StudyLock
 from shallower.study.expand import of_grid, resolve
 from shallower.study.experiments import Grid
 from shallower.study.explain import explain, suggestion
@@ -105,7 +106,18 @@ class Quick:
         self.tokenizer = self.results / "tokens/tokenizer.model"
 
     def make(self) -> None:
-        """Text, tokens, training and test loss: what is there and the same is kept."""
+        """Text, tokens, training and test loss: what is there and the same is kept.
+
+        Raises UserError where Snakemake makes a study, whose text would be replaced.
+        """
+        if self.inputs.settings_file("corpus").exists():
+            raise UserError(
+                f"{self.results}: is of a study that Snakemake makes, and its text "
+                "would be replaced; take another folder with --study"
+            )
+        lock = StudyLock(self.results)  # until the end
+        if not lock.take():
+            raise UserError(lock.refusal())
         write_text(self.inputs.study_file, self.study.model_dump_json(indent=1) + "\n")
         self._make_text()
         spec = resolve(self.study, self.name).model_copy(update={"seed": self.seed})

@@ -15,6 +15,7 @@ from typer import Option
 
 from shallower import running
 from shallower.commands.options import (
+    Code,
     Count,
     Device,
     File,
@@ -135,7 +136,7 @@ def train_run(
     run: RunFolder,
     tokens: File,
     checkpoints: File,
-    code: Annotated[Path | None, Option(help="digests of the code, JSON")] = None,
+    code: Code = None,
     parent: Annotated[Path | None, Option(help="folder of the run to continue")] = None,
     teacher: Annotated[Path | None, Option(help="folder of the teacher's run")] = None,
     pairs: Annotated[Path | None, Option(help="training pairs, for that task")] = None,
@@ -198,10 +199,14 @@ def evaluate(
     output: File,
     samples: File,
     interventions: File,
+    code: Code = None,
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
-    """Score one run, and every intervention on it, on text and evaluation sets."""
+    """Score one run, and every intervention on it, on text and evaluation sets.
+
+    `code` has been compared with the modules before the command began.
+    """
     from shallower.evaluation.evaluate import Texts, evaluate
     from shallower.study.runs import EvaluationSpec, read_spec
     from shallower.tokens.tokenizer import Tokenizer

@@ -74,6 +74,9 @@ class Inputs:
     def code_file(self, stage: str, model: str | None = None) -> Path:
         """Digests of the code of a stage; for train and evaluate, of a model's."""
         name = stage if model is None else self._run_code(stage, model)
+        return self._code_path(name)
+
+    def _code_path(self, name: str) -> Path:
         return self.directory / "code" / f"{name}.json"
 
     def _run_code(self, stage: str, model: str) -> str:
@@ -131,7 +134,7 @@ class Inputs:
 
     def _code_files(self) -> Iterator[_File]:
         for name, digests in self._all_code().items():
-            yield _values_file(self.directory / "code" / f"{name}.json", digests)
+            yield _values_file(self._code_path(name), digests)
 
     def _all_code(self) -> dict[str, dict[str, str]]:
         """Digests by the name of their file."""
@@ -159,6 +162,9 @@ class Inputs:
         By file: settings as `key old -> new`, code as `code: module.py changed`.
         """
         told: list[tuple[Path, BaseModel, Callable[[str], Any]]] = [
+            (self.study_file, self.study, json.loads)
+        ]
+        told += [
             (self.settings_file(stage), part, json.loads)
             for stage, part in self._settings().items()
             if part is not None
@@ -172,7 +178,7 @@ class Inputs:
             told.append((path, pretrained_spec(self.study, checkpoint), json.loads))
         found = {path: _pending(path, now, parse) for path, now, parse in told}
         for name, digests in self._all_code().items():
-            path = self.directory / "code" / f"{name}.json"
+            path = self._code_path(name)
             found[path] = list(code_changes(_read_json(path) or {}, digests))
         for stage, paths in local_files(self.study).items():
             path = self.files_file(stage)

@@ -30,7 +30,7 @@ from shallower.training.peaks import peak_flops
 from shallower.training.tasks import flops_per_token, steps_of, targets
 
 EVALUATION_ROW = 22  # bytes: measured on the smoke study's Parquet files
-HELD_OUT = 1 / 20  # of the documents, for each held-out split; see corpus/splits.py
+HELD_OUT = 1 / 20  # of the documents, for each held-out split; see corpus/documents.py
 PARQUET = 0.5  # bytes a character of English, zstd: measured on the default text
 
 
@@ -290,10 +290,9 @@ def corpus_size(study: Study, results: Path) -> CorpusSize:
     known = _known(study.corpus)
     if all(path.is_file() for path in counted):
         train, test = map(read_json, counted)
-        documents = train["documents"] + test["documents"]
         return CorpusSize(
             *(name, True, train["documents"], train["tokens"], test["documents"]),
-            text=_bytes(documents, known) if known else None,
+            text=_bytes(known.documents, known) if known else None,
         )
     if not known:
         return CorpusSize(name, False)

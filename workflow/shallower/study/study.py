@@ -29,6 +29,7 @@ QUALITY = {"depth", "head", "budget", "ffn", "distillation"}
 FRONT = {
     *("depth", "head", "ffn", "distillation", "skip", "elimination", "combined"),
 }
+SEARCH = ["learning_rate"]  # has seeds and a split of its own
 ALL_CHECKPOINTS = "all_checkpoints"  # the name of what is pooled over checkpoints
 FEWEST_CHECKPOINTS = 3  # from which on a checkpoint is the replicate
 Run = tuple[str, int]  # label of a model, and seed
@@ -256,12 +257,22 @@ class Study(Sections):
     @cached_property
     def _seeds(self) -> dict[str, list[int]]:
         seeds: dict[str, list[int]] = {}
-        for model, seed in [*self.runs, *self.intervened]:
+        # A search has seeds of its own, also at a rate that the others are trained at.
+        searched = [r for r, parts in self._experiments_of.items() if parts == SEARCH]
+        others = [run for run in self.runs if run not in set(searched)]
+        for model, seed in [*others, *self.intervened]:
             seeds.setdefault(model, []).append(seed)
+        compared = set(seeds)
+        for model, seed in searched:
+            if model not in compared:
+                seeds.setdefault(model, []).append(seed)
         return seeds
 
     def seeds_of(self, label: str) -> list[int]:
-        """The seeds of a model, trained or intervened on, in order."""
+        """The seeds of a model, trained or intervened on, in order.
+
+        Those of a search alone only if it is in no other experiment.
+        """
         return self._seeds.get(label, [])
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import resource
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shallower.cores import peak_bytes
 from shallower.reporting.contents import HEADLINES, VERDICTS
 from shallower.study.study import Study
 from shallower.terminal.numbers import STYLES, effect
@@ -83,6 +83,5 @@ def stopped(state: RunState, console: Console) -> None:
 
 def memory() -> str:
     """The most memory that one of the jobs' processes took."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
+    peak = peak_bytes(resource.RUSAGE_CHILDREN)
     return f"{peak / 2**30:.1f} GiB" if peak >= 2**29 else f"{peak / 2**20:.0f} MiB"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from shallower.errors import UserError
 from shallower.files import write_json
 from shallower.models.config import LlamaConfig
 from shallower.study.runs import RunSpec
@@ -63,14 +64,17 @@ class Minutes:
             model, seed = wildcards["model"], int(wildcards["seed"])
             return training_seconds(self.study.spec(model, seed))
         if rule == "pretrained":
-            return self._checkpoint()
+            return self._checkpoint(wildcards.get("checkpoint"))
         if rule == "latency":
             return self._latency()
         return OTHERS.get(rule, UNKNOWN)
 
-    def _checkpoint(self) -> float:
-        under = max(1, len(self.study.checkpoints))
-        return 10 + CHECKPOINT * self.study.pretrained.documents * under
+    def _checkpoint(self, checkpoint: str | None) -> float:
+        """Of one checkpoint, itself and intervened on; None: of the mean one."""
+        labels = [name.variant for name in self.study.checkpoints.values()]
+        of_one = labels.count(checkpoint) if checkpoint else len(labels)
+        under = of_one / (1 if checkpoint else max(1, len({*labels})))
+        return 10 + CHECKPOINT * self.study.pretrained.documents * max(1.0, under)
 
     def _latency(self) -> float:
         settings = self.study.latency
@@ -115,5 +119,5 @@ def write_speeds(found: Mapping[str, float], path: Path = SPEEDS) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, read_speeds(path) | dict(found))
-    except OSError:
+    except (OSError, UserError):
         pass

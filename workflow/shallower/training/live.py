@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from shallower.errors import UserError
 from shallower.files import tail, write_text
 
 FILE = "live.jsonl"
@@ -46,7 +47,7 @@ class LiveLosses:
                 self.begun = True
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-        except OSError:
+        except (OSError, UserError):
             pass
 
 
