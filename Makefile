@@ -48,6 +48,8 @@ lint: setup  ## ruff, mypy, snakefmt, snakemake --lint
 	snakemake --lint
 
 bench: setup  ## our speed against others', half an hour; writes benchmarks/
+	@pip install --quiet --disable-pip-version-check --no-deps -r envs/bench.lock \
+	  || echo "without llama.cpp, whose rows are left out"
 	python -m benchmarks $(ARGS)
 
 docs: setup  ## the documentation as a site -> site/

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from benchmarks import harness
 
-WORKS = ("tokenization", "training", "jobs", "decode", "generation")
-WORKS += ("pipeline", "growth")
+WORKS = ("training", "generation", "decode", "first_token", "checkpoint", "pipeline")
+ON_REQUEST = ("study", "jobs", "tokenization", "growth")  # by name alone
 PACKAGES = ("torch", "transformers", "datasets", "tokenizers", "sacrebleu", "snakemake")
+PACKAGES += ("xllamacpp",)
 
 
 def main(arguments: list[str]) -> None:
@@ -30,14 +32,14 @@ def main(arguments: list[str]) -> None:
             command = [sys.executable, "-m", "benchmarks", "--one", work]
             subprocess.run(command, check=True)
             print(f"{work}: {time.monotonic() - before:.0f} s", flush=True)
-        note()
+            note(work)
     from benchmarks import table
 
     table.write()
 
 
-def note() -> None:
-    """Write `results/about.json`: where and with what this was measured."""
+def note(work: str) -> None:
+    """Where, when and with what a work was measured, into `results/about.json`."""
     import torch
 
     from shallower import machine
@@ -48,10 +50,17 @@ def note() -> None:
         "cores": os.cpu_count(),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": {name: version(name) for name in PACKAGES if installed(name)},
     }
     path = harness.RESULTS / "about.json"
-    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    works = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    works[work] = about
+    path.write_text(json.dumps(works, indent=2) + "\n", encoding="utf-8")
+
+
+def installed(name: str) -> bool:
+    """Whether a package is there; llama.cpp may not be."""
+    return find_spec(name) is not None
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ which as many bytes as a token needs are read by the fastest way that
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks import llama_cpp, models
-from benchmarks.harness import Row, alternate, seconds
+from benchmarks.harness import Row, alternate, seconds, shares
 from shallower.evaluation.latency import bandwidth
 from shallower.evaluation.latency.decode_modes import Decoder, time_steps
 from shallower.models import decoding
@@ -24,9 +24,10 @@ from shallower.models.costs import weights_read
 from shallower.models.llama import KeyValueCache, LlamaLM
 
 PROMPT = 32
-CASES = [  # name, sizes, new tokens, repeats
-    ("study size", models.STUDY | {"context": 128}, 64, 9),
-    ("paper size", models.PAPER | {"context": 512}, 12, 7),
+DEPTHS = (5, 8)
+CASES = [  # name, sizes, precisions, new tokens, repeats
+    ("study's size", models.STUDY, ("float32",), 64, 9),
+    ("original's size", models.ORIGINAL, ("float32", "bfloat16"), 12, 7),
 ]
 CPU = torch.device("cpu")
 
@@ -35,18 +36,23 @@ def run() -> list[Row]:
     """Microseconds a token behind the first, and shares of the floor in percent."""
     torch.set_num_threads(1)
     rows: list[Row] = []
-    for name, sizes, new, repeats in CASES:
-        for precision in ("float32", "bfloat16"):
-            for depth in (5, 8):
+    for name, sizes, precisions, new, repeats in CASES:
+        for precision in precisions:
+            for depth in DEPTHS:
                 case = f"{name}, {depth} blocks, {precision}"
                 model = models.ours(depth, **sizes)
-                rows += one_case(case, model, precision, new, repeats)
-    case = "SmolLM2, 30 blocks, float32"
-    return rows + one_case(case, models.smollm2(512), "float32", 12, 7)
+                rows += one_case("decode", case, model, precision, new, repeats)
+    return rows
 
 
 def one_case(
-    case: str, model: LlamaLM, precision: str, new: int, repeats: int
+    work: str,
+    case: str,
+    model: LlamaLM,
+    precision: str,
+    new: int,
+    repeats: int,
+    kinds: Iterable[llama_cpp.Kind] = ("F32",),
 ) -> list[Row]:
     """Every implementation's time for a token, and what share of it the floor is."""
     torch.compiler.reset()
@@ -63,22 +69,12 @@ def one_case(
         "floor": floor(model, PROMPT + new, dtype),
     }
     if llama_cpp.installed() and precision == "float32":
-        implementations["llama.cpp"] = llama_cpp.decoder(model, prompt, new)
-    rows = alternate("decode", case, implementations, repeats, "us", warmups=2)
-    floors = {
-        row["repeat"]: row["value"] for row in rows if row["implementation"] == "floor"
-    }
-    shares = [
-        row
-        | {
-            "case": f"{case}, share of the floor",
-            "value": 100 * floors[row["repeat"]] / row["value"],
-            "unit": "percent",
-        }
-        for row in rows
-        if row["implementation"] != "floor"
-    ]
-    return rows + shares
+        for kind in kinds:
+            theirs = llama_cpp.LlamaCpp(model, kind, PROMPT + new)
+            theirs.check(model, prompt)
+            implementations[theirs.name] = lambda t=theirs: t.decode(prompt, new)
+    rows = alternate(work, case, implementations, repeats, "us", warmups=2)
+    return rows + shares(rows, "floor")
 
 
 def own(model: LlamaLM, prepare: Any, prompt: Tensor, new: int) -> float:

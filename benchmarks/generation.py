@@ -1,4 +1,7 @@
-"""Greedy continuations of 64 prompts, against Hugging Face's batched `generate`."""
+"""Greedy continuations of a batch, against Hugging Face's batched `generate`.
+
+At the default study's size: its models, batch and new tokens, on one thread.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,27 @@ from typing import Any
 
 import torch
 
+from benchmarks import models
 from benchmarks.harness import Implementation, Row, alternate, seconds
 from shallower.evaluation.generation import generate
-from shallower.models.config import LlamaConfig
-from shallower.models.hugging_face import to_hugging_face
-from shallower.models.initial import initialise
 from shallower.models.llama import LlamaLM
 
-NEW_TOKENS = 24
+PROMPTS = models.DEFAULT["evaluation"]["batch_size"]
+NEW_TOKENS = models.DEFAULT["evaluation"]["new_tokens"]
 EOS = 2
-CASES = {  # width, blocks, FFN units; whether answers end
-    "default study, 5 blocks": (128, 5, 344, False),
-    "default study, 8 blocks": (128, 8, 344, False),
-    "width 256, 8 blocks": (256, 8, 688, False),
-    "default study, 5 blocks, answers of 12 on average": (128, 5, 344, True),
+CASES = {  # blocks; whether answers end
+    "study's size, 5 blocks": (5, False),
+    "study's size, 8 blocks": (8, False),
+    "study's size, 5 blocks, answers half as long": (5, True),
 }
 Prompts = list[list[int]]
 Generate = Callable[[], Prompts]
 
 
 def some_prompts() -> Prompts:
-    """64 prompts of 20 to 60 tokens."""
+    """Prompts of 20 to 60 tokens."""
     draw = random.Random(0)
-    lengths = [draw.randint(19, 59) for _ in range(64)]
+    lengths = [draw.randint(19, 59) for _ in range(PROMPTS)]
     return [[1, *(draw.randrange(3, 2048) for _ in range(n))] for n in lengths]
 
 
@@ -69,7 +70,7 @@ def let_answers_end(model: LlamaLM, prompts: Prompts) -> None:
 
 def implementations(model: LlamaLM, prompts: Prompts) -> dict[str, Implementation]:
     """Both ways on the same weights; tokens a second, of answers up to their end."""
-    theirs = to_hugging_face(model)
+    theirs = models.hugging_face(model)
     ways: dict[str, Generate] = {
         "shallower": lambda: generate(model, prompts, NEW_TOKENS, EOS),
         "Hugging Face": lambda: their_generate(theirs, prompts),
@@ -89,11 +90,10 @@ def speed(way: Generate, tokens: int) -> float:
 def run() -> list[Row]:
     torch.set_num_threads(1)
     prompts, rows = some_prompts(), []
-    for case, (width, blocks, units, ends) in CASES.items():
-        config = LlamaConfig(2048, width, blocks, 8, units, 128)
-        model = initialise(LlamaLM(config), 0).eval()
+    for case, (blocks, ends) in CASES.items():
+        model = models.ours(blocks, **models.STUDY).eval()
         if ends:
             let_answers_end(model, prompts)
         pair = implementations(model, prompts)
-        rows += alternate("generation", case, pair, repeats=7, unit="tokens/s")
+        rows += alternate("generation", case, pair, repeats=11, unit="tokens/s")
     return rows

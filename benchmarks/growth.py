@@ -66,12 +66,12 @@ def training(kind: str, point: int) -> Callable[[], object]:
     from shallower.training.step import make_optimizer, training_step
 
     torch.set_num_threads(1)
-    sizes = dict(models.STUDY)
     context = point if kind == "context" else 128
+    sizes = models.WIDER | {"context": context}
     if kind == "width":
         sizes |= {"width": point, "ffn_hidden": round(2.6875 * point)}
     depth = point if kind == "depth" else 4
-    model = models.ours(depth, context, **sizes).train()
+    model = models.ours(depth, **sizes).train()
     settings = models.settings()
     optimizer = make_optimizer(model, settings)
     ids = torch.randint(sizes["vocabulary"], (1024 // context, context))

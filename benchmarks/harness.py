@@ -45,6 +45,25 @@ def alternate(
     return rows
 
 
+def shares(rows: Iterable[Row], limit: str) -> list[Row]:
+    """How much of each implementation's time the limit's is, in percent.
+
+    The limit is one of the implementations, measured in the same repeats.
+    """
+    rows = list(rows)
+    limits = {r["repeat"]: r["value"] for r in rows if r["implementation"] == limit}
+    return [
+        row
+        | {
+            "case": f"{row['case']}, share of the {limit}",
+            "value": 100 * limits[row["repeat"]] / row["value"],
+            "unit": "percent",
+        }
+        for row in rows
+        if row["implementation"] != limit
+    ]
+
+
 def seconds(call: Callable[[], object]) -> float:
     """Wall time of one call."""
     before = time.perf_counter()

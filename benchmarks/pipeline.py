@@ -1,14 +1,15 @@
-"""The pipeline itself: dry runs, `make paper` with little or nothing to do, overhead.
+"""The pipeline itself: dry runs, the smoke study, and `make paper` once it is there.
 
 The dry runs stand beside Snakemake's own: a workflow of a few lines with the same jobs,
-files and edges, whose rules do nothing. The rest is measured on a small study of the
-default's shape (`tiny.yaml`), made once, in a copy of the working tree.
+files and edges, whose rules do nothing. The smoke study is made once, in a copy of the
+working tree.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from typing import Any
 
 import yaml
 
-from benchmarks import overhead
-from benchmarks.harness import COLUMNS, Row, alternate, seconds
+from benchmarks import watch
+from benchmarks.harness import Row, alternate, seconds
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = "benchmarks/tiny.yaml"
+PAPER = ("make", "paper", "CONFIG=config/smoke.yaml")
 STYLE = "workflow/shallower/reporting/style.py"
 REPEATS = 3
 LARGE = 10_000  # runs whose dry run is timed once: it takes most of a minute
@@ -81,10 +82,9 @@ class Copy:
             if name and (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        # `make` finds the environment in use here, and leaves it as it is.
-        environment = Path(sys.executable).parents[1]
+        environment = Path(sys.prefix)
         set_up(environment)
-        (folder / ".venv").symlink_to(environment)
+        lend(environment, folder.resolve() / ".venv")
         path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
         self.environment = os.environ | {"PATH": path, "PYTHONPATH": "workflow"}
 
@@ -102,19 +102,29 @@ class Copy:
             raise SystemExit(f"{' '.join(command)}:\n{done.stdout[-3000:]}")
         return done.stdout
 
-    def paper(self) -> str:
-        """`make paper` of the tiny study."""
-        return self.run("make", "paper", f"CONFIG={TINY}")
-
 
 def set_up(environment: Path) -> None:
     """Stop if `make` would install anything, as it would do so from the copy."""
     told = (environment / ".torch").read_bytes()
-    names = ("requirements.lock", "files.lock", "../pyproject.toml")
+    names = ("requirements.lock", "hashes.lock", "files.lock", "../pyproject.toml")
     files = b"".join((ROOT / "envs" / name).read_bytes() for name in names)
     stamp = hashlib.sha256(files + told).hexdigest()
     if (environment / ".ready").read_text().strip() != stamp:
         raise SystemExit("run `make setup` first")
+
+
+def lend(environment: Path, place: Path) -> None:
+    """The same environment at another place, as if it had been made there.
+
+    `make` would replace one that was made elsewhere.
+    """
+    place.mkdir()
+    for path in environment.iterdir():
+        if path.name != "pyvenv.cfg":
+            (place / path.name).symlink_to(path)
+    made = re.compile(r"^(command = .* -m venv ).*$", re.MULTILINE)
+    about = (environment / "pyvenv.cfg").read_text()
+    (place / "pyvenv.cfg").write_text(made.sub(rf"\g<1>{place}", about))
 
 
 @contextmanager
@@ -124,9 +134,9 @@ def copied() -> Iterator[Copy]:
 
 
 def run() -> list[Row]:
-    """Rows of every case, in seconds; the overhead in percent."""
+    """Rows of every case, in seconds; of the smoke study in percent and GiB, too."""
     with copied() as copy:
-        return [*dry_runs(copy), *made_again(copy)]
+        return [*dry_runs(copy), *smoke_study(copy)]
 
 
 def dry_runs(copy: Copy) -> Iterator[Row]:
@@ -151,33 +161,25 @@ def dry_runs(copy: Copy) -> Iterator[Row]:
         yield from alternate("pipeline", case, both, repeats, "s", warmups)
 
 
-def overhead_row(name: str, found: overhead.Overhead) -> Row:
-    values = ("pipeline", "overhead of a study", name, 0, 100 * found.share, "percent")
-    return dict(zip(COLUMNS, values, strict=True))
-
-
-def made_again(copy: Copy) -> Iterator[Row]:
-    """What `make paper` takes for nothing, and for a colour; and the overhead."""
-    wall = seconds(copy.paper)
-    cores = os.cpu_count() or 1
-    tiny = overhead.measure(copy.folder / "results" / "tiny", cores, wall)
-    yield overhead_row("tiny study", tiny)
-    # The default study takes too long to be made here; where it was, its own counts.
-    if (ROOT / "results" / "default" / "paper.pdf").is_file():
-        default = overhead.measure(ROOT / "results" / "default", cores)
-        yield overhead_row("default study", default)
-
+def smoke_study(copy: Copy) -> Iterator[Row]:
+    """What `make paper` takes for all of it, for nothing, and for a colour."""
+    found = watch.watch(PAPER, copy.folder, copy.environment)
+    yield from watch.rows("pipeline", "smoke study", found)
     style = copy.folder / STYLE
     colours = ("#0072B2", "#0072B3")
+
+    def again() -> float:
+        return seconds(lambda: copy.run(*PAPER))
 
     def restyled() -> float:
         text = style.read_text()
         old, new = colours if colours[0] in text else reversed(colours)
         style.write_text(text.replace(old, new))
-        return seconds(copy.paper)
+        return again()
 
-    for case, call in (
-        ("nothing changed", lambda: seconds(copy.paper)),
+    for end, call in (
+        ("nothing changed", again),
         ("a figure's style changed", restyled),
     ):
+        case = f"smoke study, {end}"
         yield from alternate("pipeline", case, {"make paper": call}, REPEATS, "s", 0)

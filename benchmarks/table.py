@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.goals import ROWS, Goal
+from benchmarks.goals import ROWS, Goal, Names
 from benchmarks.harness import RESULTS
 
 README = Path(__file__).resolve().parent / "README.md"
@@ -23,7 +23,7 @@ def write() -> None:
 
 def table() -> str:
     """Where the figures were taken, and a row for each goal."""
-    lines = [_about(), ""]
+    lines = [*_about(), ""]
     lines += ["| work | case | ours | against | ratio or figure | goal | reached |"]
     lines += ["|---|---|--:|--:|--:|--:|---|"]
     for goal in ROWS:
@@ -38,51 +38,97 @@ def rows(work: str) -> pd.DataFrame:
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=columns)
 
 
-def ratios(goal: Goal, measured: pd.DataFrame) -> pd.Series:
-    """Of each repeat how many times as good ours is, or its own figure."""
+def fastest(names: Names, case: pd.DataFrame, higher_is_better: bool) -> str | None:
+    """Of some implementations the one with the best median; None if one is missing."""
+    medians = case.groupby("implementation")["value"].median()
+    if not names or not set(names) <= set(medians.index):
+        return None
+    found = medians[list(names)]
+    return str(found.idxmax() if higher_is_better else found.idxmin())
+
+
+def ratios(goal: Goal, measured: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """Of each repeat how many times as good ours is, or its own figure.
+
+    With the names of what is compared, ours first.
+    """
     case = measured[measured["case"] == goal.case]
+    sides = [side for side in (goal.ours, goal.theirs) if side]
+    found = [fastest(side, case, goal.higher_is_better) for side in sides]
+    names = [name for name in found if name]
+    if len(names) < len(sides):
+        return pd.Series(dtype=float), []
     values = case.pivot(index="repeat", columns="implementation", values="value")
-    needed = [name for name in (goal.ours, goal.theirs) if name]
-    if not set(needed) <= set(values):
-        return pd.Series(dtype=float)
-    if goal.theirs is None:
-        return values[goal.ours].dropna()
-    ratio = values[goal.ours] / values[goal.theirs]
-    return (ratio if goal.higher_is_better else 1 / ratio).dropna()
+    if not goal.theirs:
+        return values[names[0]].dropna(), names
+    ratio = values[names[0]] / values[names[1]]
+    return (ratio if goal.higher_is_better else 1 / ratio).dropna(), names
 
 
 def line(goal: Goal, measured: pd.DataFrame) -> str:
     """One row of the table."""
-    found = ratios(goal, measured)
-    case = measured[measured["case"] == goal.case]
-    names = [f"{goal.work}", goal.case]
+    found, names = ratios(goal, measured)
+    cells = [goal.work.replace("_", " "), goal.case]
     if found.empty:
-        return _join([*names, goal.ours, goal.theirs or "", "not run", "", ""])
+        sides = map(_wanted, (goal.ours, goal.theirs))
+        return _join([*cells, *sides, "not run", _due(goal), ""])
+    case = measured[measured["case"] == goal.case]
     shown = []
-    for name in (goal.ours, goal.theirs):
+    for name in names:
         part = case[case["implementation"] == name]
-        value = f"{part['value'].median():,.4g} {part['unit'].iloc[0]}" if name else ""
-        shown.append(f"{name}: {value}" if name else "")
+        shown.append(f"{name}: {part['value'].median():,.4g} {part['unit'].iloc[0]}")
+    shown += [""] * (2 - len(shown))
     middle, low, high = found.median(), found.min(), found.max()
     spread = f"{middle:.3g} ({low:.3g} to {high:.3g})"
-    up = goal.theirs is not None or goal.higher_is_better
-    reached = middle >= goal.bound if up else middle <= goal.bound
-    due = f"{'>=' if up else '<='} {goal.bound:g}"
-    return _join([*names, *shown, spread, due, "yes" if reached else "**no**"])
+    return _join([*cells, *shown, spread, _due(goal), _reached(goal, middle)])
+
+
+def _wanted(names: Names) -> str:
+    """What is to be measured, in a cell."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{names[0].split(', ')[0]}, fastest of {len(names)}"
+
+
+def _due(goal: Goal) -> str:
+    if goal.bound is None:
+        return ""
+    return f"{'>=' if _up(goal) else '<='} {goal.bound:g}"
+
+
+def _reached(goal: Goal, middle: float) -> str:
+    if goal.bound is None:
+        return ""
+    reached = middle >= goal.bound if _up(goal) else middle <= goal.bound
+    return "yes" if reached else "**no**"
+
+
+def _up(goal: Goal) -> bool:
+    """Whether more is better of what the bound is of: a ratio, or the figure."""
+    return bool(goal.theirs) or goal.higher_is_better
 
 
 def _join(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _about() -> str:
+def _about() -> list[str]:
+    """A line for each machine, day, commit and set of packages; then what is shown."""
     path = RESULTS / "about.json"
     if not path.is_file():
-        return "Nothing was measured yet."
-    about = json.loads(path.read_text(encoding="utf-8"))
-    versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items())
-    return (
-        f"{about['device']}, {about['cores']} cores; {about['date']}, commit "
-        f"`{about['commit']}`; {versions}. Medians of the repeats, lowest and highest "
-        "in parentheses; a ratio above 1 means that ours is better."
-    )
+        return ["Nothing was measured yet."]
+    works: dict[str, list[str]] = {}
+    for work, about in json.loads(path.read_text(encoding="utf-8")).items():
+        versions = ", ".join(f"{name} {v}" for name, v in about["versions"].items())
+        where = (
+            f"{about['device']}, {about['cores']} cores; {about['date']}, commit "
+            f"`{about['commit']}`; {versions}."
+        )
+        works.setdefault(where, []).append(work.replace("_", " "))
+    lines = [f"- {', '.join(names)}: {where}" for where, names in works.items()]
+    return [
+        *lines,
+        "",
+        "Medians of the repeats, lowest and highest in parentheses; a ratio above 1 "
+        "means that ours is better.",
+    ]

@@ -21,6 +21,7 @@ LOCKS = {
     "files.lock": "Packages of which only data files are read",
     "lm-eval.lock": "For `python -m shallower.lm_eval`",
     "docs.lock": "For the pages of documentation",
+    "bench.lock": "For `make bench`",
 }
 # Packages whose metadata name no licence, or that `make docs` alone installs; as their
 # licence files state it (all were read on 29 November 2026).
@@ -81,8 +82,9 @@ grep -v '^torch==' envs/requirements.lock | uv pip compile - --python-version 3.
 torch is published in builds for each kind of GPU, under one version with several
 checksums, and `TORCH=` chooses among them: it has no hashes, as a file in which some
 lines have none is refused by pip. Nor has what its CUDA builds bring with them, nor the
-packages of files, of tests of the harness and of documentation. Data have checksums:
-`sha256` of the sources in `config.yaml`, `config/hub.lock.yaml` for the hub.
+packages of files, of tests of the harness, of documentation and of benchmarks. Data
+have checksums: `sha256` of the sources in `config.yaml`, `config/hub.lock.yaml` for the
+hub.
 """
 
 

@@ -170,6 +170,13 @@ def test_hooks_are_pinned_and_have_the_locks_versions() -> None:
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
 
 
+def test_what_benchmarks_compare_with_is_pinned_apart() -> None:
+    """Installed by `make bench` alone."""
+    assert lock("bench.lock").keys() == {"xllamacpp"}
+    bench = (ROOT / "Makefile").read_text().split("\nbench:")[1].split("\n\n")[0]
+    assert re.search(r"pip install .*--no-deps -r envs/bench\.lock", bench)
+
+
 def test_the_docs_lock_repeats_nothing() -> None:
     """It is installed beside the lock, without dependencies."""
     assert not set(lock("docs.lock")) & set(lock())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
 
 import pytest
 import yaml
-from benchmarks import overhead
 
 from project import ROOT, RUNS, Project
 from shallower.files import read_json, sha256
@@ -131,18 +129,3 @@ def test_a_model_the_study_lacks_is_named(project: Project) -> None:
     run = project.snakemake("-n", "--", path)
     assert run.returncode != 0
     assert "no such model in study smoke: proposed-9" in run.stdout + run.stderr
-
-
-@pytest.mark.smoke
-def test_the_overhead_is_made_of_every_job(smoke_study: Project) -> None:
-    jobs = overhead.jobs(smoke_study.results)
-    rules = [job.rule for job in jobs]
-    assert rules.count("train") == rules.count("evaluate") == RUNS
-    assert {"corpus", "shard", "latency", "summary", "figures", "paper"} < set(rules)
-    assert all(job.end > job.start for job in jobs)
-    commands = overhead.imports()
-    for job in jobs:
-        command = re.search(r"-m shallower ([\w-]+)", job.command)
-        assert command is None or commands[command[1]]
-    assert "shallower.evaluation.evaluate" in json.dumps(commands["evaluate"])
-    assert overhead.run_seconds(smoke_study.folder, jobs) > 0
