@@ -260,9 +260,11 @@ class MadeUp:
     def _seeds(self, label: str) -> dict[int, float]:
         """What is added to a model's cross-entropy, by its seeds."""
         place = list(self.names).index(label)
+        cells = [*self.study.runs, *self.study.intervened]
+        seeds = [seed for model, seed in cells if model == label]
         return {
             seed: SHARED.get(seed, 0.0) + noise(place, i)
-            for i, seed in enumerate(self.study.seeds_of(label))
+            for i, seed in enumerate(seeds)
         }
 
     def _quality(self, label: str, name: ModelName, index: int) -> None:
@@ -279,7 +281,8 @@ class MadeUp:
         self.put(label, "continuation", "cross_entropy", nats)
         if name.is_intervened:
             return
-        self.put(label, "train", "training_loss", {s: v - 0.1 for s, v in nats.items()})
+        losses = {seed: nats[seed] - 0.1 for seed in self.study.seeds_of(label)}
+        self.put(label, "train", "training_loss", losses)
         for dataset in ("text", "validation"):
             scored = [s for s in own if dataset in self.study.scored_on(label, s)]
             if scored:

@@ -81,7 +81,7 @@ def test_a_local_run_gives_the_same_summaries(
         assert len(there) > 50
         # The local study has more models.
         said = list(there.select_dtypes(exclude="number"))
-        keys = [*said, *({"seed", "depth"} & set(there))]
+        keys = [*said, *({"unit_id", "depth"} & set(there))]
         here = there[keys].merge(here, on=keys, how="left")[list(there)]
         pd.testing.assert_frame_equal(here, there, check_exact=True)
     for name in ("runs/proposed-2/seed1/model.safetensors", "corpus/manifest.json"):
