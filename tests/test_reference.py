@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +53,10 @@ def test_the_readme_fits_on_a_screen_or_two() -> None:
 def test_the_reference_run_says_what_made_it() -> None:
     about = read_json(FOLDER / "about.json")
     assert not about["dirty"]
-    assert all(len(name) == 12 for name in about["trained_by_commits"])
+    # "-dirty": of 29 November, its configuration was committed after training
+    # (docs/protocol.md).
+    names = about["trained_by_commits"]
+    assert all(re.fullmatch(r"[0-9a-f]{12}(-dirty)?", name) for name in names)
     assert about["device"]
     assert about["date"]
 
@@ -154,7 +158,10 @@ def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
     assert found["| C2"] == ["claim C2, aaaaaaaaaaaa", "not tested", " |"]
     assert found["| C3"][1:] == ["", "supported, 2.000 nats (checkpoint) |"]
     assert found["| 2026-01-02"][:3] == ["`mine`", "`bbbbbbbbbbbb`", "1,234"]
-    assert found["| 2026-01-02"][3:] == ["122,880", "3 |"]  # of the configuration
+    about = read_json(FOLDER / "about.json")["configuration"]
+    steps, batch = (about["training"][key] for key in ("steps", "batch_size"))
+    tokens = f"{steps * batch * about['model']['context']:,}"
+    assert found["| 2026-01-02"][3:] == [tokens, "3 |"]
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")

@@ -199,14 +199,11 @@ def evaluate(
     output: File,
     samples: File,
     interventions: File,
-    code: Code = None,
+    code: Code = None,  # has been compared with the modules: trusted.py
     threads: Threads = 1,
     device: Device = "auto",
 ) -> None:
-    """Score one run, and every intervention on it, on text and evaluation sets.
-
-    `code` has been compared with the modules before the command began.
-    """
+    """Score one run, and every intervention on it, on text and evaluation sets."""
     from shallower.evaluation.evaluate import Texts, evaluate
     from shallower.study.runs import EvaluationSpec, read_spec
     from shallower.tokens.tokenizer import Tokenizer
