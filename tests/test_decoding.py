@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +77,37 @@ def test_a_static_step_equals_the_ordinary_one(kind: str) -> None:
     """Also with its products as loops."""
     assert largest_difference(model_of(kind), decoding.eager) < 1e-10
     assert largest_difference(model_of(kind), in_loops) < 1e-10
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_large_matrices_in_fp32_are_read_by_what_is_faster(
+    faster: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "library_is_faster", lambda: faster)
+    model = model_of("baseline").float()
+    monkeypatch.setattr(decoding, "LARGE", model.head.weight.nbytes - 1)
+    looped = one_row(model)
+    assert (type(looped.head) is torch.nn.Linear) is faster
+    assert type(looped.blocks[0].attention.output) is not torch.nn.Linear
+    assert type(one_row(model.bfloat16()).head) is not torch.nn.Linear
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_which_is_faster_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding.library_is_faster.cache_clear()
+    library = torch.mv
+
+    def slow(weight: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return library(weight, row)
+
+    monkeypatch.setattr(torch, "mv", slow)
+    assert not decoding.library_is_faster()
+    decoding.library_is_faster.cache_clear()
+    monkeypatch.setattr(torch, "mv", lambda weight, row: row)
+    assert decoding.library_is_faster()
+    decoding.library_is_faster.cache_clear()
 
 
 @pytest.mark.parametrize("skip", SKIPS)

@@ -8,6 +8,7 @@ one token at batch 1 is compiled for a CPU, products are written as loops (`one_
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache as once
@@ -24,7 +25,7 @@ from shallower.models.transforms import adopt
 Step = Callable[[Tensor, Tensor], Tensor]  # tokens (batch, 1), position (1,) -> logits
 BlockCall = Callable[[Block, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 
-LARGE = 2**20  # bytes of a matrix that the library multiplies (benchmarks/LOG.md)
+LARGE = 2**20  # bytes of an fp32 matrix that a library may read faster than a loop
 
 
 @dataclass(frozen=True)
@@ -231,9 +232,9 @@ def one_row(model: LlamaLM) -> LlamaLM:
     With one token at batch 1 every product of a model is one row times a matrix. A
     library built for matrices is called once per product and, in bfloat16, reads the
     weights below the machine's bandwidth. Written as multiply and sum, the products
-    become loops of the one kernel that `torch.compile` makes of a block. In fp32 the
-    library reads a large matrix faster than such a loop, and keeps it (`LARGE`). Not
-    compiled, this form is slow.
+    become loops of the one kernel that `torch.compile` makes of a block. On some
+    processors the library is faster with large matrices in fp32, and keeps them there
+    (`library_is_faster`). Not compiled, this form is slow.
     """
     with torch.device("meta"):
         looped = LlamaLM(model.config)
@@ -246,9 +247,46 @@ def one_row(model: LlamaLM) -> LlamaLM:
         Attention: _Attention,
     }
     for module in looped.modules():
+        large = isinstance(module, nn.Linear) and _is_large(module.weight)
+        if large and library_is_faster():
+            continue
         # Another class for the same attributes: nothing is initialised again.
         module.__class__ = forms.get(type(module), type(module))
     return looped
+
+
+def _is_large(weight: Tensor) -> bool:
+    return weight.dtype == torch.float32 and weight.nbytes > LARGE
+
+
+def row_times(weight: Tensor, row: Tensor) -> Tensor:
+    """(rows, columns) and (columns,) to (rows,), summed in fp32: a loop if compiled."""
+    return (row * _exact(weight)).sum(-1)
+
+
+@once
+def library_is_faster() -> bool:
+    """Whether torch reads large fp32 matrices faster here than a compiled loop does.
+
+    Measured once a process, on 96 MiB: no on an AMD EPYC, where the loop reads twice
+    as fast, and yes on an Intel processor (benchmarks/LOG.md).
+    """
+    weights = torch.ones(24, 1024, 1024)  # written, so that every page is there
+    row = torch.ones(1024)
+    loop = torch.compile(row_times, dynamic=False, options={"compile_threads": 1})
+
+    def time_of(product: Callable[[Tensor, Tensor], Tensor]) -> float:
+        start = time.perf_counter()
+        for weight in weights:
+            product(weight, row)
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        for product in (loop, torch.mv):
+            product(weights[0], row)
+        turns = [(time_of(loop), time_of(torch.mv)) for _ in range(3)]
+    loops, library = (min(times) for times in zip(*turns, strict=True))
+    return bool(library < loops)
 
 
 def _exact(x: Tensor) -> Tensor:
@@ -266,10 +304,7 @@ def _materialised(x: Tensor) -> Tensor:
 
 class _Linear(nn.Linear):
     def forward(self, x: Tensor, /) -> Tensor:
-        if self.weight.dtype == torch.float32 and self.weight.nbytes > LARGE:
-            return super().forward(x)
-        row = _materialised(_exact(x))
-        y = (row * _exact(self.weight)).sum(-1)
+        y = row_times(self.weight, _materialised(_exact(x)))
         if self.bias is not None:
             y = y + self.bias
         return y.view(1, 1, -1).to(x.dtype)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from shallower.machine import has_compiler
+from shallower.models.decoding import row_times
 
 Product = Callable[[Tensor, Tensor], Tensor]  # matrix, vector -> vector
 
@@ -42,11 +43,7 @@ def products(device: torch.device, compiled: bool) -> dict[str, Product]:
 
 @once
 def _loop() -> Product:
-    def loop(matrix: Tensor, vector: Tensor) -> Tensor:
-        exact = torch.promote_types(matrix.dtype, torch.float32)
-        return (matrix.to(exact) * vector).sum(-1)
-
-    return torch.compile(loop, options={"compile_threads": 1})
+    return torch.compile(row_times, options={"compile_threads": 1})
 
 
 class ReadTime(TypedDict):
