@@ -258,8 +258,9 @@ class Study(Sections):
     def _seeds(self) -> dict[str, list[int]]:
         seeds: dict[str, list[int]] = {}
         # A search has seeds of its own, also at a rate that the others are trained at.
-        searched = [r for r, parts in self._experiments_of.items() if parts == SEARCH]
-        others = [run for run in self.runs if run not in set(searched)]
+        parts = self._experiments_of
+        searched = [run for run in self.runs if parts[run] == SEARCH]
+        others = [run for run in self.runs if parts[run] != SEARCH]
         for model, seed in [*others, *self.intervened]:
             seeds.setdefault(model, []).append(seed)
         compared = set(seeds)
