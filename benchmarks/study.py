@@ -1,6 +1,6 @@
 """The default study, from start to end: time, Snakemake's own part, memory.
 
-`python -m benchmarks study` is `make paper`, watched; it takes about an hour and is no
+`python -m benchmarks study` is `make paper`, watched; it takes half an hour and is no
 part of `make bench`. Its results stay, as those of every study.
 """
 

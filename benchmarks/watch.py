@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ class Watched(NamedTuple):
     """What a run took."""
 
     seconds: float
-    snakemake: float  # its share of all processor time, 0 to 1
+    snakemake: float  # its own processor time, by seconds of the run: of one core
     memory: int  # bytes of all its processes together, at their most
 
 
@@ -34,7 +33,7 @@ def watch(command: Sequence[str], folder: Path, environment: Mapping[str, str]):
     """
     log = folder / ".snakemake" / "watched.log"
     log.parent.mkdir(exist_ok=True)
-    own, memory, before, began = 0.0, 0, processor_time(), time.perf_counter()
+    own, memory, began = 0.0, 0, time.perf_counter()
     with log.open("w") as said:
         run = psutil.Popen(
             command,
@@ -50,11 +49,11 @@ def watch(command: Sequence[str], folder: Path, environment: Mapping[str, str]):
     taken = time.perf_counter() - began
     if run.returncode:
         raise SystemExit(f"{' '.join(command)}:\n{log.read_text()[-3000:]}")
-    return Watched(taken, own / (processor_time() - before), memory)
+    return Watched(taken, own / taken, memory)
 
 
 def rows(work: str, case: str, found: Watched) -> Iterator[Row]:
-    """Three rows, in seconds, percent and GiB."""
+    """Three rows, in seconds, percent of a core and GiB."""
     for end, value, unit in (
         ("", found.seconds, "s"),
         (", Snakemake's own processor time", 100 * found.snakemake, "percent"),
@@ -85,9 +84,3 @@ def snakemakes(process: psutil.Process) -> float:
             times = process.cpu_times()
             return times.user + times.system
     return 0.0
-
-
-def processor_time() -> float:
-    """Seconds of all processes that have been waited for."""
-    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return spent.ru_utime + spent.ru_stime

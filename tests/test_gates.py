@@ -297,7 +297,7 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     rows += [("a", "attention", False), ("b", "attention", False)]
     table = pd.DataFrame(rows, columns=["model", "gate", "passed"])
     notes = ["gate: floor (a), attention (a)", "gate: attention (a, b)"]
-    due = "All 2 models attend uniformly in their first block, so 2 claims"
+    due = "All 2 models attend uniformly in their first block, for which 2 claims"
     assert numbers.sentence(table, notes).startswith(due)
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")

@@ -6,6 +6,7 @@ variant at the study's smallest depth.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -122,9 +123,12 @@ def _training(results: Results) -> Numbers:
     yield "training.epochs", trainings[0]["epochs"], ""
     yield "training.documents", documents_seen(results, trainings[0]["tokens"]), ""
     yield "training.window", smoothing_window(results), ""
-    seconds = [facts["seconds"] for facts in trainings]
-    yield "time.training.total", sum(seconds) / 60, "minutes"
-    yield "time.training.mean", np.mean(seconds), "s"
+    total = sum(facts["seconds"] for facts in trainings)
+    yield "time.training.total", total / 60, "minutes"
+    models = results.study.depth_models
+    seconds = [facts["seconds"] for facts in trainings if facts["model"] in models]
+    yield "time.training.shortest", min(seconds, default=math.nan), "s"
+    yield "time.training.longest", max(seconds, default=math.nan), "s"
 
 
 def documents_seen(results: Results, tokens: float) -> float:

@@ -34,6 +34,7 @@ KINDS: dict[str, tuple[Part, str]] = {  # in the text -> part and rule
     "first": ("attention", "first"),
     "ffn": ("ffn", "last"),
     "block": ("block", "last"),
+    "cosine": ("attention", "cosine"),
 }
 _APPLIED = ("tuned", "skip", "healed", "by", "eliminate")
 _INTERVENTION_COLUMNS = [

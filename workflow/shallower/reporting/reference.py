@@ -100,7 +100,8 @@ def block(folder: Path) -> str:
     study = Study.model_validate(about["configuration"])
     commits = ", ".join(f"`{name}`" for name in about["trained_by_commits"])
     said = (
-        f"The reference run ({made_of(folder)}; commit {commits}; {about['date']}):\n\n"
+        f"The reference run ({made_of(folder)}; trained at commit {commits}; "
+        f"{about['date']}):\n\n"
     )
     return said + "\n".join(
         [
@@ -130,7 +131,8 @@ and the small tables of the study `{about["study"]}`, as they were on {about["da
 Versions: {versions}. The configuration is in [about.json](about.json).
 Verdicts of earlier runs: [protocol](../protocol.md#verdicts-of-published-runs).
 
-The code and the configuration file of this run are those of its commit:
+The paper was made at the commit below. The code that trains models is the same there as
+where they were trained, by its checksums: a study is refused where it is not.
 
 ```bash
 git checkout {about["commit"]}
@@ -181,7 +183,7 @@ def measured_table(folder: Path, study: Study) -> str:
 
 def verdict_table(claims: pd.DataFrame) -> str:
     """Every claim with its effect and verdict."""
-    rows = [["", "claim", "effect", "verdict"]]
+    rows = [["", "claim", "effect, a ratio if without unit", "verdict"]]
     for row in claims.to_dict("records"):
         verdict = f"**{row['verdict']}**"
         rows.append([row["id"], row["claim"], effect_of(row), verdict])
@@ -201,7 +203,8 @@ def front_table(folder: Path) -> str:
         chosen = points[(planes == plane) & (points["axis"] == axis)]
         chosen = chosen[chosen["on_front"]]
         for row in chosen.sort_values("latency").to_dict("records"):
-            cells = [f"`{row['label']}`", row["system"], printed(row["latency"], 0)]
+            system = "" if row["label"] == plane else row["system"]  # as it came
+            cells = [f"`{row['label']}`", system, printed(row["latency"], 0)]
             cells += [
                 printed(row["quality"], 3),
                 printed(row["on_front_probability"], 2),

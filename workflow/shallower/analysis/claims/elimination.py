@@ -107,7 +107,7 @@ def rank_correlation(values: list[float]) -> float:
 
 
 def one_model_for_all(context: Context) -> Finding:
-    """S4-3: from one fine-tuned model, a larger speed-up never gives a better one.
+    """S4-3: from one model, a larger speed-up never gives a better one.
 
     A seed's largest fall from one speed-up to the next, below .01 nats; the fine-tuned
     model itself, which eliminates nothing, is the first. Three speed-ups are a range.
@@ -263,7 +263,7 @@ CLAIMS = [
     ),
     Claim(
         "S4-3",
-        "one fine-tuned model serves a wide range of speed-ups",
+        "one model serves a range of speed-ups: a larger one is never better",
         "nats",
         one_model_for_all,
         "S4",

@@ -187,7 +187,7 @@ def cost_at(
         asked,
         unit="nats",
         replicates=over,
-        n=min(len(quality), len(latency)),
+        n=len(quality),
         effect=float(values.mean()),
         ci_low=float(values.mean() - half),
         ci_high=float(values.mean() + half),

@@ -70,7 +70,7 @@ def step_times(context: Context) -> Finding:
     slower = sum(part.verdict == "supported" for part in grows)
     cheap = sum(part.verdict == "supported" for part in parts)
     note = (
-        f"one more block takes longer in {slower} of {len(grows)} steps of depth; "
+        f"the deeper model takes longer in {slower} of {len(grows)} steps of depth; "
         f"the layer costs less than {100 * (OVERHEAD - 1):.0f} % at {cheap} of "
         f"{len(parts)} depths"
     )

@@ -40,10 +40,10 @@ def parameter_column(context: Context) -> Finding:
     judged = exact(int((~stated).sum()), len(table), "rows fit the stated sizes")
     fits = table["parameters_printed"].notna()
     counts = table.loc[fits, "modules"].value_counts()
-    parts = [f"{count} fit {modules}" for modules, count in counts.items()]
-    note = f"{judged.note}; as we read them {', '.join(parts)} attention modules"
+    parts = [f"{count} fit with {modules}" for modules, count in counts.items()]
+    note = f"{judged.note}; by our reading {', '.join(parts)} attention modules"
     if not fits.all():
-        note += f"; neither fits {'; '.join(table.loc[~fits, 'label'])}"
+        note += f"; no number fits {'; '.join(table.loc[~fits, 'label'])}"
     return replace(judged, note=note)
 
 

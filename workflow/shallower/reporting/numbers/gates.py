@@ -25,8 +25,8 @@ FAILURES = {  # gate -> what is said of a model that fails it, and of several
         "attend uniformly in their first block",
     ),
     "sensitivity": (
-        "has a depth that is no better than the smallest one",
-        "have a depth that is no better than the smallest one",
+        "has a depth that is not seen to be better than the smallest one",
+        "have a depth that is not seen to be better than the smallest one",
     ),
     "rate": (
         "has its best learning rate at the edge of the search",
@@ -100,4 +100,4 @@ def sentence(table: pd.DataFrame, notes: list[str]) -> str:
         return f"{said}."
     are = "claim about quality is" if closes[gate] == 1 else "claims about quality are"
     count = "one" if closes[gate] == 1 else closes[gate]
-    return f"{said}, so {count} {are} not tested."
+    return f"{said}, for which {count} {are} not tested."

@@ -7,7 +7,7 @@ smallest depth, so that the text fits any study.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pandas as pd
@@ -260,25 +260,35 @@ def _budgets(results: Results) -> Pairs:
     """Where depth pays, and each question's answer at the largest budget."""
     fact = results.fact
     ratios = results.table("budget").set_index("model")["tokens_per_parameter"]
-    answers: dict[str, list[Estimate]] = {question: [] for question in QUESTIONS}
+    answers: dict[str, list[Estimate]] = {
+        question: [] for question in (*QUESTIONS, "deep layer")
+    }
     for asked in comparisons(results.study):
         question = asked.family.removeprefix("budget ")
         if question in answers:
             answers[question].append(results.estimate(asked))
     for found in answers.values():
         found.sort(key=lambda one: float(ratios[[one.left, one.right]].min()))
-    places = [
-        significant(float(ratios[[one.left, one.right]].min()), 2)
-        for one in answers["depth"]
-        if one.ci_high < 0
-    ]
-    where = f"at {', '.join(places)} tokens per parameter" if places else ""
-    yield "budget.pays", where or "at no budget that was tried"
+
+    def places(question: str, beyond: Callable[[Estimate], bool]) -> str:
+        """At which of a question's budgets an estimate is beyond zero, in words."""
+        shown = [
+            significant(float(ratios[[one.left, one.right]].min()), 2)
+            for one in answers[question]
+            if beyond(one)
+        ]
+        where = f"at {listed(shown)} tokens per parameter" if shown else ""
+        return where or "at no budget that was tried"
+
+    yield "budget.pays", places("depth", lambda one: one.ci_high < 0)
+    seen = places("deep layer", lambda one: one.ci_high < 0 or one.ci_low > 0)
+    yield "budget.deep_layer.seen", seen
     for end in ("smallest", "largest"):
         yield f"budget.{end}", significant(fact(f"heads.budget.{end}"), 2)
     for question, found in answers.items():
         last = found[-1] if found else Estimate.missing(Comparison("", ""))
-        yield from spread(f"budget.{question}", last, 3)
-        sides = [one for one in (last.left, last.right) if one]
-        at = float(ratios[sides].min()) if sides else math.nan
-        yield f"budget.{question}.at", significant(at, 2)
+        key = f"budget.{question.replace(' ', '_')}"
+        yield from spread(key, last, 3)
+        # Of the baseline, as the budgets of the study are counted.
+        at = float(ratios.get(last.right, math.nan))
+        yield f"{key}.at", significant(at, 2)

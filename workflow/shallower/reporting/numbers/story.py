@@ -22,6 +22,7 @@ from shallower.study.names import ModelName
 Pairs = Iterator[tuple[str, str]]
 TIME = ("fixed", "time_per_output_token")
 AXIS = {"per_token": "time per token", "first_token": "time to the first token"}
+SETS = {"text": "test texts", "continuation": "continuations"}  # as printed
 PHRASES = {  # verdict -> what a study does with claims, in the order of the sentence
     "supported": "supports {}",
     "not supported": "contradicts {}",
@@ -140,10 +141,7 @@ def _shallower(results: Results) -> str:
     if not depths or least >= study.depths[0]:
         return ""
     shallow, deep = plain("baseline", least), plain("baseline", study.depths[-1])
-    found = [
-        results.estimate(Comparison(shallow, deep, dataset))
-        for dataset in ("text", "continuation")
-    ]
+    found = [results.estimate(Comparison(shallow, deep, dataset)) for dataset in SETS]
     quality = next((one for one in found if one.exists), None)
     where = ("continuation", "time_per_output_token")
     time = results.estimate(Comparison(deep, shallow, *where, "ratio"))
@@ -153,7 +151,7 @@ def _shallower(results: Results) -> str:
     return (
         f"Fewer blocks without any added layer have to be compared too: a plain "
         f"baseline with {blocks} differs from the deepest by {measured(quality, 3)} "
-        f"and decodes {measured(time, 2)} times as fast."
+        f"on {SETS[quality.dataset]}, and decodes {measured(time, 2)} times as fast."
     )
 
 
@@ -272,7 +270,8 @@ def _outcomes(results: Results, key: str) -> str:
         if count > 0
     ]
     if not parts:
-        return f"gains of {_count(compared, 'model', 'models')} are known, not judged"
+        models = _count(compared, "model can", "models can")
+        return f"{models} be compared, too uncertainly to be judged"
     models = "model" if compared == 1 else "models"
     return f"of {number(compared, 0)} {models} that can be compared {listed(parts)}"
 

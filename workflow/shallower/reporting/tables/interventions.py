@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
 
 from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.interventions import (
@@ -139,7 +142,7 @@ def tasks(results: Results) -> str:
         cells = [
             cell
             for task in TASKS
-            for cell in value_cells(results.estimate(accuracy(base, task, metric)), 2)
+            for cell in value_cells(_share(results, base, task, metric), 2)
         ]
         rows.append(("", [words, *cells]))
     for label in labels:
@@ -152,10 +155,20 @@ def tasks(results: Results) -> str:
             )
         ]
         rows.append(("changes", [_named(name), *cells]))
-    heads = [rf"\multicolumn{{2}}{{c}}{{{task.replace('_', ' ')}}}" for task in TASKS]
+    heads = []
+    for task in TASKS:
+        words, n = task.replace("_", " "), results.estimate(accuracy(base, task)).n
+        heads.append(rf"\multicolumn{{2}}{{c}}{{{words} ($n={n}$)}}")
     above = "& " + " & ".join(heads) + r" \\"
     header = ["", *["", r"95\,\%"] * len(TASKS)]
     return tabular(f"{WRAPPED}" + "rl" * len(TASKS), [above, header], separated(rows))
+
+
+def _share(results: Results, base: str, task: str, metric: str) -> Estimate:
+    """The share of right answers, with the part of its t interval that a share has."""
+    found = results.estimate(accuracy(base, task, metric))
+    low, high = np.clip((found.ci_low, found.ci_high), 0, 1)
+    return replace(found, ci_low=float(low), ci_high=float(high))
 
 
 def _named(name: ModelName) -> str:

@@ -97,10 +97,15 @@ def _published(results: Results) -> list[list[str]]:
     read, texts = fact("heads.training.documents"), fact("heads.corpus.train.documents")
     seen = f"about {number(read, 0)} of {number(texts, 0)}"
     points = number(fact("heads.training.window"), 0)
-    seconds = number(fact("heads.time.training.mean"), 0)
+    ends = ("shortest", "longest")
+    seconds = " to ".join(number(fact(f"heads.time.training.{end}"), 0) for end in ends)
     return [
         ["training texts that a model sees", "at most 1.5 million", seen],
-        ["training time of a model", "about 12\\,h", f"{seconds}\\,s"],
+        [
+            "training time of a model of the depth study",
+            "about 12\\,h",
+            f"{seconds}\\,s",
+        ],
         ["loss logged every", "4 iterations", f"{study.training.log_every} iterations"],
         ["moving average of Figure~2a", "1000 logged points", f"{points} logged"],
         ["seeds", "not stated", ", ".join(map(str, study.seeds))],
@@ -260,6 +265,11 @@ def gates(results: Results) -> str:
 def _gate(row: pd.Series) -> list[str]:
     """A value and its limit; in bold where the gate is closed."""
     value, limit = significant(row["value"], 3), significant(row["threshold"], 3)
+    if row["gate"] == "sensitivity" and value != MISSING:
+        low, high = (significant(row[end], 2) for end in ("low", "high"))
+        value = f"{value} [{low}, {high}]"
+    if row["gate"] == "floor" and str(row["note"]).endswith(", continuation"):
+        value += "$^c$"
     if not row["passed"]:
         value = rf"\textbf{{{'closed' if value == MISSING else value}}}"
     return ["" if cell == MISSING else cell for cell in (value, limit)]
