@@ -265,10 +265,10 @@ def gates(results: Results) -> str:
 def _gate(row: pd.Series) -> list[str]:
     """A value and its limit; in bold where the gate is closed."""
     value, limit = significant(row["value"], 3), significant(row["threshold"], 3)
-    if row["gate"] == "sensitivity" and value != MISSING:
+    if row.name == "sensitivity" and value != MISSING:
         low, high = (significant(row[end], 2) for end in ("low", "high"))
         value = f"{value} [{low}, {high}]"
-    if row["gate"] == "floor" and str(row["note"]).endswith(", continuation"):
+    if row.name == "floor" and str(row["note"]).endswith(", continuation"):
         value += "$^c$"
     if not row["passed"]:
         value = rf"\textbf{{{'closed' if value == MISSING else value}}}"
