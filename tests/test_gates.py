@@ -287,8 +287,8 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
     ids = results.claims.loc[results.claims["note"].str.startswith("gate: "), "id"]
     assert text["gates.claims.ids"].replace(" and ", ", ").split(", ") == list(ids)
     assert text["gates.sentence"] == (
-        "2 of 9 models predict no better than a bigram of their training tokens, so "
-        f"{len(ids)} claims about quality are not tested."
+        "2 of 9 models predict no better than a bigram of their training tokens, for "
+        f"which {len(ids)} claims about quality are not tested."
     )
 
 

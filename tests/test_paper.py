@@ -131,7 +131,17 @@ def without_s2(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return analysed_of(MadeUp(study, tmp_path_factory.mktemp("without_s2")))
 
 
-STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely", "without_s2"]
+@pytest.fixture(scope="module")
+def without_head(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """A search over learning rates, and no head variants beside the proposed one."""
+    whole = default_configuration()
+    whole["experiments"]["head"] = []
+    assert whole["experiments"]["learning_rate"]
+    return analysed_of(MadeUp(study_of(whole), tmp_path_factory.mktemp("without_head")))
+
+
+STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely"]
+STUDIES += ["without_s2", "without_head"]
 
 
 @pytest.fixture(params=STUDIES)
