@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from made_up import MadeUp, all_systems, default_configuration, study_of
+from made_up import HEADS, MadeUp, all_systems, default_configuration, study_of
 from made_up_checkpoints import MadeUpCheckpoints, study_of_checkpoints
 from project import ROOT
 from shallower.analysis.results import Results
@@ -134,10 +134,11 @@ def without_s2(tmp_path_factory: pytest.TempPathFactory) -> Results:
 @pytest.fixture(scope="module")
 def without_head(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A search over learning rates, and no head variants beside the proposed one."""
-    whole = default_configuration()
-    whole["experiments"]["head"] = []
-    assert whole["experiments"]["learning_rate"]
-    return analysed_of(MadeUp(study_of(whole), tmp_path_factory.mktemp("without_head")))
+    search = {"learning_rate": HEADS["learning_rate"]}
+    study = study_of(default_configuration(), **search)
+    made = analysed_of(MadeUp(study, tmp_path_factory.mktemp("without_head")))
+    assert len(made.learning_rates)
+    return made
 
 
 STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely"]
