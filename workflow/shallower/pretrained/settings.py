@@ -13,6 +13,7 @@ from shallower.errors import UserError
 from shallower.files import expanded, sha256
 from shallower.interventions.base import Intervention
 from shallower.models.config import LlamaConfig
+from shallower.models.config_names import CONFIG_NAMES
 from shallower.pretrained.sizes import (
     check,
     count_weights,
@@ -219,8 +220,10 @@ class Pretrained(Strict):
             for field, most in LARGEST_SIZES.items():
                 size = getattr(found, field)
                 if not 1 <= size <= most:
+                    whose = "" if checkpoint.sizes is None else "sizes."
                     raise ValueError(
-                        f"models.{name}: {field} is {size:.3g}, expected 1 to {most:,}"
+                        f"models.{name}: {whose}{CONFIG_NAMES[field]} is {size:.3g}, "
+                        f"expected 1 to {most:,}"
                     )
             # Strict models are frozen; this one is completed as it is read.
             object.__setattr__(checkpoint, "sizes", up_to(found, self.context))
