@@ -220,10 +220,11 @@ class Pretrained(Strict):
             for field, most in LARGEST_SIZES.items():
                 size = getattr(found, field)
                 if not 1 <= size <= most:
-                    whose = "" if checkpoint.sizes is None else "sizes."
+                    stated = {"groups": "kv_heads"}.get(field, field)
+                    key = "" if checkpoint.sizes is None else "sizes."
+                    key += CONFIG_NAMES[stated]
                     raise ValueError(
-                        f"models.{name}: {whose}{CONFIG_NAMES[field]} is {size:.3g}, "
-                        f"expected 1 to {most:,}"
+                        f"models.{name}: {key} is {size:.3g}, expected 1 to {most:,}"
                     )
             # Strict models are frozen; this one is completed as it is read.
             object.__setattr__(checkpoint, "sizes", up_to(found, self.context))
