@@ -110,27 +110,32 @@ def from_config_json(values: Mapping[str, Any], where: str) -> LlamaConfig:
         raise UserError(f"{where}: hidden_act {activation!r}, expected 'silu'")
     heads = _number(values, "num_attention_heads", where)
     width = _number(values, "hidden_size", where)
-    head_size = values.get("head_dim") or (128 if kind == "qwen3" else width // heads)
+    usual = 128 if kind == "qwen3" else width // heads
+    head_size = _optional(values, "head_dim", where) or usual
     rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    theta = float(rope.get("rope_theta") or values.get("rope_theta") or 1e4)
+    stated = {"rope_theta": values.get("rope_theta")} | rope
+    theta = _real(stated, "rope_theta", 1e4, where)
     context = _number(values, "max_position_embeddings", where)
     if values.get("sliding_window") and values.get("use_sliding_window", True):
         # Within the window every token sees all before it.
-        context = min(context, int(values["sliding_window"]))
+        context = min(context, _number(values, "sliding_window", where))
+    tied = values.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise UserError(f"{where}: tie_word_embeddings is {tied!r}, expected a bool")
     return _checked(
         where,
         vocabulary=_number(values, "vocab_size", where),
         width=width,
         depth=_number(values, "num_hidden_layers", where),
         heads=heads,
-        kv_heads=values.get("num_key_value_heads"),
+        kv_heads=_optional(values, "num_key_value_heads", where),
         head_size=head_size,
         ffn_hidden=_number(values, "intermediate_size", where),
         context=context,
-        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        norm_eps=_real(values, "rms_norm_eps", 1e-6, where),
         rope_theta=theta,
         rope_divisors=_divisors(rope, head_size, theta, where),
-        tied=bool(values.get("tie_word_embeddings", False)),
+        tied=tied,
         qkv_bias=kind == "qwen2",
         head=NORMED if kind == "qwen3" else PLAIN,
     )
@@ -163,8 +168,8 @@ def from_gguf(
     }
     heads = _number(own, "attention.head_count", where)
     width = _number(own, "embedding_length", where)
-    head_size = int(own.get("attention.key_length") or width // heads)
-    theta = float(own.get("rope.freq_base", 1e4))
+    head_size = _optional(own, "attention.key_length", where) or width // heads
+    theta = _real(own, "rope.freq_base", 1e4, where)
     rope = {
         "rope_type": own.get("rope.scaling.type", "default"),
         "factor": own.get("rope.scaling.factor", 1.0),
@@ -177,11 +182,11 @@ def from_gguf(
         width=width,
         depth=_number(own, "block_count", where),
         heads=heads,
-        kv_heads=int(own.get("attention.head_count_kv", heads)),
+        kv_heads=_optional(own, "attention.head_count_kv", where) or heads,
         head_size=head_size,
         ffn_hidden=_number(own, "feed_forward_length", where),
         context=_number(own, "context_length", where),
-        norm_eps=float(own.get("attention.layer_norm_rms_epsilon", 1e-6)),
+        norm_eps=_real(own, "attention.layer_norm_rms_epsilon", 1e-6, where),
         rope_theta=theta,
         rope_divisors=factors or _divisors(rope, head_size, theta, where),
         tied=tied,
@@ -195,6 +200,20 @@ def _number(values: Mapping[str, Any], key: str, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"{where}: {key} is {value!r}, expected a whole number above 0")
     return value
+
+
+def _optional(values: Mapping[str, Any], key: str, where: str) -> int | None:
+    return None if values.get(key) is None else _number(values, key, where)
+
+
+def _real(values: Mapping[str, Any], key: str, usual: float, where: str) -> float:
+    value = values.get(key)
+    if value is None:
+        return usual
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise UserError(f"{where}: {key} is {value!r}, expected a number above 0")
+    return float(value)
 
 
 def _checked(where: str, **values: Any) -> LlamaConfig:
