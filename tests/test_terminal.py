@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 from rich.console import Console
+from typer.testing import CliRunner
 
 from project import ROOT
+from shallower.cli import app
+from shallower.cores import usable_cores
 from shallower.files import tail
 from shallower.study.configuration import merge
 from shallower.study.jobs import jobs_of
@@ -228,6 +231,19 @@ def test_expected_times_follow_the_study() -> None:
     wildcards = {"model": model, "seed": str(seed)}
     plain = Minutes(reference, {}).job("train", wildcards)
     assert Minutes(reference, {"train": 3.0}).job("train", wildcards) == 3 * plain
+
+
+def test_the_plan_says_how_long_it_takes_here() -> None:
+    study = study_of("smoke")
+    made, jobs = Minutes(study, {}), jobs_of(study)
+    serial = sum(made.jobs(rule, number) for rule, number in jobs.items())
+    assert made.all(jobs, 1) == pytest.approx(serial)
+    shared = sum(made.jobs(rule, jobs[rule]) for rule in ("train", "evaluate", "shard"))
+    assert made.all(jobs, 2) == pytest.approx(serial - shared / 2)
+    config = ("--configfile", str(ROOT / "config" / "smoke.yaml"))
+    said = CliRunner().invoke(app, ["plan", *config]).stdout
+    due = duration(Minutes(study, minutes.read_speeds()).all(jobs, usable_cores()))
+    assert f"Here     about {due} for all of it" in said
 
 
 def test_a_checkpoints_time_is_of_its_own_interventions() -> None:

@@ -65,11 +65,19 @@ def plan(
     from shallower.study.plan import Assumptions, plan_study, plan_values
     from shallower.study.plan_text import render
     from shallower.study.study import load_study
+    from shallower.terminal.minutes import Minutes, read_speeds
+    from shallower.terminal.screen import duration
 
     study = load_study(configured(config, configfile or [], overrides or []))
     assumed = Assumptions(device, mfu, peak_tflops, runtime)
     planned = plan_study(study, assumed, Path("results") / study.study)
-    print(json.dumps(plan_values(planned), indent=2) if as_json else render(planned))
+    if as_json:
+        print(json.dumps(plan_values(planned), indent=2))
+        return
+    cores = usable_cores()
+    here = duration(Minutes(study, read_speeds()).all(planned.jobs, cores))
+    print(render(planned))
+    print(f"Here     about {here} for all of it on this machine, with {cores} cores")
 
 
 @app.command(rich_help_panel=START)

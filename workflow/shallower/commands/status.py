@@ -22,9 +22,9 @@ from shallower.cores import usable_cores
 from shallower.study.inputs import Inputs
 from shallower.study.records import Record, started
 from shallower.study.study import Study
-from shallower.terminal.minutes import Minutes, read_speeds
+from shallower.terminal.minutes import SHARED, Minutes, read_speeds
 from shallower.terminal.screen import duration
-from shallower.terminal.state import SHARED, stage_of
+from shallower.terminal.state import stage_of
 from shallower.training.live import last_line
 
 SPLITS = ("train", "validation", "test")

@@ -31,6 +31,7 @@ OTHERS = {
     **{"page": 3},
 }
 UNKNOWN = 5.0
+SHARED = {"train", "evaluate", "shard", "pretrained"}  # beside others of their kind
 
 
 class Minutes:
@@ -58,6 +59,15 @@ class Minutes:
             runs = runs or self.study.runs
         each = [self.job(rule, {"model": m, "seed": str(seed)}) for m, seed in runs]
         return count * sum(each) / len(each)
+
+    def all(self, jobs: Mapping[str, int], cores: int) -> float:
+        """Seconds of so many jobs of each rule on these cores.
+
+        Training and scoring of runs share the cores, other jobs run one by one.
+        """
+        each = {rule: self.jobs(rule, count) for rule, count in jobs.items()}
+        shared = sum(each.pop(rule, 0.0) for rule in SHARED)
+        return sum(each.values()) + shared / max(1, cores)
 
     def _plain(self, rule: str, wildcards: Mapping[str, str]) -> float:
         if rule == "train" and wildcards:

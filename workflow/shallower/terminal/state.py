@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shallower.files import tail
-from shallower.terminal.minutes import Minutes
+from shallower.terminal.minutes import SHARED, Minutes
 
 STAGES = {  # by rule, in their order; what is not here is `other`
     "data": ("download", "download_file", "download_checkpoint", "corpus", "pairs"),
@@ -27,7 +27,6 @@ STAGES = {  # by rule, in their order; what is not here is `other`
 OTHER = "other"
 TARGETS = {"all", "notebooks"}  # rules that only name files
 ALONE = {"latency"}  # rules that take every core
-SHARED = {"train", "evaluate", "shard", "pretrained"}  # beside others of their kind
 STEPS = re.compile(r"(\d+)/(\d+)")
 
 
