@@ -1,4 +1,4 @@
-"""Verdicts on claims: one rule, fixed before the data were seen, for every claim.
+"""Verdicts on claims: one rule for every claim, with its date in docs/protocol.md.
 
 A claim says that an effect lies in a region: below 0 (superiority), within +-margin
 (equivalence), below a margin (non-inferiority), between two ratios. It is supported if

@@ -2,7 +2,7 @@
 
 A claim is an entry of its topic's `CLAIMS`: what a source says, and the function that
 judges it. The function asks for estimates (`Context.estimate`) and applies a rule of
-`verdicts`. The rules were fixed before results were seen.
+`verdicts`. docs/protocol.md has their dates.
 
 A topic's module may also have
 

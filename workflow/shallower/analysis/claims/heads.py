@@ -1,6 +1,6 @@
 """Claims on heads (S1): C1 to C11, and folding.
 
-The rules were fixed before the reference study was run. Those about generated text are
+docs/protocol.md says when each rule was fixed. Those about generated text are
 in `heads_text`, those about the cost of training and decoding in `heads_speed`.
 """
 
