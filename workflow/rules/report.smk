@@ -221,6 +221,8 @@ rule notebook_comparison:
 rule notebook_claim:
     input:
         notebook="notebooks/claim.ipynb",
+        # it compares as well, and would stop before what is wrong has been named
+        verified=ancient(str(rules.provenance.output.provenance)),
         claims=rules.estimates.output.claims,
         others=rules.estimates.output.others,
         by_seed=rules.summary.output.by_seed,
