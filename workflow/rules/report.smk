@@ -94,7 +94,6 @@ rule provenance:
         "<logs>/provenance.log",
     conda:
         "../../envs/pipeline.yaml"
-    threads: 2  # the figures are drawn again
     params:
         results=subpath(output.provenance, parent=True),
     shell:
