@@ -1,5 +1,5 @@
 # The public commands. Each sets up what it needs, or uses what is there.
-.PHONY: help paper check test test-faults lint bench docs rulegraph verify-archive clean setup
+.PHONY: help paper archive check test test-faults lint bench docs rulegraph verify-archive clean setup
 
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,6 +23,9 @@ help:  ## this list
 paper: setup  ## a study's paper -> report/paper.pdf (CONFIG=config/smoke.yaml: two minutes)
 	@python -m shallower.study.overlays $(CONFIG)
 	@$(SNAKEMAKE)
+
+archive: setup  ## a study's code, tables and paper as one file (CONFIG=... as for paper)
+	@$(SNAKEMAKE) -- archive
 
 check: lint  ## lint and the fast tests, within three minutes
 	$(ONE_CORE) -q -m "not smoke and not slurm and not gpu and not slow and not faults" $(ARGS)
