@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -319,3 +320,20 @@ def test_another_checkpoint_than_configured_is_refused(place: Path) -> None:
     checkpoint = {"source": "files", "file": str(file), "sha256": "0" * 64}
     with pytest.raises(UserError, match=r"mine.sha256: model.safetensors has"):
         scores(place, checkpoint=checkpoint)
+
+
+def test_tasks_that_exceed_the_context_are_refused_first() -> None:
+    class Letters:
+        """A token for each character, behind one."""
+
+        prefix: ClassVar[list[int]] = [1]
+
+        def encode(self, text: str) -> list[int]:
+            return [ord(letter) for letter in text]
+
+    item = {"prompt": "abc", "control": "abcdef", "choices": ["x", "yz"]}
+    items, needed = pd.DataFrame([item]), 1 + 6 + 2
+    pretrained.check_tasks_fit(items, Letters(), needed, "small")
+    due = r"9 tokens exceed the context of small, 8; expected fewer prompt_words"
+    with pytest.raises(UserError, match=due):
+        pretrained.check_tasks_fit(items, Letters(), needed - 1, "small")

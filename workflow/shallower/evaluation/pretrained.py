@@ -74,6 +74,11 @@ def evaluate(
     precision = precision_of(spec, chosen)
     model = open_model(path, spec.context, precision).to(chosen)
     tokenizer = open_tokenizer(path)
+    items = None
+    if spec.tasks is not None:  # first: what does not fit is said before hours of work
+        documents = pd.read_parquet(corpus / "text" / "test.parquet")
+        items = make_tasks(documents, spec.tasks)
+        check_tasks_fit(items, tokenizer, model.config.context, spec.name)
     length = spec.prompt_tokens + spec.scored_tokens
     read = WindowReader(corpus, tokenizer, length)
     validation = read("validation", spec.calibration_documents)
@@ -83,9 +88,7 @@ def evaluate(
     choices = {str(i): choose(model, i, measured, spec) for i in written}
     scored = Scored(model, tokenizer, spec)
     parts = scored.continuations(test, choices)
-    if spec.tasks is not None:
-        documents = pd.read_parquet(corpus / "text" / "test.parquet")
-        items = make_tasks(documents, spec.tasks)
+    if items is not None:
         parts += scored.tasks(items, choices)
     for name in spec.sets:
         table = pd.read_parquet(corpus / name / "test.parquet")
@@ -106,6 +109,22 @@ def evaluate(
     }
     write_json(interventions, facts | described)
     write_table(table_of(parts), output)
+
+
+def check_tasks_fit(
+    items: pd.DataFrame, tokenizer: TokenizerLike, context: int, name: str
+) -> None:
+    """Raise UserError if a task and its longest answer exceed the model's context."""
+    for item in items.to_dict("records"):
+        texts = (item["prompt"], item["control"])
+        asked = max(len(tokenizer.encode(text)) for text in texts)
+        answer = max(len(tokenizer.encode(text)) for text in item["choices"])
+        needed = len(tokenizer.prefix) + asked + answer
+        if needed > context:
+            raise UserError(
+                f"pretrained.tasks: {needed} tokens exceed the context of {name}, "
+                f"{context}; expected fewer prompt_words, or tasks: null"
+            )
 
 
 def predicted_by_length(
