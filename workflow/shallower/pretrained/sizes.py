@@ -113,7 +113,7 @@ def from_config_json(values: Mapping[str, Any], where: str) -> LlamaConfig:
     usual = 128 if kind == "qwen3" else width // heads
     head_size = _optional(values, "head_dim", where) or usual
     rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    stated = {"rope_theta": values.get("rope_theta")} | rope
+    stated = values if rope.get("rope_theta") is None else rope
     theta = _real(stated, "rope_theta", 1e4, where)
     context = _number(values, "max_position_embeddings", where)
     if values.get("sliding_window") and values.get("use_sliding_window", True):
