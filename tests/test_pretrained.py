@@ -19,7 +19,7 @@ from shallower.models.costs import cache_bytes, count_parameters, weights_read
 from shallower.models.llama import LlamaLM
 from shallower.pretrained.checkpoint import open_model
 from shallower.pretrained.gguf_file import GGUFHeader
-from shallower.pretrained.sizes import sizes
+from shallower.pretrained.sizes import from_config_json, sizes
 from shallower.pretrained.weights import GGUF_BLOCK, GGUF_OUTER
 
 SIZES = {
@@ -314,3 +314,14 @@ def test_a_model_is_folded_skipped_and_saved_like_any_other(tmp_path: Path) -> N
     with torch.no_grad():
         assert (reduced(tokens) - theirs(tokens).logits).abs().max() < 1e-4
     handle.remove()
+
+
+@pytest.mark.parametrize("key", ["num_key_value_heads", "head_dim", "rms_norm_eps"])
+def test_a_stated_size_that_is_no_number_is_named(key: str) -> None:
+    stated = {"model_type": "llama", "num_attention_heads": 4, "hidden_size": 64}
+    stated |= {"max_position_embeddings": 128, "vocab_size": 300}
+    stated |= {"num_hidden_layers": 2, "intermediate_size": 100, "rope_theta": 5e5}
+    hidden = {"rope_parameters": {"rope_type": "default", "rope_theta": None}}
+    assert from_config_json(stated | hidden, "x").rope_theta == 5e5
+    with pytest.raises(UserError, match=f"{key} is True"):
+        from_config_json(stated | {key: True}, "x")
