@@ -206,6 +206,7 @@ class MadeUp:
         self.sizes: dict[tuple[str, str], dict[str, Any]] = {}  # by scale and label
         self.losses: dict[str, Callable[[int, np.ndarray], np.ndarray]] = {}
         self.entropy: dict[tuple[str, int], float] = {}  # of the first block, by run
+        self.later_entropy: dict[tuple[str, int], float] = {}  # of the second one
         self.floors = {"uniform": 7.6, "unigram": 6.6, "bigram": 6.2, "trigram": 6.1}
         self.reads = [  # rows of bandwidth.parquet
             {"session": s, "bytes": size, "way": "library", "nanoseconds": size / 10.0}

@@ -125,7 +125,8 @@ def _write_runs(world: MadeUp) -> None:
         losses["loss"] = curve(seed, iterations)
         entropy = world.entropy.get((label, seed), 3.8)
         seen = [(1, 0, "entropy", 3.88), (steps, 0, "entropy", entropy)]
-        seen.append((steps, 1, "entropy", 3.88))
+        later = world.later_entropy.get((label, seed), 3.88)
+        seen += [(1, 1, "entropy", 3.0), (steps, 1, "entropy", later)]
         others = ("output_rms", "branch_ratio", "gradient_norm")
         seen += [(steps, 0, quantity, 1.0) for quantity in others]
         columns = ["iteration", "block", "quantity", "value"]

@@ -68,7 +68,7 @@ def closed(world: MadeUp, *labels: str) -> set[tuple[str, str]]:
 
 
 def flat(world: MadeUp, model: str) -> None:
-    """Its first block attends to all tokens alike, in every seed."""
+    """Its blocks attend to all tokens alike, in every seed."""
     for seed in world.study.seeds_of(model):
         world.entropy[model, seed] = UNIFORM - 0.01
 
@@ -127,9 +127,21 @@ def test_attention_must_have_begun(world: MadeUp) -> None:
     assert found.loc[["C4", "C5", "C6"], "verdict"].tolist() == ["not tested"] * 3
     assert found.loc["C5", "note"] == "gate: attention (proposed-3)"
     assert found.loc["A1-A0", "verdict"] == "supported"
+    assert check.first_block == check.value
     # It is the median: one seed that has begun late makes no difference.
     for seed in (0, 1):
         world.entropy["proposed-3", seed] = 3.82
+    assert closed(world, "proposed-3") == set()
+
+
+def test_any_block_may_be_the_one_that_attends(world: MadeUp) -> None:
+    """The first one only takes means; the second attends, and is what counts."""
+    flat(world, "proposed-3")
+    for seed, nats in enumerate([2.1, 2.4, 3.87]):
+        world.later_entropy["proposed-3", seed] = nats
+    check = gates_of(world).check("proposed-3", "attention")
+    assert (check.value, check.low) == (2.4, 2.1)
+    assert check.high == check.first_block == pytest.approx(UNIFORM - 0.01)
     assert closed(world, "proposed-3") == set()
 
 
@@ -297,7 +309,7 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     rows += [("a", "attention", False), ("b", "attention", False)]
     table = pd.DataFrame(rows, columns=["model", "gate", "passed"])
     notes = ["gate: floor (a), attention (a)", "gate: attention (a, b)"]
-    due = "All 2 models attend uniformly in their first block, for which 2 claims"
+    due = "All 2 models attend uniformly in every block, for which 2 claims"
     assert numbers.sentence(table, notes).startswith(due)
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
@@ -308,6 +320,18 @@ def test_words_where_all_is_well(world: MadeUp) -> None:
     assert text["gates.failed"] == ""
     assert text["gates.sentence"].startswith("All models predict better than a bigram")
     assert (text["gates.models"], text["gates.claims"]) == ("9", "0")
+    assert text["gates.first_block"] == ""
+
+
+def test_whose_first_block_attends_uniformly(world: MadeUp) -> None:
+    """No gate closes for it where a later block attends."""
+    for model in ("baseline-2", "baseline-3", "proposed-3"):
+        flat(world, model)
+        for seed in world.study.seeds_of(model):
+            world.later_entropy[model, seed] = 3.0
+    text = dict(numbers.numbers(written(world)))
+    assert text["gates.first_block"] == "2 of 3 baselines and 1 of 6 other models"
+    assert text["gates.failed"] == ""
 
 
 def test_methods_have_verdicts_where_gates_are_open(world: MadeUp) -> None:

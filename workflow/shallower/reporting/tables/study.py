@@ -268,6 +268,8 @@ def _gate(row: pd.Series) -> list[str]:
     if row.name == "sensitivity" and value != MISSING:
         low, high = (significant(row[end], 2) for end in ("low", "high"))
         value = f"{value} [{low}, {high}]"
+    if row.name == "attention" and value != MISSING:
+        value += f" ({significant(row['first_block'], 3)})"
     if row.name == "floor" and str(row["note"]).endswith(", continuation"):
         value += "$^c$"
     if not row["passed"]:
