@@ -50,6 +50,16 @@ def test_the_readme_fits_on_a_screen_or_two() -> None:
     assert max(map(len, lines)) <= 160
 
 
+def test_verdicts_in_the_readme_are_those_of_the_run() -> None:
+    """What is found in words ends in claims and verdicts: `C7: supported`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    verdicts = pd.read_csv(FOLDER / "claims.csv").set_index("id")["verdict"]
+    word = "|".join(sorted({*verdicts, "supported", "inconclusive"}, reverse=True))
+    said = re.findall(rf"\b([\w-]+): ({word})\b", text)
+    assert len(said) > 8
+    assert said == [(claim, verdicts[claim]) for claim, _ in said]
+
+
 def test_the_reference_run_says_what_made_it() -> None:
     about = read_json(FOLDER / "about.json")
     assert not about["dirty"]
