@@ -172,11 +172,29 @@ def test_rates_must_be_interior(world: MadeUp) -> None:
     check = gates_of(world).check("silu-2", "rate")
     assert not check.passed
     assert (check.value, check.low, check.high) == (9e-3, 1e-3, 9e-3)
-    assert check.note == "search of proposed-2, 100 steps; trained at 3e-3"
+    assert check.note.startswith("search of proposed-2, 100 steps; trained at 3e-3")
     assert closed(world, "silu-2", "baseline-2") == {("rate", "silu-2")}
     found = claims(world)
     assert found.loc["C5", "verdict"] == "not tested"
     assert found.loc["C11", "verdict"] == "supported"  # of baselines alone
+
+
+def test_a_model_is_trained_near_its_best_rate(tmp_path: Path) -> None:
+    """At most the margin, .03 nats, is lost by the rate of a study, 3e-3."""
+    rates = [grid("baseline", 4, seeds=[7], lr=[3e-4, 1e-3, 3e-3, 9e-3])]
+    study = study_of(default_configuration(), learning_rate=rates)
+    assert study.margin.nats == 0.03
+    for lower, passed in ((0.02, True), (0.05, False)):
+        world = MadeUp(study, tmp_path / str(passed))
+        losses = {"3e-4": 6.0, "1e-3": 5.0 - lower, "3e-3": 5.0, "9e-3": 6.0}
+        for rate, nats in losses.items():
+            label = "baseline-4" if rate == "3e-3" else f"baseline-4__lr={rate}"
+            world.put(label, "validation", "cross_entropy", {7: nats})
+        check = gates_of(world).check("baseline-4", "rate")
+        assert (check.value, check.passed) == (1e-3, passed)
+        assert check.note.endswith(
+            f"trained at 3e-3, there {lower:.3f} nats above the best"
+        )
 
 
 def test_whose_search_counts(tmp_path: Path) -> None:

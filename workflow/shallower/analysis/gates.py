@@ -14,18 +14,21 @@ way its interval lies. Each model that a claim compares must pass, by its run:
   of the claim's largest depth, beyond the 95 % interval. What is as shallow itself is
   compared with the deepest. Claims about the depth of baselines need no such control;
 - `rate`: the best learning rate of the search is neither the lowest nor the highest
-  that was tried. A model that was not searched for inherits the search of the nearest
-  one: with heads changed or not, then by width, variant and depth.
+  that was tried, and that of the model costs no more there than the study's margin; of
+  one that was not tried, the nearest. A model that was not searched for inherits the
+  search of the nearest one: with heads changed or not, by width, variant and depth.
 
 An encoder-decoder has a floor of its own, the bag of words (see `claims.t5`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from shallower.analysis.claims.base import Context, Fact, plain
@@ -222,7 +225,10 @@ class Gates:
         models, table = self.context.study.models, self._search
         if table.empty:
             return failed(run, "rate", "no search")
-        name, spec = models[run], self.context.study.spec(run, 0)
+        name = models[run]
+        while name.parent is not None:  # training on has a rate of its own
+            name = name.parent
+        spec = self.context.study.spec(str(name), 0)
 
         def distance(model: str) -> tuple[bool, bool, bool, int, int]:
             other = models[model]
@@ -242,10 +248,13 @@ class Gates:
         best, rates = rows[rows["best"]].iloc[0], rows["learning_rate"]
         note = f"search of {group}, {int(best['steps'])} steps"
         used = spec.training.learning_rate
+        near = rows.loc[(np.log(rates) - math.log(used)).abs().idxmin()]
+        cost = float(near["cross_entropy"] - best["cross_entropy"])
         if used != best["learning_rate"]:
-            note += f"; trained at {short(used)}"
+            note += f"; trained at {short(used)}, there {cost:.3f} nats above the best"
         found = (float(best["learning_rate"]), float(rates.min()), float(rates.max()))
-        return Check(run, "rate", *found, NAN, bool(best["interior"]), note)
+        passed = bool(best["interior"]) and cost <= self.context.margin
+        return Check(run, "rate", *found, NAN, passed, note)
 
 
 def reason(closed: list[Check]) -> str:

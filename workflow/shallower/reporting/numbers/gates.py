@@ -29,8 +29,8 @@ FAILURES = {  # gate -> what is said of a model that fails it, and of several
         "have a depth that is not seen to be better than the smallest one",
     ),
     "rate": (
-        "has its best learning rate at the edge of the search",
-        "have their best learning rate at the edge of the search",
+        "has a learning rate that is not near the best inside a search",
+        "have a learning rate that is not near the best inside a search",
     ),
 }
 
