@@ -26,6 +26,8 @@ from shallower.analysis.results import Results
 from shallower.analysis.verdicts import conjunction, superiority
 from shallower.analysis.write import write_analysis
 from shallower.reporting.numbers import gates as numbers
+from shallower.reporting.numbers import story
+from shallower.reporting.numbers import study as about
 
 TEXT = ("text", "cross_entropy")
 QUALITY = ["C3", "C4", "C5", "C6", "C9", "C11", "A1-A0", "A5-A0", "A12-A1"]
@@ -333,6 +335,18 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
 
 
+def test_the_conclusion_speaks_of_gates_that_close_its_claims(world: MadeUp) -> None:
+    """Not of those of other models: linear-2 is in no claim on proposed models."""
+
+    def closed(shift: dict[str, float]) -> str:
+        for model, by in shift.items():
+            world.shift(by, model)
+        return dict(story.numbers(written(world)))["quality.closed"]
+
+    assert closed({}) == closed({"linear-2": 5.0}) == ""
+    assert closed({"proposed-3": 5.0}) == "yes"
+
+
 def test_words_where_all_is_well(world: MadeUp) -> None:
     text = dict(numbers.numbers(written(world)))
     assert text["gates.failed"] == ""
@@ -356,3 +370,8 @@ def test_methods_have_verdicts_where_gates_are_open(world: MadeUp) -> None:
     assert written(world).methods.loc["proposed-3", "verdict"] == "supported"
     flat(world, "proposed-3")
     assert written(world).methods.loc["proposed-3", "verdict"] == "not tested"
+
+
+def test_commits_are_named_or_counted() -> None:
+    assert about.commits_named(["a", "b"]) == "a, b"
+    assert about.commits_named(["a", "b", "c"]) == "a and 2 others"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import Comparison
+from shallower.analysis.gates import CLOSED
 from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
@@ -58,6 +59,9 @@ def _switches(results: Results) -> Pairs:
     claims = results.claims.set_index("id")["verdict"]
     for claim, verdict in claims.items():
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
+    notes = results.claims.set_index("id")["note"].fillna("").astype(str)
+    closed = [notes.get(claim, "").startswith(CLOSED) for claim in ("C4", "C5", "C6")]
+    yield "quality.closed", _switch(any(closed))
     yield "quality.survives", _switch(claims.get("C6") == "supported")
     yield "quality.lost", _switch(claims.get("C6") == "not supported")
     table = main_models(results)

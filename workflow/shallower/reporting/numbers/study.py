@@ -83,9 +83,10 @@ def _made_with(results: Results) -> Pairs:
 
     first = results.made_on[0]
     yield "study", escape(results.study.study)
-    for key in ("commit", "device"):
-        yield key, escape(", ".join(distinct(results, key)))
-    yield "commit.first", escape(distinct(results, "commit")[0])
+    yield "device", escape(", ".join(distinct(results, "device")))
+    commits = distinct(results, "commit")
+    yield "commit", escape(commits_named(commits))
+    yield "commit.first", escape(commits[0])
     for key in ("torch", "python"):
         yield key, escape(first["versions"][key])
     yield "metrics.signature", breakable(signature())
@@ -97,6 +98,13 @@ def distinct(results: Results, key: str) -> list[str]:
     Where nothing is trained, over the checkpoints that were scored.
     """
     return sorted({str(facts[key]) for facts in results.made_on})
+
+
+def commits_named(commits: list[str]) -> str:
+    """Two at most by name: `aaa, bbb`, or `aaa and 5 others`."""
+    if len(commits) <= 2:
+        return ", ".join(commits)
+    return f"{commits[0]} and {len(commits) - 1} others"
 
 
 # --- data -----------------------------------------------------------------------------
