@@ -106,6 +106,11 @@ def test_learning_rates(analysed: Results) -> None:
     rings = [x for x in axes.lines if x.get_markersize() == search.RING["ms"]]
     shown = sorted(tuple(ring.get_xydata()[0]) for ring in rings)
     assert shown == sorted(map(tuple, best.to_numpy()))
+    # A name at the end of every line, none upon another.
+    ends = table.sort_values("learning_rate").groupby("group").tail(1)
+    ends = ends[["learning_rate", "cross_entropy"]].to_numpy()
+    assert sorted(text.xy for text in axes.texts) == sorted(map(tuple, ends))
+    assert len({text.xyann for text in axes.texts}) == len(ends)
 
 
 def test_budget(analysed: Results) -> None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from shallower.analysis.results import Results
 from shallower.reporting import style
+from shallower.reporting.labels import label
 from shallower.study.names import ModelName, short
 from shallower.study.study import Study
 
@@ -53,7 +54,9 @@ def learning_rate(results: Results) -> Figure:
     if table.empty:
         return style.absent("learning rate")
     panels = list(table.groupby(["init_std", "steps"]))
-    figure = Figure(figsize=(style.COLUMN, 0.8 + 1.5 * len(panels)))
+    most = max(part["group"].nunique() for _, part in panels)
+    height = max(1.5, 0.15 * most) * len(panels)
+    figure = Figure(figsize=(style.COLUMN, 0.8 + height))
     grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)
     variants = all_variants(study)
     several = table["steps"].nunique() > 1
@@ -63,7 +66,7 @@ def learning_rate(results: Results) -> Figure:
         title = f"initial standard deviation {std:g}" + f", {steps} steps" * several
         axes.set_title(title, fontsize=7.5, loc="left")
     for axes, (_, part) in zip(grid[:, 0], panels, strict=True):
-        _end_labels(axes, part, variants)  # when the common limits are known
+        _end_labels(axes, results, part, variants)  # when the limits are known
     axes, rates = grid[-1, 0], sorted(table["learning_rate"].unique())
     axes.set_xscale("log")
     axes.set_xticks(rates, [short(float(rate)) for rate in rates], fontsize=7)
@@ -94,24 +97,31 @@ def _rate_line(
         axes.plot([row["learning_rate"]] * len(seeds), seeds, color=colour, **mark)
 
 
-def _end_labels(axes: Axes, table: pd.DataFrame, variants: list[str]) -> None:
-    """Names of the models at their lines' right ends, moved apart where they touch."""
+def _end_labels(
+    axes: Axes, results: Results, table: pd.DataFrame, variants: list[str]
+) -> None:
+    """Names of the models right of the panel, one below the other, by a thin line each.
+
+    In the order of their lines' right ends, evenly spread.
+    """
     ends = table.sort_values("learning_rate").groupby("group").tail(1)
+    ends = ends.sort_values("cross_entropy")
     plain = ends["group"].nunique() == ends["variant"].nunique()
-    low, high = axes.get_ylim()
-    gap = 0.11 * (high - low)  # about the height of a line of text
-    place = -np.inf
-    for row in ends.sort_values("cross_entropy").to_dict("records"):
-        place = max(place + gap, row["cross_entropy"])
+    places = (np.arange(len(ends)) + 0.5) / len(ends)
+    for place, row in zip(places, ends.to_dict("records"), strict=True):
+        colour = colour_and_dashes(row["variant"], variants)[0]
+        name = results.names.get(row["group"])
+        named = label(name) if name else row["group"]
         axes.annotate(
-            row["variant"] if plain else row["group"],
-            (row["learning_rate"], place),
-            xytext=(7, 0),
-            textcoords="offset points",
-            color=colour_and_dashes(row["variant"], variants)[0],
+            row["variant"] if plain else named,
+            (row["learning_rate"], row["cross_entropy"]),
+            xytext=(1.06, place),
+            textcoords=axes.transAxes,
+            color=colour,
             fontsize=7,
             va="center",
             annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.4, "shrinkB": 3},
         )
 
 
@@ -164,7 +174,7 @@ def budget(results: Results) -> Figure:
     for axes in (left, middle, right):
         axes.set_xscale("log")
         axes.axvline(ratio, color="0.6", lw=0.6, zorder=0)
-        axes.set_xlabel("training tokens per parameter")
+        axes.set_xlabel("tokens per parameter")
         axes.xaxis.set_major_locator(LogLocator(subs=(1,)))
         axes.xaxis.set_major_formatter("{x:g}")
     _original_budget(left, ratio)
@@ -269,7 +279,7 @@ def diagnostics(results: Results) -> Figure:
     colours = {v: colour_and_dashes(v, all_variants(study))[0] for v in variants}
     figure = Figure(figsize=(style.PAGE, 1.9))
     grid = figure.subplots(1, 4)
-    for axes, (quantity, label) in zip(grid, QUANTITIES.items(), strict=True):
+    for axes, (quantity, text) in zip(grid, QUANTITIES.items(), strict=True):
         sns.lineplot(
             rows[rows["quantity"] == quantity],
             x="iteration",
@@ -282,7 +292,7 @@ def diagnostics(results: Results) -> Figure:
             legend=False,
             ax=axes,
         )
-        axes.set_title(label, fontsize=7.5)
+        axes.set_title(text, fontsize=7.5)
         axes.set(xlabel="", ylabel="")
     limit = results.fact("heads.bad_mode.limit")
     grid[0].axhline(limit, color="0.6", lw=0.6, linestyle=":", zorder=0)
