@@ -171,7 +171,8 @@ def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
     about = read_json(FOLDER / "about.json")["configuration"]
     steps, batch = (about["training"][key] for key in ("steps", "batch_size"))
     tokens = f"{steps * batch * about['model']['context']:,}"
-    assert found["| 2026-01-02"][3:] == [tokens, "3 |"]
+    seeds = {seed for grid in about["experiments"]["depth"] for seed in grid["seeds"]}
+    assert found["| 2026-01-02"][3:] == [tokens, f"{len(seeds)} |"]
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
