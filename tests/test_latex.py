@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from project import ROOT
 from shallower.reporting.latex import (
+    MISSING,
+    at_most,
     breakable,
     escape,
     interval,
@@ -127,3 +129,9 @@ def test_wrong_keys_stop_the_build(tmp_path: Path, body: str, message: str) -> N
 
 def test_breakable_text_is_escaped() -> None:
     assert breakable("a_b|c") == r"a\_\allowbreak{}b\textbar{}\allowbreak{}c"
+
+
+def test_a_bound_is_not_rounded_down() -> None:
+    assert [at_most(value) for value in (3.45, 3.0, 0.1)] == ["4", "3", "1"]
+    assert at_most(0.0611, 2) == "0.07"
+    assert at_most(float("nan")) == MISSING

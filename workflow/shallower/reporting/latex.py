@@ -112,6 +112,13 @@ def number(value: float, digits: int = 2) -> str:
     return text.replace(",", "{,}").replace("-", "$-$")
 
 
+def at_most(value: float, digits: int = 0) -> str:
+    """A bound, which is never rounded down."""
+    if math.isnan(value):
+        return MISSING
+    return number(math.ceil(value * 10**digits - 1e-9) / 10**digits, digits)
+
+
 def significant(value: float, digits: int = 3) -> str:
     """A number with about `digits` significant digits, never in exponent form."""
     if value is None or math.isnan(value) or value == 0:

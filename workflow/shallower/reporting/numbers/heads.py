@@ -267,16 +267,20 @@ def _budgets(results: Results) -> Pairs:
         question = asked.family.removeprefix("budget ")
         if question in answers:
             answers[question].append(results.estimate(asked))
+
+    def ratio(one: Estimate) -> float:
+        """Of the deeper baseline, as the budgets of the study are counted."""
+        sides = (one.left, one.right)
+        models = results.study.models
+        own = [side for side in sides if models[side].variant == "baseline"]
+        return float(ratios[own].min())
+
     for found in answers.values():
-        found.sort(key=lambda one: float(ratios[[one.left, one.right]].min()))
+        found.sort(key=ratio)
 
     def places(question: str, beyond: Callable[[Estimate], bool]) -> str:
         """At which of a question's budgets an estimate is beyond zero, in words."""
-        shown = [
-            significant(float(ratios[[one.left, one.right]].min()), 2)
-            for one in answers[question]
-            if beyond(one)
-        ]
+        shown = [significant(ratio(one), 2) for one in answers[question] if beyond(one)]
         where = f"at {listed(shown)} tokens per parameter" if shown else ""
         return where or "at no budget that was tried"
 

@@ -20,7 +20,7 @@ from shallower.analysis.interventions import (
 from shallower.analysis.results import Results
 from shallower.interventions.skip import Skip
 from shallower.reporting.labels import printed
-from shallower.reporting.latex import MISSING, escape, number
+from shallower.reporting.latex import MISSING, at_most, escape, number
 from shallower.reporting.numbers.sentences import counted_gains, listed, spread, tally
 from shallower.study.names import ModelName
 
@@ -107,7 +107,7 @@ def _skipping(results: Results) -> Iterator[tuple[str, str]]:
         yield from spread(f"skipping.{kind}.faster", faster, 2)
         yield f"skipping.{kind}.predicted", number(fact(f"skipping.{kind}.predicted"))
     yield "has.skipping.error", "yes" if fact("skipping.error") >= 0 else ""
-    yield "skipping.error", number(fact("skipping.error"), 0)
+    yield "skipping.error", at_most(fact("skipping.error"))
     yield "skipping.depth", counted_gains(results, "skipping")
     yield "skipping.blocks", counted_gains(results, "skipping.blocks")
     shown = _skipped_at_original(results)
@@ -190,7 +190,7 @@ def _elimination(results: Results) -> Iterator[tuple[str, str]]:
         yield f"elimination.{scale}.length", number(length, 0)
         yield (
             f"elimination.{scale}.error",
-            number(fact(f"elimination.{scale}.error"), 0),
+            at_most(fact(f"elimination.{scale}.error")),
         )
         due = fact(f"elimination.{scale}.predicted")
         yield f"elimination.{scale}.predicted", number(due)

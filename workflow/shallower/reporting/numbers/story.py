@@ -276,6 +276,8 @@ def _outcomes(results: Results, key: str) -> str:
     if not parts:
         models = _count(compared, "model can", "models can")
         return f"{models} be compared, too uncertainly to be judged"
+    rest = compared - gain - lose - open_
+    parts += [_count(rest, "is not tested", "are not tested")] if rest > 0 else []
     models = "model" if compared == 1 else "models"
     return f"of {number(compared, 0)} {models} that can be compared {listed(parts)}"
 
