@@ -117,7 +117,7 @@ def test_every_number_is_in_a_file(
     """Printed with all digits, so that no number is there by chance."""
     for name, module in list(sys.modules.items()):
         if name.startswith("shallower.reporting."):
-            for rounded in ("number", "significant", "scientific"):
+            for rounded in ("number", "significant", "scientific", "at_most"):
                 if hasattr(module, rounded):
                     monkeypatch.setattr(module, rounded, in_full)
     known = cells(analysed.directory)
