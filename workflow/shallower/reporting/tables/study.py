@@ -248,18 +248,24 @@ def gates(results: Results) -> str:
     if table.empty:
         return absent_table()
     names = list(dict.fromkeys(table["gate"]))
+    # A rate has no limit.
+    columns = {name: ["value", "limit"][: 1 + (name != "rate")] for name in names}
     rows = []
     for model, part in table.groupby("model", sort=False):
         by_gate = part.set_index("gate")
         cells = [printed(results.study.names[str(model)])]
         for gate in names:
             row = by_gate.loc[gate] if gate in by_gate.index else None
-            cells += ["", ""] if row is None else _gate(row)
+            shown = ["", ""] if row is None else _gate(row)
+            cells += shown[: len(columns[gate])]
         rows.append(cells)
-    heads = [rf"\multicolumn{{2}}{{c}}{{{escape(name)}}}" for name in names]
+    heads = [
+        rf"\multicolumn{{{len(columns[name])}}}{{c}}{{{escape(name)}}}"
+        for name in names
+    ]
     above = "& " + " & ".join(heads) + r" \\"
-    header = ["model", *["value", "limit"] * len(names)]
-    return tabular("l" + "rr" * len(names), [above, header], rows)
+    header = ["model", *(text for name in names for text in columns[name])]
+    return tabular("l" + "r" * (len(header) - 1), [above, header], rows)
 
 
 def _gate(row: pd.Series) -> list[str]:
