@@ -9,7 +9,7 @@ import pytest
 
 from project import ANOTHER_START, RUNS, Project
 from shallower.files import read_json, sha256
-from shallower.reporting import history, reference
+from shallower.reporting import history, published
 from shallower.reporting.markdown import with_block
 
 pytestmark = pytest.mark.smoke
@@ -94,21 +94,24 @@ def test_verify_makes_nothing_that_is_missing(project: Project) -> None:
 def test_publishing_quotes_the_study(project: Project) -> None:
     """Paper, tables and README as a reference run has them, from the smoke study."""
     readme = project.folder / "PUBLISHED.md"
-    readme.write_text("before\n" + "\n".join(reference.MARKERS) + "\nafter\n")
+    readme.write_text("before\n" + "\n".join(published.MARKERS) + "\nafter\n")
     protocol = project.folder / "PROTOCOL.md"
     protocol.write_text("\n".join(history.MARKERS))
     kept = project.folder / "kept"
-    reference.publish(project.results, kept, readme, protocol)
+    published.publish(project.results, kept, readme, protocol)
     text = readme.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     page, claims = (kept / "README.md").read_text(), pd.read_csv(kept / "claims.csv")
-    for row in claims.itertuples():
+    judged, absent = published.divided(claims)
+    for row in judged.itertuples():
         assert f"| {row.id} | {row.claim} |" in page
-    counts = claims["verdict"].value_counts()
+    assert f"Without models in this study: {', '.join(absent['id'])}." in page
+    counts = judged["verdict"].value_counts()
     for verdict, count in counts.items():
         assert page.count(f"**{verdict}** |") == count
     assert sha256(kept / "paper.pdf") == sha256(project.results / "paper.pdf")
-    said = reference.sentence(kept)
-    assert with_block(text, said, reference.MARKERS) == text
-    assert reference.block(kept) in page
+    said = published.sentence(kept, readme)
+    assert "(kept/README.md)" in said
+    assert with_block(text, said, published.MARKERS) == text
+    assert published.block(kept) in page

@@ -51,9 +51,12 @@ class Finding:
     models: tuple[str, ...] = ()  # labels of all that was compared
 
 
+ABSENT = "in this study"  # ends the note of a claim without models to judge by
+
+
 def absent(what: str) -> Finding:
     """Nothing to judge by in this study."""
-    note = f"{what}: not in this study"
+    note = f"{what}: not {ABSENT}"
     return Finding(NAN, NAN, NAN, NAN, NAN, "not tested", note)
 
 

@@ -220,11 +220,14 @@ def export(
 @app.command(rich_help_panel=USE)
 def publish(
     results: Results,
-    output: File = Path("docs/reference-run"),
+    output: Annotated[
+        Path | None, Option(help="docs/<study>-run, unless given")
+    ] = None,
     readme: File = Path("README.md"),
     protocol: File = Path("docs/protocol.md"),
 ) -> None:
-    """Keep a study's paper and small tables in docs/reference-run."""
-    from shallower.reporting.reference import publish
+    """Keep a study's paper and small tables in docs/<study>-run."""
+    from shallower.reporting.published import publish
 
-    publish(results, output, readme, protocol)
+    folder = output or protocol.parent / f"{results.name}-run"
+    publish(results, folder, readme, protocol)

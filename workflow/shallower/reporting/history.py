@@ -1,4 +1,4 @@
-"""The verdicts of every published reference run, and their table in docs/protocol.md.
+"""The verdicts of every published run, and their table in docs/protocol.md.
 
 `publish` adds the rows of a run to a CSV file, which keeps those of earlier runs. The
 table between MARKERS is made from that file alone. No number is typed.
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from shallower.analysis.verdicts import ABSENT
 from shallower.files import read_json, write_text
 from shallower.reporting.markdown import effect_of, markdown, marked_page, with_block
 from shallower.study.study import Study
@@ -32,7 +33,7 @@ def add_run(folder: Path, protocol: Path) -> None:
 
     A run is known by its study and commit: published again, it replaces its old rows.
     """
-    page, path = marked_page(protocol, MARKERS), folder / HISTORY
+    page, path = marked_page(protocol, MARKERS), protocol.parent / HISTORY
     found = rows_of(folder)
     if path.exists():
         table, own = _text(path), found.iloc[0]
@@ -81,7 +82,7 @@ def block(history: pd.DataFrame) -> str:
 
 
 def _row(claim: str, runs: list[pd.DataFrame]) -> list[str]:
-    """Verdict and effect of a claim in each run that has it.
+    """Verdict and effect of a claim in each run that has models for it.
 
     A verdict is bold where it is not that of the run before. What is judged on a
     pretrained checkpoint says so.
@@ -93,6 +94,9 @@ def _row(claim: str, runs: list[pd.DataFrame]) -> list[str]:
             continue
         row = run.loc[claim].to_dict()
         verdict, words = row["verdict"], row["claim"]
+        if row["note"].endswith(ABSENT):
+            cells.append("no models")
+            continue
         text = f"**{verdict}**" if before not in ("", verdict) else verdict
         if effect := effect_of(row, interval=False):
             text += f", {effect}"

@@ -1,4 +1,4 @@
-"""The reference run that is kept in the repository, and what the README says of it."""
+"""The runs that are kept in the repository, and what the README says of them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,46 @@ import pytest
 from project import ROOT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json
-from shallower.reporting import history, reference
+from shallower.reporting import history, published
 from shallower.reporting.markdown import printed, with_block
 
-FOLDER = ROOT / "docs" / "reference-run"
+DOCS, README = ROOT / "docs", ROOT / "README.md"
+FOLDER = DOCS / "reference-run"
+RUNS = sorted(path.parent for path in DOCS.glob("*/about.json"))
 
 
-def test_the_readme_names_the_reference_run() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_block(text, reference.sentence(FOLDER), reference.MARKERS) == text
-    page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert page == reference.page(FOLDER)
+def test_the_readme_names_the_published_runs() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert (
+        with_block(text, published.sentences(DOCS, README), published.MARKERS) == text
+    )
+    assert FOLDER in RUNS
+    for folder in RUNS:
+        assert f"]({folder.relative_to(ROOT).as_posix()}/README.md)" in text
+        page = (folder / "README.md").read_text(encoding="utf-8")
+        assert page == published.page(folder)
+
+
+def test_the_largest_run_comes_first(tmp_path: Path) -> None:
+    rows = {"id": ["C1", "C2"], "verdict": ["supported", "not tested"]}
+    notes = ["", "none: not in this study"]
+    for study, runs in (("small", 2), ("large", 3)):
+        publish_claims(tmp_path / f"{study}-run", "a" * 12, "2026-01-01", {})
+        pd.DataFrame(rows | {"note": notes}).to_csv(
+            tmp_path / f"{study}-run" / "claims.csv", index=False
+        )
+        about = read_json(tmp_path / f"{study}-run" / "about.json")
+        write_json(
+            tmp_path / f"{study}-run" / "about.json",
+            about | {"study": study, "runs": runs, "device": ["a processor"]},
+        )
+    first, second = published.sentences(tmp_path, tmp_path / "README.md").split("\n\n")
+    assert "[large run](large-run/README.md)" in first
+    assert "[small run](small-run/README.md)" in second
+    # A claim without models is not counted as "not tested".
+    assert first.endswith(
+        "1 claims, 1 supported; 1 more are about models that it does not have."
+    )
 
 
 def test_the_page_quotes_perplexities_and_verdicts() -> None:
@@ -35,13 +64,17 @@ def test_the_page_quotes_perplexities_and_verdicts() -> None:
         value = summary.loc[(model, "perplexity", "trained"), "mean"]
         assert f"{value:.1f}" in page
     claims = pd.read_csv(FOLDER / "claims.csv")
-    for row in claims.itertuples():
+    lacking = claims["note"].str.endswith("in this study", na=False)
+    assert 0 < lacking.sum() < len(claims)
+    for row in claims[~lacking].itertuples():
         start, end = f"| {row.id} |", f"**{row.verdict}** |"
         line = next(x for x in page.splitlines() if x.startswith(start))
         assert line.endswith(end)
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for verdict in set(claims["verdict"]):
-        assert f"{(claims['verdict'] == verdict).sum()} {verdict}" in readme
+    names = ", ".join(claims.loc[lacking, "id"])
+    assert f"Without models in this study: {names}." in page
+    readme = README.read_text(encoding="utf-8")
+    for verdict, count in claims.loc[~lacking, "verdict"].value_counts().items():
+        assert f"{count} {verdict}" in readme
 
 
 def test_the_readme_fits_on_a_screen_or_two() -> None:
@@ -51,17 +84,29 @@ def test_the_readme_fits_on_a_screen_or_two() -> None:
 
 
 def test_verdicts_in_the_readme_are_those_of_the_run() -> None:
-    """What is found in words ends in claims and verdicts: `C7: supported`."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    verdicts = pd.read_csv(FOLDER / "claims.csv").set_index("id")["verdict"]
-    word = "|".join(sorted({*verdicts, "supported", "inconclusive"}, reverse=True))
-    said = re.findall(rf"\b([\w-]+): ({word})\b", text)
-    assert len(said) > 8
-    assert said == [(claim, verdicts[claim]) for claim, _ in said]
+    """What is found in words ends in claims and verdicts: `C7: supported`.
+
+    They are the reference run's, or of the run that the same bullet links to.
+    """
+    text = README.read_text(encoding="utf-8").split("## What it has found")[1]
+    text = text.split("\n## ")[0]
+    count = 0
+    for bullet in re.split(r"\n- ", text)[1:]:
+        linked = [
+            folder for folder in RUNS if f"({folder.relative_to(ROOT)}/R" in bullet
+        ]
+        table = pd.read_csv((linked or [FOLDER])[0] / "claims.csv")
+        verdicts = table.set_index("id")["verdict"]
+        word = "|".join(sorted({*verdicts, "supported", "inconclusive"}, reverse=True))
+        said = re.findall(rf"\b([\w-]+): ({word})\b", bullet.replace("\n", " "))
+        assert said == [(claim, verdicts[claim]) for claim, _ in said]
+        count += len(said)
+    assert count > 8
 
 
-def test_the_reference_run_says_what_made_it() -> None:
-    about = read_json(FOLDER / "about.json")
+@pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)
+def test_a_published_run_says_what_made_it(folder: Path) -> None:
+    about = read_json(folder / "about.json")
     assert not about["dirty"]
     # "-dirty": of 29 November, its configuration was committed after training
     # (docs/protocol.md).
@@ -83,7 +128,7 @@ def test_the_front_is_quoted(tmp_path: Path) -> None:
     table = pd.DataFrame(rows, columns=[*columns, "on_front"])
     table = table.assign(system="S1", scale="study")
     table.to_csv(tmp_path / "pareto.csv", index=False)
-    lines = reference.front_table(tmp_path).splitlines()[2:]
+    lines = published.front_table(tmp_path).splitlines()[2:]
     assert lines == [
         "| `baseline-5` | S1 | 100 | 5.500 | 0.25 | time per token |",
         "| `baseline-5__skip=ffn.first.1` | S1 | 200 | 5.000 | 0.50 | time per token |",
@@ -91,25 +136,25 @@ def test_the_front_is_quoted(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("text", [None, "nothing", " ".join(reference.MARKERS * 2)])
+@pytest.mark.parametrize("text", [None, "nothing", " ".join(published.MARKERS * 2)])
 def test_pages_without_marks_are_refused(text: str | None, tmp_path: Path) -> None:
     """The README or the protocol; nothing is written."""
     write_json(tmp_path / "provenance.json", {"dirty": False})
-    marks = {"README.md": reference.MARKERS, "protocol.md": history.MARKERS}
+    marks = {"README.md": published.MARKERS, "protocol.md": history.MARKERS}
     for bad in marks:
         for name, markers in marks.items():
             (tmp_path / name).write_text("\n".join(markers))
         (tmp_path / bad).unlink() if text is None else (tmp_path / bad).write_text(text)
         pages = [tmp_path / name for name in marks]
         with pytest.raises(UserError, match=f"{bad}: expected a page with the lines"):
-            reference.publish(tmp_path, tmp_path / "kept", *pages)
+            published.publish(tmp_path, tmp_path / "kept", *pages)
         assert not (tmp_path / "kept").exists()
 
 
 def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:
     write_json(tmp_path / "provenance.json", {"dirty": True})
     with pytest.raises(UserError, match="differs from its commit"):
-        reference.publish(tmp_path, tmp_path / "kept", tmp_path, tmp_path)
+        published.publish(tmp_path, tmp_path / "kept", tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +169,14 @@ def test_numbers_for_people(value: float, digits: int, text: str) -> None:
 
 
 def publish_claims(
-    folder: Path, commit: str, date: str, verdicts: dict[str, tuple[str, float]]
+    folder: Path,
+    commit: str,
+    date: str,
+    verdicts: dict[str, tuple[str, float]],
+    absent: str = "",
 ) -> None:
     """What `publish` has put into `folder` when it comes to the history."""
+    folder.mkdir(exist_ok=True)
     about = {"study": "mine", "commit": commit, "date": date, "runs": 1234}
     configuration = read_json(FOLDER / "about.json")["configuration"]
     write_json(folder / "about.json", about | {"configuration": configuration})
@@ -137,6 +187,7 @@ def publish_claims(
             "weights": "pretrained" if claim == "C3" else "trained",
             **{"ci_low": effect - 1, "ci_high": effect + 1},
             **{"verdict": verdict, "note": "one, two"},
+            **({"note": "x: not in this study"} if claim == absent else {}),
         }
         for claim, (verdict, effect) in verdicts.items()
     ]
@@ -152,10 +203,12 @@ def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
     page, table = tmp_path / "protocol.md", tmp_path / history.HISTORY
     page.write_text("before\n" + "\n".join(history.MARKERS) + "\nafter\n")
     first = {"C1": ("supported", 0.1), "C2": ("not tested", math.nan)}
-    publish_claims(tmp_path, "a" * 12, "2026-01-01", first)
+    first["C4"] = ("not tested", math.nan)
+    publish_claims(tmp_path, "a" * 12, "2026-01-01", first, absent="C4")
     history.add_run(tmp_path, page)
     old = table.read_text()
     second = {"C1": ("not supported", -1 / 3), "C3": ("supported", 2.0)}
+    second["C4"] = ("supported", 2.0)
     publish_claims(tmp_path, "b" * 12, "2026-01-02", second)
     history.add_run(tmp_path, page)
     assert table.read_text().startswith(old)  # to the last digit
@@ -167,6 +220,7 @@ def test_every_published_run_is_kept_with_its_verdicts(tmp_path: Path) -> None:
     ]
     assert found["| C2"] == ["claim C2, aaaaaaaaaaaa", "not tested", " |"]
     assert found["| C3"][1:] == ["", "supported, 2.000 nats (checkpoint) |"]
+    assert found["| C4"][1:] == ["no models", "supported, 2.000 nats |"]  # not a change
     assert found["| 2026-01-02"][:3] == ["`mine`", "`bbbbbbbbbbbb`", "1,234"]
     about = read_json(FOLDER / "about.json")["configuration"]
     steps, batch = (about["training"][key] for key in ("steps", "batch_size"))
@@ -195,12 +249,14 @@ def test_publishing_a_commit_again_changes_its_rows_alone(tmp_path: Path) -> Non
 
 
 def test_the_protocol_has_every_published_run() -> None:
-    text = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
-    table = pd.read_csv(FOLDER / history.HISTORY, dtype=str, keep_default_na=False)
+    text = (DOCS / "protocol.md").read_text(encoding="utf-8")
+    table = pd.read_csv(DOCS / history.HISTORY, dtype=str, keep_default_na=False)
     assert with_block(text, history.block(table), history.MARKERS) == text
-    newest = history.rows_of(FOLDER).reset_index(drop=True)
-    last = table[table["commit"] == newest["commit"][0]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(last, newest)
+    for folder in RUNS:
+        newest = history.rows_of(folder).reset_index(drop=True)
+        last = table[table["commit"] == newest["commit"][0]]
+        last = last[last["study"] == newest["study"][0]].reset_index(drop=True)
+        pd.testing.assert_frame_equal(last, newest)
     counts = table.groupby("commit", sort=False)["verdict"].value_counts()
     # As the page of the run of 24 November had them.
     due = {"supported": 10, "inconclusive": 4, "not tested": 2}

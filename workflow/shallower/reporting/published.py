@@ -1,11 +1,13 @@
-"""The reference run in the repository, and what the README says of it.
+"""The published runs in the repository, and what the README says of them.
 
-`publish` copies a study's paper, figures and small tables and writes a page about
-them. The README has one sentence of it, between MARKERS. No number is typed.
+`publish` copies a study's paper, figures and small tables to docs/<study>-run and
+writes a page about them. The README has a sentence on each run, between MARKERS. No
+number is typed.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import asdict
 from datetime import date
@@ -17,6 +19,7 @@ import pandas as pd
 from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import COLUMNS, Comparison, Estimate
 from shallower.analysis.result_files import labelled
+from shallower.analysis.verdicts import ABSENT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
 from shallower.reporting import history
@@ -40,26 +43,30 @@ PUBLISHED = (
     *("figures/front_per_token.svg", "figures/front_first_token.svg"),
     *("figures/skipping.svg", "figures/elimination.svg"),
 )
-MARKERS = ("<!-- reference run: begin -->", "<!-- reference run: end -->")
+MARKERS = ("<!-- published runs: begin -->", "<!-- published runs: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
 
 
 def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None:
     """Copy a finished study's summary to `output`, and name it in `readme`.
 
-    Its verdicts are added to the history in `output`, and to `protocol`. Raises
-    UserError, before anything is written, for pages without their markers, or if the
-    study was made from a tree that differs from its commit.
+    The README names every run that lies beside it. The verdicts are added to the
+    history beside `protocol`, and to that page. Raises UserError, before anything is
+    written, for pages without their markers, or if the study was made from a tree that
+    differs from its commit.
     """
     facts = read_json(directory / "provenance.json")
     if facts["dirty"]:
         raise UserError(f"{directory}: made from a tree that differs from its commit")
     text = marked_page(readme, MARKERS)
     marked_page(protocol, history.MARKERS)
+    output.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED:
         target = output / Path(name).name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(directory / name, target)
+        if (directory / name).exists():
+            shutil.copyfile(directory / name, target)
+        else:  # a study without a checkpoint has no figure of one
+            target.unlink(missing_ok=True)
     about = {key: facts[key] for key in ABOUT}
     runs = facts["runs"].values()
     about["trained_by_commits"] = sorted({run["commit"] for run in runs})
@@ -67,12 +74,12 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     about["date"] = date.today().isoformat()
     write_json(output / "about.json", about)
     write_text(output / "README.md", page(output))
-    write_text(readme, with_block(text, sentence(output), MARKERS))
+    write_text(readme, with_block(text, sentences(output.parent, readme), MARKERS))
     history.add_run(output, protocol)
 
 
 def made_of(folder: Path) -> str:
-    """What the reference run in `folder` consists of, in a phrase."""
+    """What the published run in `folder` consists of, in a phrase."""
     about = read_json(folder / "about.json")
     study = Study.model_validate(about["configuration"])
     training = study.training
@@ -83,24 +90,35 @@ def made_of(folder: Path) -> str:
     )
 
 
-def sentence(folder: Path) -> str:
-    """What the README says of the run: where it is, and verdicts by number."""
+def sentences(docs: Path, readme: Path) -> str:
+    """What the README says of the runs in `docs`, the largest first."""
+    runs = {path.parent: read_json(path)["runs"] for path in docs.glob("*/about.json")}
+    ordered = sorted(runs, key=lambda folder: (-runs[folder], folder.name))
+    return "\n".join(sentence(folder, readme) for folder in ordered)
+
+
+def sentence(folder: Path, readme: Path) -> str:
+    """What the README says of a run: where it is, and verdicts by number."""
     about = read_json(folder / "about.json")
-    counts = pd.read_csv(folder / "claims.csv")["verdict"].value_counts()
+    claims, absent = divided(pd.read_csv(folder / "claims.csv"))
+    counts = claims["verdict"].value_counts()
     shown = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
+    if len(absent):
+        shown += f"; {len(absent)} more are about models that it does not have"
+    page = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     return (
-        "The published [reference run](docs/reference-run/README.md) of "
-        f"{about['date']} ({made_of(folder)}):\n{counts.sum()} claims, {shown}.\n"
+        f"The published [{about['study']} run]({page}) of {about['date']} "
+        f"({made_of(folder)}):\n{counts.sum()} claims, {shown}.\n"
     )
 
 
 def block(folder: Path) -> str:
-    """What is said of the reference run in `folder`: models, verdicts, the front."""
+    """What is said of the published run in `folder`: models, verdicts, the front."""
     about = read_json(folder / "about.json")
     study = Study.model_validate(about["configuration"])
     commits = ", ".join(f"`{name}`" for name in about["trained_by_commits"])
     said = (
-        f"The reference run ({made_of(folder)}; trained at commit {commits}; "
+        f"The {about['study']} run ({made_of(folder)}; trained at commit {commits}; "
         f"{about['date']}):\n\n"
     )
     return said + "\n".join(
@@ -119,10 +137,10 @@ def block(folder: Path) -> str:
 
 
 def page(folder: Path) -> str:
-    """docs/reference-run/README.md."""
+    """The page of a published run, as docs/reference-run/README.md."""
     about = read_json(folder / "about.json")
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
-    return f"""# The reference run
+    return f"""# The {about["study"]} run
 
 Written by `shallower publish`; nothing on this page is typed. [The paper](paper.pdf)
 and the small tables of the study `{about["study"]}`, as they were on {about["date"]}.
@@ -181,13 +199,23 @@ def measured_table(folder: Path, study: Study) -> str:
     return markdown(rows)
 
 
+def divided(claims: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The claims that a study has models for, and those that it has none for."""
+    absent = claims["note"].fillna("").str.endswith(ABSENT)
+    return claims[~absent], claims[absent]
+
+
 def verdict_table(claims: pd.DataFrame) -> str:
-    """Every claim with its effect and verdict."""
+    """Every claim that the study has models for, with its effect and verdict."""
+    claims, absent = divided(claims)
     rows = [["", "claim", "effect, a ratio if without unit", "verdict"]]
     for row in claims.to_dict("records"):
         verdict = f"**{row['verdict']}**"
         rows.append([row["id"], row["claim"], effect_of(row), verdict])
-    return markdown(rows)
+    table = markdown(rows)
+    if len(absent):
+        table += f"\nWithout models in this study: {', '.join(absent['id'])}.\n"
+    return table
 
 
 AXES = {"per_token": "time per token", "first_token": "time to the first token"}
