@@ -26,7 +26,13 @@ from shallower.study.jobs import jobs_of
 from shallower.study.study import Study, load_study
 from shallower.terminal import ending, minutes
 from shallower.terminal.minutes import Minutes
-from shallower.terminal.screen import LiveScreen, PlainScreen, detail, duration
+from shallower.terminal.screen import (
+    LiveScreen,
+    PlainScreen,
+    detail,
+    duration,
+    plan_lines,
+)
 from shallower.terminal.state import STAGES, Job, RunState, stage_of
 
 RULES = """
@@ -302,6 +308,15 @@ def test_lines_of_a_log_name_stage_job_and_time_left(tmp_path: Path) -> None:
         PlainScreen(Console(file=file, width=200)).show(state, force=True)
     line = (tmp_path / "out").read_text()
     assert "training 0/2 | train proposed-5 seed 1 | 20 s left" in line
+
+
+def test_jobs_that_were_not_asked_for_are_not_called_done() -> None:
+    """Of the whole study's number, whether others are done or were not asked for."""
+    state = RunState(Given(), cores=1)
+    state.plan({"train": 2})
+    assert plan_lines(state, 30)[0].startswith("2 jobs to do of the study's 30; about")
+    for all_of_them in (2, None):
+        assert plan_lines(state, all_of_them)[0].startswith("2 jobs to do; about")
 
 
 def test_verdicts_are_counted_and_headlines_shown(tmp_path: Path) -> None:

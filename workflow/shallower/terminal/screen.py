@@ -50,10 +50,9 @@ def plan_lines(state: RunState, in_all: int | None, width: int = 88) -> list[str
     """What is to be done: jobs by stage and expected minutes, before the first job."""
     jobs = sum(state.todo.values())
     left = state.expected_seconds()
-    already = (in_all or 0) - jobs
     head = f"{jobs} jobs to do"
-    if already > 0:
-        head += f", {already} are done already"
+    if in_all and in_all > jobs:  # others are done, or were not asked for
+        head += f" of the study's {in_all}"
     about = f"; about {duration(left)} on this machine" if left is not None else ""
     parts = ", ".join(f"{name} {total}" for name, _, total in state.stages())
     indent = "  "
