@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from drawing import drawn, points
+from shallower.analysis.estimates import Comparison, Estimate
 from shallower.analysis.gains import Measured, _against
 from shallower.analysis.interventions import AXES, against_curve, change, skips, speedup
 from shallower.analysis.results import Results
@@ -245,6 +246,29 @@ def test_numbers_say_what_the_estimates_do(
     without = numbers(depth_alone)
     assert without["has.skipping"] == without["has.elimination"] == ""
     assert without["skipping.depth"] == ""
+
+
+def test_attention_chosen_otherwise_is_told_beside_the_last(
+    analysed: Results, depth_alone: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last blocks are the cheapest choice only if no other choice costs less."""
+    drawn_by_chance = by_hand(analysed, f"{BASE}__skip=attention.random0.2")
+    found = numbers(analysed)
+    assert found["skipping.random"].startswith(f"{number(drawn_by_chance, 3)}~nats (")
+    assert found["skipping.random.draws"] == "one draw"
+    late = change(f"{BASE}__skip=attention.last.2", BASE)
+    estimate = Results.estimate
+    for effect, beaten in ((100.0, "yes"), (-100.0, "")):
+
+        def changed(self: Results, asked: Comparison, by: float = effect) -> Estimate:
+            known = estimate(self, asked)
+            return replace(known, effect=by) if asked == late else known
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Results, "estimate", changed)
+            assert numbers(analysed)["skipping.late.beaten"] == beaten
+    without = numbers(depth_alone)
+    assert without["skipping.random"] == without["skipping.late.beaten"] == ""
 
 
 def test_front_numbers(analysed: Results) -> None:

@@ -21,7 +21,13 @@ from shallower.analysis.results import Results
 from shallower.interventions.skip import Skip
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import MISSING, at_most, escape, number
-from shallower.reporting.numbers.sentences import counted_gains, listed, spread, tally
+from shallower.reporting.numbers.sentences import (
+    counted_gains,
+    listed,
+    measured,
+    spread,
+    tally,
+)
 from shallower.study.names import ModelName
 
 
@@ -106,6 +112,7 @@ def _skipping(results: Results) -> Iterator[tuple[str, str]]:
         faster = results.estimate(speedup(base, label, "per_token"))
         yield from spread(f"skipping.{kind}.faster", faster, 2)
         yield f"skipping.{kind}.predicted", number(fact(f"skipping.{kind}.predicted"))
+    yield from _other_attention(results, int(k) if k > 0 else 0)
     yield "has.skipping.error", "yes" if fact("skipping.error") >= 0 else ""
     yield "skipping.error", at_most(fact("skipping.error"))
     yield "skipping.depth", counted_gains(results, "skipping")
@@ -115,6 +122,28 @@ def _skipping(results: Results) -> Iterator[tuple[str, str]]:
     yield "skipping.original", listed(shown)
     yield from _healed(results)
     yield "S3.verdicts", tally(results, "S3")
+
+
+def _other_attention(results: Results, k: int) -> Iterator[tuple[str, str]]:
+    """k attention sublayers by chance; whether any choice costs less than the last."""
+    base = results.study.intervened_on
+
+    def changes(rule: str) -> list[Estimate]:
+        found = (
+            results.estimate(change(label, base))
+            for label, skip in skips(results.study).items()
+            if (skip.part, skip.rule, skip.k) == ("attention", rule, k)
+            and source(results.study.names[label]) == base
+            and "healed" not in results.study.names[label].options
+        )
+        return [each for each in found if each.exists]
+
+    draws, late = changes("random"), changes("last")
+    others = [each.effect for each in draws + changes("cosine")]
+    lower = late and any(effect < late[0].effect for effect in others)
+    yield "skipping.random", listed(measured(each, 3) for each in draws)
+    yield "skipping.random.draws", "one draw" if len(draws) == 1 else "a draw each"
+    yield "skipping.late.beaten", "yes" if lower else ""
 
 
 def _skipped_at_original(results: Results) -> list[str]:
