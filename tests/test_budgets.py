@@ -12,6 +12,9 @@ from made_up import MadeUp, default_configuration, grid, study_of
 from made_up_files import TOKENS
 from shallower.analysis import budgets, learning_rates
 from shallower.analysis.claims.base import Context
+from shallower.analysis.results import Results
+from shallower.analysis.write import write_analysis
+from shallower.reporting.numbers import heads
 
 RATES = {"lr": [1e-3, 3e-3, 9e-3]}  # 3e-3 is the study's own
 # Validation losses of seeds 7 and 8.
@@ -188,6 +191,20 @@ def test_gain_table_by_hand(tmp_path: Path) -> None:
     assert silu["tokens_per_parameter"] == pytest.approx(0.1024)
     depth = gains.loc["depth"]
     assert depth["effect"].tolist() == pytest.approx([0.5, -0.9995])
+
+
+def test_a_budget_is_named_by_its_deeper_baseline(tmp_path: Path) -> None:
+    world = budgeted(tmp_path)
+    for label, name in world.study.models.items():
+        size = 500_000 * name.depth * (1 + (name.variant == "proposed"))
+        world.sizes["study", label]["parameters_trained"] = size
+    world.put("proposed-4", "text", "cross_entropy", [3.5, 3.701])
+    world.results()
+    write_analysis(world.folder)
+    found = dict(heads.numbers(Results.read(world.folder)))
+    # Of 2M parameters, not of 1M nor of the proposed model's 4M.
+    assert found["budget.pays"] == "at 0.20 tokens per parameter"
+    assert found["budget.deep_layer.seen"] == "at 0.051 tokens per parameter"
 
 
 def test_depth_needs_equal_budgets() -> None:

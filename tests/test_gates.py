@@ -28,6 +28,7 @@ from shallower.analysis.write import write_analysis
 from shallower.reporting.numbers import gates as numbers
 from shallower.reporting.numbers import story
 from shallower.reporting.numbers import study as about
+from shallower.reporting.tables import study as tables
 
 TEXT = ("text", "cross_entropy")
 QUALITY = ["C3", "C4", "C5", "C6", "C9", "C11", "A1-A0", "A5-A0", "A12-A1"]
@@ -322,6 +323,45 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
         "2 of 9 models predict no better than a bigram of their training tokens, for "
         f"which {len(ids)} claims about quality are not tested."
     )
+
+
+def test_the_table_has_a_limit_for_every_gate_but_the_rate(world: MadeUp) -> None:
+    text = tables.gates(written(world))
+    above, header, *rows = [x for x in text.splitlines() if " & " in x]
+    due = ["model", *["value", "limit"] * 3, "value"]
+    assert header.removesuffix(r" \\").split(" & ") == due
+    assert [name for name in GATES if f"{{c}}{{{name}}}" in above] == [*GATES]
+    assert above.count(r"\multicolumn{2}") == 3
+    assert {row.count(" & ") for row in rows} == {len(due) - 1}
+
+
+@pytest.mark.parametrize(
+    ("facts", "due"),
+    [
+        (
+            {"compared": 7, "supported": 3, "inconclusive": 4},
+            "3 gain and 4 are undecided",
+        ),
+        ({"compared": 7, "supported": 1, "inconclusive": 4}, None),
+        ({"compared": 4, "not_supported": 1, "supported": 1}, None),
+    ],
+)
+def test_models_without_a_verdict_are_counted(
+    facts: dict[str, float], due: str | None
+) -> None:
+    """What is said of all models adds up to their number."""
+
+    class Known:
+        def fact(self, key: str) -> float:
+            return facts.get(key.rpartition(".")[2], 0)
+
+    said = story._outcomes(Known(), "front.training.gains")  # type: ignore[arg-type]
+    assert said.startswith(f"of {facts['compared']} models that can be compared ")
+    counts = [
+        int(word) for word in said.split("compared ")[1].split() if word.isdigit()
+    ]
+    assert sum(counts) == facts["compared"]
+    assert due is None or said.endswith(due)
 
 
 def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
