@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
 from shallower.models.registry import FFNS
+from shallower.reporting.labels import printed
 from shallower.reporting.latex import number, scientific
 from shallower.reporting.numbers.sentences import listed, measured, tally
 from shallower.reporting.tables.ffn import decoding_time
 from shallower.study.names import PAIR_BASELINES, ModelName
+from shallower.study.study import Study
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
 
@@ -57,6 +59,7 @@ def _ffn(results: Results) -> Iterator[tuple[str, str]]:
         found = results.estimate(Comparison(str(ModelName(ffn, depth)), base))
         yield f"has.ffn.{ffn}", "yes" if found.exists else ""
         yield f"ffn.{ffn}", measured(found, 3)
+    yield "ffn.rates", own_rates(results.study)
     yield from _at_original(results)
     for metric in ("float64", "float32"):
         name = f"collapse_error_{metric}"
@@ -66,6 +69,24 @@ def _ffn(results: Results) -> Iterator[tuple[str, str]]:
             yield "has.collapse", "yes" if found.exists else ""
         yield f"collapse.{metric}", scientific(found.effect)
     yield "S2.verdicts", tally(results, "S2")
+
+
+def own_rates(study: Study) -> str:
+    """The learning rates of models with other FFNs and their baselines, and whose.
+
+    Empty where they have one in common.
+    """
+    whose: dict[float, dict[str, None]] = {}
+    for label in (side for pair in study.pairs["ffn"] for side in reversed(pair)):
+        name = study.models[label]
+        rate = study.spec(label, study.seeds_of(label)[0]).training.learning_rate
+        shown = printed(ModelName(name.variant, name.depth))
+        whose.setdefault(rate, {})[shown] = None
+    if len(whose) < 2:
+        return ""
+    return listed(
+        (f"{rate:g} for {listed(names)}" for rate, names in whose.items()), ";"
+    )
 
 
 def _at_original(results: Results) -> Iterator[tuple[str, str]]:
