@@ -56,17 +56,17 @@ def numbers(results: Results) -> Pairs:
 def _switches(results: Results) -> Pairs:
     """What a study has; what its verdicts and intervals say."""
     study, fact = results.study, results.fact
-    claims = results.claims.set_index("id")["verdict"]
+    table = results.claims.set_index("id")
+    claims, notes = table["verdict"], table["note"].fillna("").astype(str)
     for claim, verdict in claims.items():
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
-    notes = results.claims.set_index("id")["note"].fillna("").astype(str)
     closed = [notes.get(claim, "").startswith(CLOSED) for claim in ("C4", "C5", "C6")]
     yield "quality.closed", _switch(any(closed))
     yield "quality.survives", _switch(claims.get("C6") == "supported")
     yield "quality.lost", _switch(claims.get("C6") == "not supported")
-    table = main_models(results)
-    yield "has.gates", _switch(not table.empty)
-    yield "gates.fail", _switch(any(failed(table)))
+    gates = main_models(results)
+    yield "has.gates", _switch(not gates.empty)
+    yield "gates.fail", _switch(any(failed(gates)))
     yield "has.floors", _switch(fact("floors.bigram") > 0)
     yield "has.contrasts", _switch(results.claims["registered"].notna().any())
     yield "has.search", _switch(not results.learning_rates.empty)
