@@ -320,8 +320,8 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
     ids = results.claims.loc[results.claims["note"].str.startswith("gate: "), "id"]
     assert text["gates.claims.ids"].replace(" and ", ", ").split(", ") == list(ids)
     assert text["gates.sentence"] == (
-        "2 of 9 models predict no better than a bigram of their training tokens, for "
-        f"which {len(ids)} claims about quality are not tested."
+        "2 of 9 models predict no better than a bigram of their training tokens, so "
+        f"{len(ids)} claims about quality are not tested."
     )
 
 
@@ -369,7 +369,7 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     rows += [("a", "attention", False), ("b", "attention", False)]
     table = pd.DataFrame(rows, columns=["model", "gate", "passed"])
     notes = ["gate: floor (a), attention (a)", "gate: attention (a, b)"]
-    due = "All 2 models attend uniformly in every block, for which 2 claims"
+    due = "All 2 models attend uniformly in every block, so 2 claims"
     assert numbers.sentence(table, notes).startswith(due)
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")

@@ -29,8 +29,8 @@ FAILURES = {  # gate -> what is said of a model that fails it, and of several
         "have a depth that is not seen to be better than the smallest one",
     ),
     "rate": (
-        "has a learning rate that is not near the best inside a search",
-        "have a learning rate that is not near the best inside a search",
+        "is not trained near the best learning rate inside a search",
+        "are not trained near the best learning rate inside a search",
     ),
 }
 
@@ -115,4 +115,4 @@ def sentence(table: pd.DataFrame, notes: list[str]) -> str:
         return f"{said}."
     are = "claim about quality is" if closes[gate] == 1 else "claims about quality are"
     count = "one" if closes[gate] == 1 else closes[gate]
-    return f"{said}, for which {count} {are} not tested."
+    return f"{said}, so {count} {are} not tested."
