@@ -31,6 +31,8 @@ from shallower.reporting.markdown import (
     shown,
     with_block,
 )
+from shallower.reporting.numbers.sentences import listed
+from shallower.study.names import blocks
 from shallower.study.study import Study
 
 PUBLISHED = (
@@ -84,8 +86,9 @@ def made_of(folder: Path) -> str:
     study = Study.model_validate(about["configuration"])
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
+    depths = listed(str(depth) for depth in study.depths)
     return (
-        f"{about['runs']} runs; {tokens:,} training tokens and "
+        f"{about['runs']} runs; {tokens:,} training tokens, {depths} blocks and "
         f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}"
     )
 
@@ -186,8 +189,8 @@ def measured_table(folder: Path, study: Study) -> str:
     for depth in (shallow, deep):
         names = [plain(variant, depth) for variant in ("baseline", "proposed")]
         cells = [perplexity(name) for name in names]
-        blocks = f"{depth} block{'' if depth == 1 else 's'}"
-        rows.append([f"test perplexity, {blocks}", *cells, nats(names[1], names[0])])
+        label = f"test perplexity, {blocks(depth)}"
+        rows.append([label, *cells, nats(names[1], names[0])])
     low, high = plain("proposed", shallow), plain("baseline", deep)
     label = f"{shallow} proposed against {deep} baseline blocks"
     rows.append([label, perplexity(high), perplexity(low), nats(low, high)])

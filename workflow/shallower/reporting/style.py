@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from shallower.files import replacing
+from shallower.study.names import blocks
 
 COLOURS = {"baseline": "#0072B2", "proposed": "#D55E00"}
 SPARE = ["#009E73", "#CC79A7", "#56B4E9", "#E69F00"]  # further variants
@@ -76,11 +77,6 @@ def dash_pattern(depth: int, depths: list[int]) -> Any:
     """The same in seaborn's words."""
     dash = dashes(depth, depths)
     return "" if dash == "-" else dash[1]
-
-
-def blocks(depth: int) -> str:
-    """1 block, 2 blocks."""
-    return f"{depth} block" if depth == 1 else f"{depth} blocks"
 
 
 def legend(

@@ -202,6 +202,11 @@ def untwinned(labels: Iterable[str]) -> dict[str, str]:
     return {label: label.removesuffix(TWIN) for label in labels if label.endswith(TWIN)}
 
 
+def blocks(number: int) -> str:
+    """1 block, 2 blocks."""
+    return f"{number} block" if number == 1 else f"{number} blocks"
+
+
 def short(value: Value) -> str:
     """A number as people write it: 1e-3, 4.5e-3, 0.2, 480."""
     if isinstance(value, str):

@@ -37,7 +37,7 @@ from shallower.analysis.verdicts import (
     superiority,
     within,
 )
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, blocks
 from shallower.study.study import Study
 
 # What the original states as numbers: its Table 1 and section 3.4.
@@ -147,7 +147,7 @@ def each_depth(dataset: str, metric: str) -> Callable[[Context], Finding]:
             )
             for d in depths
         ]
-        return conjunction(parts, [f"{depth} blocks" for depth in depths])
+        return conjunction(parts, [blocks(depth) for depth in depths])
 
     return judge
 
@@ -179,7 +179,7 @@ def converges(context: Context) -> Finding:
         whole = np.ones(len(shares))
         found = ratio_of_means(asked, shares, whole, "seeds", method=method)
         parts.append(within(context.keep(found), (-np.inf, 1.0), threshold=1.0))
-    return conjunction(parts, [f"{depth} blocks" for depth in depths])
+    return conjunction(parts, [blocks(depth) for depth in depths])
 
 
 def tokens_to_loss(left: pd.DataFrame, right: pd.DataFrame) -> pd.Series:

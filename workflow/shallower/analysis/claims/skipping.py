@@ -39,7 +39,7 @@ from shallower.analysis.verdicts import (
     within,
 )
 from shallower.interventions.skip import PARTS
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, blocks
 from shallower.study.study import Study
 
 WITHIN = (0.85, 1.15)  # measured over predicted
@@ -99,14 +99,10 @@ def cheaper_than_blocks(context: Context) -> Finding:
             outside.append(f"{k} ({gain.note})")
         else:
             parts.append(judged_gain(gain))
-            labels.append(_blocks(k))
+            labels.append(blocks(k))
     note = f"left out: {', '.join(outside)}" if outside else ""
     shown = conjunction(parts, labels) if parts else absent("times among the blocks'")
     return replace(shown, note=joined(shown.note, note))
-
-
-def _blocks(k: int) -> str:
-    return f"{k} block" if k == 1 else f"{k} blocks"
 
 
 def can_improve(context: Context) -> Finding:
@@ -207,7 +203,7 @@ def as_predicted(context: Context) -> Finding:
     parts, labels = [], []
     for k, (found, due) in timed.items():
         parts.append(within(divided(found, due), WITHIN))
-        labels.append(f"{_blocks(k)} {found.effect:.2f} of {due:.2f}")
+        labels.append(f"{blocks(k)} {found.effect:.2f} of {due:.2f}")
     return conjunction(parts, labels)
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from shallower.analysis.results import Results
 from shallower.reporting import style
 from shallower.reporting.figures import heads
+from shallower.study.names import blocks
 
 APART = 0.04  # share of the bytes by which models of one depth are drawn apart
 PALE = 0.4  # opacity of eager points, beside their compiled twins
@@ -114,7 +115,7 @@ def _legend(figure: Figure, table: pd.DataFrame, variants: list[str]) -> None:
     dot: dict[str, Any] = {"color": "0.35", "lw": 0, "marker": "o", "ms": 4}
     handles = [style.key(v, color=style.colour(v, variants), lw=3) for v in variants]
     handles += [
-        style.key(style.blocks(d), **dot | {"marker": style.marker(d, depths)})
+        style.key(blocks(d), **dot | {"marker": style.marker(d, depths)})
         for d in depths
     ]
     if "folded" in set(table["form"]):

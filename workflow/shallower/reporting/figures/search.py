@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from shallower.analysis.results import Results
 from shallower.reporting import style
 from shallower.reporting.labels import label
-from shallower.study.names import ModelName, short
+from shallower.study.names import ModelName, blocks, short
 from shallower.study.study import Study
 
 SHOWN = ("baseline", "silu", "proposed")  # whose first block is drawn, if trained
@@ -169,7 +169,7 @@ def budget(results: Results) -> Figure:
     middle.plot(*PUBLISHED.values(), marker="*", color="0.2", ms=6, lw=0)
     middle.set_ylabel("against the baseline (nats)")
     deep, shallow = study.depths[-1], study.depths[0]
-    right.set_ylabel(f"{deep} less {style.blocks(shallow)} (nats)")
+    right.set_ylabel(f"{deep} less {blocks(shallow)} (nats)")
     ratio = results.fact("heads.original.tokens_per_parameter")
     for axes in (left, middle, right):
         axes.set_xscale("log")
@@ -248,7 +248,7 @@ def _budget_keys(table: pd.DataFrame, study: Study, gaining: set[str]) -> list[A
     for depth in depths:
         line = {"linestyle": style.dashes(depth, depths), "lw": 1}
         mark = style.marker(depth, depths)
-        keys.append(style.key(style.blocks(depth), marker=mark, **(grey | line)))
+        keys.append(style.key(blocks(depth), marker=mark, **(grey | line)))
     for width in widths if len(widths) > 1 else []:
         fill = "0.35" if width == study.model.width else "white"
         keys.append(style.key(f"width {width}", marker="o", mfc=fill, lw=0, **grey))

@@ -11,7 +11,7 @@ from shallower.reporting.labels import printed
 from shallower.reporting.latex import number, scientific
 from shallower.reporting.numbers.sentences import listed, measured, tally
 from shallower.reporting.tables.ffn import decoding_time
-from shallower.study.names import PAIR_BASELINES, ModelName
+from shallower.study.names import PAIR_BASELINES, ModelName, blocks
 from shallower.study.study import Study
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
@@ -126,6 +126,6 @@ def _sizes(results: Results) -> str:
     texts = []
     for size in used:
         sizes = study.t5.sizes[size]
-        blocks = f"{sizes.depth} block{'' if sizes.depth == 1 else 's'}"
-        texts.append(f"{size} with {blocks} on each side and a width of {sizes.width}")
+        each = f"{blocks(sizes.depth)} on each side and a width of {sizes.width}"
+        texts.append(f"{size} with {each}")
     return listed(texts)

@@ -18,7 +18,7 @@ from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import number, significant
 from shallower.reporting.numbers.gates import failed, main_models
 from shallower.reporting.numbers.sentences import listed, measured
-from shallower.study.names import ModelName
+from shallower.study.names import ModelName, blocks
 
 Pairs = Iterator[tuple[str, str]]
 TIME = ("fixed", "time_per_output_token")
@@ -151,11 +151,10 @@ def _shallower(results: Results) -> str:
     time = results.estimate(Comparison(deep, shallow, *where, "ratio"))
     if quality is None or not time.exists:
         return ""
-    blocks = f"{least} block{'' if least == 1 else 's'}"
     return (
         f"Fewer blocks without any added layer have to be compared too: a plain "
-        f"baseline with {blocks} differs from the deepest by {measured(quality, 3)} "
-        f"on {SETS[quality.dataset]}, and decodes {measured(time, 2)} times as fast."
+        f"baseline with {blocks(least)} differs from the deepest by "
+        f"{measured(quality, 3)} on {SETS[quality.dataset]}, and decodes {measured(time, 2)} times as fast."
     )
 
 
@@ -172,12 +171,12 @@ def _detectable(results: Results) -> str:
     if math.isnan(least):
         return (
             "An interval that holds zero does not show that there is no effect: at "
-            f"{depth} blocks the layer's effect is {measured(found, 3)}, and every "
+            f"{blocks(depth)} the layer's effect is {measured(found, 3)}, and every "
             "value in these brackets is compatible with the data."
         )
     return (
-        f"With {found.n} seeds, an effect of the layer at {depth} blocks would have to "
-        f"be {number(least, 3)}~nats to be found in four of five such studies."
+        f"With {found.n} seeds, an effect of the layer at {blocks(depth)} would have "
+        f"to be {number(least, 3)}~nats to be found in four of five such studies."
     )
 
 
