@@ -87,6 +87,8 @@ def made_of(folder: Path) -> str:
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
     depths = listed(str(depth) for depth in study.depths)
+    if len(study.depths) > 2:
+        depths = f"{study.depths[0]} to {study.depths[-1]}"
     return (
         f"{about['runs']} runs; {tokens:,} training tokens, {depths} blocks and "
         f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}"
@@ -110,7 +112,7 @@ def sentence(folder: Path, readme: Path) -> str:
         shown += f"; {len(absent)} more are about models that it does not have"
     page = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     return (
-        f"The published [{about['study']} run]({page}) of {about['date']} "
+        f"The published [{about['study']} run]({page}) of {about['date']}\n"
         f"({made_of(folder)}):\n{counts.sum()} claims, {shown}.\n"
     )
 

@@ -152,9 +152,10 @@ def _shallower(results: Results) -> str:
     if quality is None or not time.exists:
         return ""
     return (
-        f"Fewer blocks without any added layer have to be compared too: a plain "
+        "Fewer blocks without any added layer have to be compared too: a plain "
         f"baseline with {blocks(least)} differs from the deepest by "
-        f"{measured(quality, 3)} on {SETS[quality.dataset]}, and decodes {measured(time, 2)} times as fast."
+        f"{measured(quality, 3)} on {SETS[quality.dataset]}, and decodes "
+        f"{measured(time, 2)} times as fast."
     )
 
 
