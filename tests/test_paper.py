@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from made_up import HEADS, MadeUp, all_systems, default_configuration, study_of
+from made_up import HEADS, MadeUp, all_systems, default_configuration, grid, study_of
 from made_up_checkpoints import MadeUpCheckpoints, study_of_checkpoints
 from project import ROOT
 from shallower.analysis.results import Results
@@ -54,13 +54,21 @@ def expanded(text: str, numbers: dict[str, str]) -> str:
             there = numbers[key] not in ("", MISSING)
             found += expanded(arguments[1 if there else 2], numbers)
         elif key.startswith("sections/") and "architecture" not in key:
-            found += expanded(source(f"{key}.tex"), numbers)
+            found += expanded(defined(source(f"{key}.tex")), numbers)
     return found + text[position:]
 
 
 def source(name: str) -> str:
     """A file of the report without comments."""
     return re.sub(r"(?<!\\)%.*\n?", "", (REPORT / name).read_text(encoding="utf-8"))
+
+
+def defined(text: str) -> str:
+    """Its own commands without arguments, where they are used."""
+    while new := re.search(r"\\newcommand\{(\\\w+)\}", text):
+        (meaning,), end = taken(text, new.end(), 1)
+        text = (text[: new.start()] + text[end:]).replace(new[1], meaning)
+    return text
 
 
 def taken(text: str, position: int, count: int) -> tuple[list[str], int]:
@@ -141,8 +149,23 @@ def without_head(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return made
 
 
+@pytest.fixture(scope="module")
+def ffns_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """FFNs and a student, a registered contrast of them, and a search of theirs."""
+    parts = {
+        "ffn": [grid("none one_matrix three_matrices", 4)],
+        "distillation": [grid("one_matrix", 4, teacher=["baseline-4"])],
+        "learning_rate": [grid("none", 4, seeds=[7, 8], lr=[1e-3, 3e-3, 9e-3])],
+    }
+    sides = {"left": "one_matrix-4", "right": "none-4", "test": "superiority"}
+    study = study_of(default_configuration(), [{"id": "one", **sides}], **parts)
+    made = analysed_of(MadeUp(study, tmp_path_factory.mktemp("ffns_alone")))
+    assert len(made.learning_rates)
+    return made
+
+
 STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely"]
-STUDIES += ["without_s2", "without_head"]
+STUDIES += ["without_s2", "without_head", "ffns_alone"]
 
 
 @pytest.fixture(params=STUDIES)
@@ -204,6 +227,19 @@ def test_closed_gates_are_the_second_sentence(analysed: Results) -> None:
     before = text.partition(said)[0]
     assert said in text
     assert before.replace("et al.", "").count(". ") == 1
+
+
+def test_a_study_of_ffns_says_so(ffns_alone: Results) -> None:
+    """Its abstract is about them, and its search is not denied."""
+    numbers = all_numbers(ffns_alone)
+    claims = ffns_alone.claims.set_index("id")["verdict"]
+    said = abstract(numbers)
+    for claim, words in (
+        ("S2-3", "Without feed-forward layers quality is lost"),
+        ("S2-6", "a teacher helps, at equal tokens"),
+    ):
+        assert re.search(rf"{words}'' is \W*{claims[claim]}", said), said
+    assert "does not search over" not in body(numbers)
 
 
 def test_a_dash_is_found() -> None:
