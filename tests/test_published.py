@@ -12,7 +12,7 @@ import pytest
 from project import ROOT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json
-from shallower.reporting import history, published
+from shallower.reporting import history, published, style
 from shallower.reporting.markdown import printed, with_block
 
 DOCS, README = ROOT / "docs", ROOT / "README.md"
@@ -45,12 +45,12 @@ def test_the_largest_run_comes_first(tmp_path: Path) -> None:
             tmp_path / f"{study}-run" / "about.json",
             about | {"study": study, "runs": runs, "device": ["a processor"]},
         )
-    first, second = published.sentences(tmp_path, tmp_path / "README.md").split("\n\n")
+    first, second = published.sentences(tmp_path, tmp_path / "README.md").split("\n- ")
     assert "[large run](large-run/README.md)" in first
     assert "[small run](small-run/README.md)" in second
     # A claim without models is not counted as "not tested".
     assert first.endswith(
-        "1 claims, 1 supported; 1 more are about models that it does not have."
+        "1 claims, 1 supported; 1 about models that it does not have."
     )
 
 
@@ -114,6 +114,14 @@ def test_a_published_run_says_what_made_it(folder: Path) -> None:
     assert all(re.fullmatch(r"[0-9a-f]{12}(-dirty)?", name) for name in names)
     assert about["device"]
     assert about["date"]
+
+
+def test_no_published_figure_says_that_there_is_nothing(tmp_path: Path) -> None:
+    figures = [path for folder in RUNS for path in folder.glob("*.svg")]
+    assert len(figures) > 10
+    assert not any(map(published.is_empty, figures))
+    style.save(style.absent("skipping", 3.4), tmp_path, "empty", ["svg"])
+    assert published.is_empty(tmp_path / "empty.svg")
 
 
 def test_the_front_is_quoted(tmp_path: Path) -> None:

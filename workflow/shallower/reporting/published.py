@@ -32,6 +32,7 @@ from shallower.reporting.markdown import (
     with_block,
 )
 from shallower.reporting.numbers.sentences import listed
+from shallower.reporting.style import NOT_IN_THIS_STUDY
 from shallower.study.names import blocks
 from shallower.study.study import Study
 
@@ -43,7 +44,7 @@ PUBLISHED = (
     *("figures/perplexity_latency.svg", "figures/head_ablation.svg"),
     *("figures/learning_rate.svg", "figures/budget.svg", "figures/roofline.svg"),
     *("figures/front_per_token.svg", "figures/front_first_token.svg"),
-    *("figures/skipping.svg", "figures/elimination.svg"),
+    *("figures/ffn.svg", "figures/skipping.svg", "figures/elimination.svg"),
 )
 MARKERS = ("<!-- published runs: begin -->", "<!-- published runs: end -->")
 ABOUT = ("study", "commit", "dirty", "device", "versions", "configuration")
@@ -65,10 +66,10 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     output.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED:
         target = output / Path(name).name
-        if (directory / name).exists():
-            shutil.copyfile(directory / name, target)
-        else:  # a study without a checkpoint has no figure of one
+        if is_empty(directory / name):
             target.unlink(missing_ok=True)
+        else:
+            shutil.copyfile(directory / name, target)
     about = {key: facts[key] for key in ABOUT}
     runs = facts["runs"].values()
     about["trained_by_commits"] = sorted({run["commit"] for run in runs})
@@ -78,6 +79,11 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     write_text(output / "README.md", page(output))
     write_text(readme, with_block(text, sentences(output.parent, readme), MARKERS))
     history.add_run(output, protocol)
+
+
+def is_empty(figure: Path) -> bool:
+    """Whether a file is a drawing that says no more than that there is nothing."""
+    return figure.suffix == ".svg" and NOT_IN_THIS_STUDY in figure.read_text("utf-8")
 
 
 def made_of(folder: Path) -> str:
@@ -99,7 +105,7 @@ def sentences(docs: Path, readme: Path) -> str:
     """What the README says of the runs in `docs`, the largest first."""
     runs = {path.parent: read_json(path)["runs"] for path in docs.glob("*/about.json")}
     ordered = sorted(runs, key=lambda folder: (-runs[folder], folder.name))
-    return "\n".join(sentence(folder, readme) for folder in ordered)
+    return "".join(sentence(folder, readme) for folder in ordered)
 
 
 def sentence(folder: Path, readme: Path) -> str:
@@ -109,11 +115,11 @@ def sentence(folder: Path, readme: Path) -> str:
     counts = claims["verdict"].value_counts()
     shown = ", ".join(f"{number} {verdict}" for verdict, number in counts.items())
     if len(absent):
-        shown += f"; {len(absent)} more are about models that it does not have"
+        shown += f"; {len(absent)} about models that it does not have"
     page = Path(os.path.relpath(folder / "README.md", readme.parent)).as_posix()
     return (
-        f"The published [{about['study']} run]({page}) of {about['date']}\n"
-        f"({made_of(folder)}):\n{counts.sum()} claims, {shown}.\n"
+        f"- The [{about['study']} run]({page}), {about['date']} ({made_of(folder)}):\n"
+        f"  {counts.sum()} claims, {shown}.\n"
     )
 
 
