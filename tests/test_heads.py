@@ -266,6 +266,13 @@ def test_a_metric_that_fails_a_control(
     assert row["note"] == "0 of 16 metrics pass both controls"
 
 
+def test_text_metrics_without_shorter_schedules(tmp_path: Path) -> None:
+    """Nothing was measured, which is not the same as a control that fails."""
+    world = MadeUp(study_of(default_configuration()), tmp_path)
+    note = table(world).loc["C8", "note"]
+    assert note == "baselines at a quarter and half of the tokens: not in this study"
+
+
 def test_one_seed_tests_nothing(world: MadeUp) -> None:
     world.first_units(1)
     verdicts = table(world)["verdict"]

@@ -14,6 +14,7 @@ from shallower.errors import UserError
 from shallower.files import read_json, write_json
 from shallower.reporting import history, published, style
 from shallower.reporting.markdown import printed, with_block
+from shallower.reporting.numbers.sentences import spanned
 
 DOCS, README = ROOT / "docs", ROOT / "README.md"
 FOLDER = DOCS / "reference-run"
@@ -30,6 +31,13 @@ def test_the_readme_names_the_published_runs() -> None:
         assert f"]({folder.relative_to(ROOT).as_posix()}/README.md)" in text
         page = (folder / "README.md").read_text(encoding="utf-8")
         assert page == published.page(folder)
+
+
+@pytest.mark.parametrize(
+    ("depths", "words"), [([5], "5"), ([1, 5], "1 and 5"), ([5, 6, 8], "5 to 8")]
+)
+def test_depths_in_words(depths: list[int], words: str) -> None:
+    assert spanned(depths) == words
 
 
 def test_the_largest_run_comes_first(tmp_path: Path) -> None:
@@ -70,6 +78,8 @@ def test_the_page_quotes_perplexities_and_verdicts() -> None:
         start, end = f"| {row.id} |", f"**{row.verdict}** |"
         line = next(x for x in page.splitlines() if x.startswith(start))
         assert line.endswith(end)
+    registered = claims.loc[claims["registered"].notna(), "id"]
+    assert f"before the run as contrasts: {', '.join(registered[:-1])} and" in page
     names = ", ".join(claims.loc[lacking, "id"])
     assert f"Without models in this study: {names}." in page
     readme = README.read_text(encoding="utf-8")

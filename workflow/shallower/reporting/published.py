@@ -31,7 +31,7 @@ from shallower.reporting.markdown import (
     shown,
     with_block,
 )
-from shallower.reporting.numbers.sentences import listed
+from shallower.reporting.numbers.sentences import listed, spanned
 from shallower.reporting.style import NOT_IN_THIS_STUDY
 from shallower.study.names import blocks
 from shallower.study.study import Study
@@ -92,12 +92,10 @@ def made_of(folder: Path) -> str:
     study = Study.model_validate(about["configuration"])
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
-    depths = listed(str(depth) for depth in study.depths)
-    if len(study.depths) > 2:
-        depths = f"{study.depths[0]} to {study.depths[-1]}"
     return (
-        f"{about['runs']} runs; {tokens:,} training tokens, {depths} blocks and "
-        f"{len(study.seeds)} seeds in the depth study; {', '.join(about['device'])}"
+        f"{about['runs']} runs; {tokens:,} training tokens, {spanned(study.depths)} "
+        f"blocks and {len(study.seeds)} seeds in the depth study; "
+        f"{', '.join(about['device'])}"
     )
 
 
@@ -132,14 +130,17 @@ def block(folder: Path) -> str:
         f"The {about['study']} run ({made_of(folder)}; trained at commit {commits}; "
         f"{about['date']}):\n\n"
     )
+    claims = pd.read_csv(folder / "claims.csv")
+    registered = claims.loc[claims["registered"].notna(), "id"]
+    rows = f"Registered before the run as contrasts: {listed(registered)}.\n"
     return said + "\n".join(
         [
             measured_table(folder, study),
-            verdict_table(pd.read_csv(folder / "claims.csv")),
+            verdict_table(claims),
             "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
             "tests at the 5 % level, 90 %.\n",
-            "Rows such as A1-A0 are contrasts that were registered before the run.",
-            "\nThe front: models that no other model of the study beats in both "
+            rows if len(registered) else "",
+            "The front: models that no other model of the study beats in both "
             "quality and time. The probability is the share of resampled studies in "
             "which that holds.\n",
             front_table(folder),

@@ -10,6 +10,7 @@ from shallower.analysis.estimates import Comparison, Estimate, mean_difference
 from shallower.analysis.verdicts import (
     NAN,
     Finding,
+    absent,
     conjunction,
     equivalence,
     superiority,
@@ -27,6 +28,8 @@ def text_metrics(context: Context) -> Finding:
     Only for metrics that pass both controls (see `sensitive`); without one, the
     claim counts as not tested: a metric that cannot fall proves nothing.
     """
+    if not all(context.at_steps("baseline", context.deep, s) for s in (0.25, 0.5)):
+        return absent("baselines at a quarter and half of the tokens")
     fit = [(s, m) for s in SETS for m in METRICS if sensitive(context, s, m)]
     count = f"{len(fit)} of {len(SETS) * len(METRICS)} metrics pass both controls"
     if not fit:

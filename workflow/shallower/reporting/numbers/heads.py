@@ -174,7 +174,7 @@ def _roofline(results: Results, scale: str) -> Pairs:
         share = 100 * rows["share_of_floor"].iloc[0] if len(rows) else math.nan
         yield f"floor.share.{scale}{suffix}", number(share, 0)
         asked = Comparison(*sides, workload, WEIGHTS, "ratio", scale=scale, mode=mode)
-        share = min(100 * results.estimate(asked).effect, 100)  # all of it at most
+        share = 100 * results.estimate(asked).effect
         yield f"weights.share.{scale}{suffix}", number(share, 0)
 
 

@@ -58,6 +58,13 @@ def tally(results: Results, source: str) -> str:
     return listed(parts)
 
 
+def spanned(depths: list[int]) -> str:
+    """Ascending numbers in words: `5`, `1 and 5`, `5 to 8`."""
+    if len(depths) > 2:
+        return f"{depths[0]} to {depths[-1]}"
+    return listed(map(str, depths))
+
+
 def listed(items: Iterable[str], comma: str = ",") -> str:
     """a, b and c; empty for none. A semicolon as comma where items have commas."""
     *front, last = list(items) or [""]

@@ -292,7 +292,7 @@ def _near(results: Results) -> str:
     ]
     if not said:
         return "No other model has a probability of 0.2 or more."
-    return f"A probability of 0.2 or more have also {listed(said)}."
+    return f"Also {listed(said)}, with a probability of 0.2 or more."
 
 
 def _interactions(results: Results, key: str) -> str:

@@ -25,7 +25,7 @@ from shallower.reporting.latex import (
     scientific,
     significant,
 )
-from shallower.reporting.numbers.sentences import VERDICTS, tally
+from shallower.reporting.numbers.sentences import VERDICTS, spanned, tally
 from shallower.study.schema import Tokenizer
 
 Pairs = Iterator[tuple[str, str]]
@@ -65,6 +65,7 @@ def numbers(results: Results) -> Pairs:
     for key in COUNTS:
         yield key, number(fact(f"heads.{key}"), 0)
     settings = results.study.training
+    yield "depth.range", spanned(results.study.depths)
     yield "training.learning_rate", f"{settings.learning_rate:g}"
     yield "training.precision", settings.precision
     yield "training.epochs", significant(fact("heads.training.epochs"), 2)
