@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -157,7 +158,7 @@ def test_the_front_is_quoted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [None, "nothing", " ".join(published.MARKERS * 2)])
 def test_pages_without_marks_are_refused(text: str | None, tmp_path: Path) -> None:
     """The README or the protocol; nothing is written."""
-    write_json(tmp_path / "provenance.json", {"dirty": False})
+    write_json(tmp_path / "provenance.json", {"dirty": False, "commit": "0"})
     marks = {"README.md": published.MARKERS, "protocol.md": history.MARKERS}
     for bad in marks:
         for name, markers in marks.items():
@@ -167,6 +168,26 @@ def test_pages_without_marks_are_refused(text: str | None, tmp_path: Path) -> No
         with pytest.raises(UserError, match=f"{bad}: expected a page with the lines"):
             published.publish(tmp_path, tmp_path / "kept", *pages)
         assert not (tmp_path / "kept").exists()
+
+
+def test_a_paper_of_a_later_text_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provenance names the commit of an older one."""
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    (tmp_path / "report").mkdir()
+    text = tmp_path / "report" / "paper.tex"
+    text.write_text("old")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "old"]):
+        subprocess.run([*git, *command], check=True)
+    write_json(tmp_path / "provenance.json", {"dirty": False, "commit": "HEAD"})
+    asked = tmp_path, tmp_path / "kept", tmp_path / "README.md", tmp_path / "p.md"
+    with pytest.raises(UserError, match=r"README\.md"):  # further than the text
+        published.publish(*asked)
+    text.write_text("new")
+    with pytest.raises(UserError, match="report: differs from commit HEAD"):
+        published.publish(*asked)
 
 
 def test_a_study_of_uncommitted_code_is_not_published(tmp_path: Path) -> None:

@@ -84,9 +84,6 @@ rule provenance:
     input:
         study=str(INPUTS.study_file),
         code=str(INPUTS.code_file("provenance")),
-        source=rules.typeset.input.source,  # the paper of another text is another commit's
-        parts=rules.typeset.input.parts,
-        style=rules.typeset.input.style,
         figures=rules.figures.output.pdf,
         tables=rules.tables.output.tables,
         numbers=rules.tables.output.numbers,

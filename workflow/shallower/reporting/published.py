@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from dataclasses import asdict
 from datetime import date
 from itertools import product
@@ -61,6 +62,13 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     facts = read_json(directory / "provenance.json")
     if facts["dirty"]:
         raise UserError(f"{directory}: made from a tree that differs from its commit")
+    # A paper that was typeset again is of a later text than its provenance tells.
+    since = ["git", "diff", "--quiet", facts["commit"], "--", "report"]
+    if subprocess.run(since, capture_output=True, check=False).returncode == 1:
+        raise UserError(
+            f"report: differs from commit {facts['commit']}, which {directory} names; "
+            "delete its provenance.json and run snakemake again"
+        )
     text = marked_page(readme, MARKERS)
     marked_page(protocol, history.MARKERS)
     output.mkdir(parents=True, exist_ok=True)
