@@ -130,9 +130,9 @@ def test_a_published_run_says_what_made_it(folder: Path) -> None:
 def test_no_published_figure_says_that_there_is_nothing(tmp_path: Path) -> None:
     figures = [path for folder in RUNS for path in folder.glob("*.svg")]
     assert len(figures) > 10
-    assert not any(map(published.is_empty, figures))
+    assert not any(map(style.is_absent, figures))
     style.save(style.absent("skipping", 3.4), tmp_path, "empty", ["svg"])
-    assert published.is_empty(tmp_path / "empty.svg")
+    assert style.is_absent(tmp_path / "empty.svg")
 
 
 def test_the_front_is_quoted(tmp_path: Path) -> None:

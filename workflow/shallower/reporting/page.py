@@ -204,11 +204,12 @@ def pictures(directory: Path, captions: Path) -> tuple[list[Picture], list[str]]
     """Figures that have something to show, and what the study does not have."""
     made, absent = [], []
     for name, (module, title) in FIGURES.items():
-        content = (directory / "figures" / f"{name}.svg").read_bytes()
-        if style.NOT_IN_THIS_STUDY.encode() in content:
+        svg = directory / "figures" / f"{name}.svg"
+        if style.is_absent(svg):
             absent.append(title)
             continue
         caption = (captions / f"{name}.txt").read_text(encoding="utf-8").strip()
+        content = svg.read_bytes()
         data = "data:image/svg+xml;base64," + base64.b64encode(content).decode()
         code = f"workflow/shallower/reporting/figures/{module}.py"
         made.append(Picture(name, title, caption, code, data, _width(content) > WIDE))

@@ -23,7 +23,7 @@ from shallower.analysis.result_files import labelled
 from shallower.analysis.verdicts import ABSENT
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
-from shallower.reporting import history
+from shallower.reporting import history, style
 from shallower.reporting.markdown import (
     effect_of,
     markdown,
@@ -33,7 +33,6 @@ from shallower.reporting.markdown import (
     with_block,
 )
 from shallower.reporting.numbers.sentences import listed, spanned
-from shallower.reporting.style import NOT_IN_THIS_STUDY
 from shallower.study.names import blocks
 from shallower.study.study import Study
 
@@ -74,7 +73,7 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     output.mkdir(parents=True, exist_ok=True)
     for name in PUBLISHED:
         target = output / Path(name).name
-        if is_empty(directory / name):
+        if name.endswith(".svg") and style.is_absent(directory / name):
             target.unlink(missing_ok=True)
         else:
             shutil.copyfile(directory / name, target)
@@ -87,11 +86,6 @@ def publish(directory: Path, output: Path, readme: Path, protocol: Path) -> None
     write_text(output / "README.md", page(output))
     write_text(readme, with_block(text, sentences(output.parent, readme), MARKERS))
     history.add_run(output, protocol)
-
-
-def is_empty(figure: Path) -> bool:
-    """Whether a file is a drawing that says no more than that there is nothing."""
-    return figure.suffix == ".svg" and NOT_IN_THIS_STUDY in figure.read_text("utf-8")
 
 
 def made_of(folder: Path) -> str:

@@ -119,6 +119,11 @@ def absent(experiment: str, width: float = COLUMN) -> Figure:
     return figure
 
 
+def is_absent(svg: Path) -> bool:
+    """Whether a saved figure is one of `absent`."""
+    return NOT_IN_THIS_STUDY in svg.read_text(encoding="utf-8")
+
+
 def save(figure: Figure, directory: Path, name: str, kinds: Iterable[str]) -> None:
     """Write `name`.pdf, `name`.svg, or both, without dates."""
     for kind in kinds:
