@@ -276,7 +276,13 @@ class MadeUp:
                 self.put(label, "pairs", "accuracy", right)
             else:
                 gaps = {seed: quality(name) + more for seed, more in own.items()}
-                self.put(label, "spans", "cross_entropy", gaps)
+                for dataset in ("spans", "validation"):
+                    scored = [
+                        s for s in own if dataset in self.study.scored_on(label, s)
+                    ]
+                    if scored:
+                        chosen = {seed: gaps[seed] for seed in scored}
+                        self.put(label, dataset, "cross_entropy", chosen)
             return
         nats = {seed: quality(name) + more for seed, more in own.items()}
         self.put(label, "continuation", "cross_entropy", nats)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from shallower.analysis.gates import SETS
 from shallower.analysis.results import original_names
 from shallower.analysis.statistics import describe
 from shallower.corpus import EVALUATION_SETS
@@ -197,7 +198,7 @@ def _write_floors(world: MadeUp) -> None:
             row = {"tokens": tokens, "counted_tokens": tokens, "floor": floor}
             row |= {"domain": "", "scored_tokens": 100, "cross_entropy": value}
             row |= {"perplexity": math.exp(value), "vocabulary": 2048}
-            rows += [row | {"dataset": name} for name in ("text", "continuation")]
+            rows += [row | {"dataset": name} for name in SETS]
     pd.DataFrame(rows).to_csv(world.folder / "floors.csv", index=False)
 
 

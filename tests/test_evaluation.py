@@ -13,9 +13,11 @@ from evaluated import SEED, make_place, score, spec
 from runs_for_tests import run_spec, write_run
 from shallower.corpus import EVALUATION_SETS
 from shallower.errors import UserError
+from shallower.evaluation.encoder_decoder import span_rows
 from shallower.evaluation.evaluate import metric_rows
 from shallower.evaluation.metrics import score_pair
 from shallower.evaluation.table import COLUMNS, Part, Row, table_of
+from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.runs import load_decoder, load_model
 
@@ -110,6 +112,14 @@ def test_an_encoder_decoder_is_scored_on_its_task(
     assert set(scored.table["intervention"]) == {""}
     assert scored.samples == []
     assert scored.described["interventions"] == {}
+    # A search is scored on the gaps of the validation text, and on no other.
+    searched = score(place, spec(scored_on=["validation"]), tmp_path, run)
+    assert set(searched.table["dataset"]) == {"validation"}
+    stream = TokenStream.open(place / "tokens" / "validation")
+    rows = span_rows(load_model(run), "validation", stream, config.context, 300, 4)
+    due = [row.value for row in rows]
+    assert searched.table["value"].tolist() == pytest.approx(due, rel=1e-5)
+    assert due != scored.table["value"].tolist()
 
 
 def test_a_metric_without_a_unit_is_an_error() -> None:

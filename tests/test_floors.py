@@ -18,6 +18,7 @@ from conftest import sentences
 from made_up import default_configuration, grid, study_of
 from shallower.evaluation import floors
 from shallower.evaluation.cross_entropy import document_losses
+from shallower.evaluation.encoder_decoder import NOISE_SEED
 from shallower.evaluation.ngrams import (
     DISCOUNTS,
     ORDERS,
@@ -29,13 +30,15 @@ from shallower.evaluation.ngrams import (
     interpolated,
     targets_of,
 )
+from shallower.models.config import SENTINELS
 from shallower.study.runs import FloorsSpec
 from shallower.study.stages import floors_spec
 from shallower.tokens import tokenizer
 from shallower.tokens.shards import TokenStream, write_manifest, write_shard
 from shallower.training.batches import Batches
+from shallower.training.t5 import PADDING, CorruptedWindows, SpanBatches
 
-CONTEXT = 12
+CONTEXT, T5_CONTEXT = 12, 16
 USUAL = [Smoothing(0.5, 1.0)] * 3
 
 
@@ -154,10 +157,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def spec_of(windows_seen: list[int]) -> FloorsSpec:
+def spec_of(
+    windows_seen: list[int], t5_windows_seen: list[int] | None = None
+) -> FloorsSpec:
     return FloorsSpec(
         context=CONTEXT,
         windows_seen=windows_seen,
+        t5_windows_seen=t5_windows_seen or [],
+        t5_context=T5_CONTEXT,
         documents=15,
         windows=6,
         prompt_tokens=9,
@@ -256,6 +263,43 @@ def test_counts_are_of_what_a_model_reads(folder: Path, table: pd.DataFrame) -> 
     assert tokens == [40 * CONTEXT, read.windows * CONTEXT, len(train) - 1]
 
 
+def test_floors_of_gaps_are_of_what_a_decoder_writes(folder: Path) -> None:
+    """Counted as seed 0 reads them; scored as `span_rows` scores a T5."""
+    tokens, output = folder / "tokens", folder / "gaps.csv"
+    floors.write_floors(spec_of([40], [24]), tokens, folder / "corpus", output)
+    table = pd.read_csv(output)
+    train = TokenStream.open(tokens / "train")
+    pieces = train.manifest["vocabulary"]
+    steps = SpanBatches(train, T5_CONTEXT, 4, 0, pieces)
+    training = [row for step in range(6) for row in begun(steps(step)[1])]  # 24 windows
+    validation, test = (
+        begun(corrupted([(n, n) for n in range(len(corrupted))])[1])
+        for split in ("validation", "test")
+        for corrupted in [
+            CorruptedWindows(
+                TokenStream.open(tokens / split), T5_CONTEXT, NOISE_SEED, pieces
+            )
+        ]
+    )
+    vocabulary = pieces + SENTINELS
+    model = NGrams.fit(targets_of(training), targets_of(validation), vocabulary)
+    means = [model.losses(targets_of([row]))["bigram"].mean() for row in test]
+    found = table[table["dataset"] == "spans"].set_index("floor")
+    assert set(found["tokens"]) == {24 * T5_CONTEXT}
+    assert list(found.index) == ["uniform", *ORDERS]
+    assert found.loc["bigram", "cross_entropy"] == pytest.approx(np.mean(means))
+    assert found.loc["uniform", "cross_entropy"] == pytest.approx(math.log(vocabulary))
+    assert found.loc["bigram", "counted_tokens"] == sum(len(w) - 1 for w in training)
+    # Those of decoders are as without it.
+    others = table[table["dataset"] != "spans"]
+    assert set(others["tokens"].dropna()) == {40 * CONTEXT}
+
+
+def begun(labels: Tensor) -> list[Ids]:
+    """What a decoder reads and writes: padding, then the labels."""
+    return [np.array([PADDING, *row]) for row in labels.tolist()]
+
+
 def test_every_number_of_training_windows() -> None:
     """100 steps of 8 windows; a tuned model has those of its parent before its own."""
     study = study_of(
@@ -272,3 +316,6 @@ def test_every_number_of_training_windows() -> None:
     # Its additional steps cost what the teacher's forward passes do.
     assert floors.windows_seen(spec)[:3] == [200, 800, 880]
     assert floors.windows_seen(spec)[-1] > 880
+    pretraining = study.spec("t5_mini-2", 0).training
+    seen = pretraining.steps * pretraining.batch_size
+    assert (spec.t5_windows_seen, spec.t5_context) == ([seen], study.t5.context)

@@ -19,11 +19,11 @@ from made_up import (
     grid,
     study_of,
 )
-from shallower.analysis.claims import contrasts, heads
+from shallower.analysis.claims import contrasts, heads, t5
 from shallower.analysis.claims.base import Claim, Context, judged
-from shallower.analysis.gates import GATES, Check, Gates
+from shallower.analysis.gates import GATES, OF_T5, Check, Gates
 from shallower.analysis.results import Results
-from shallower.analysis.verdicts import conjunction, superiority
+from shallower.analysis.verdicts import Finding, conjunction, superiority
 from shallower.analysis.write import write_analysis
 from shallower.reporting.numbers import gates as numbers
 from shallower.reporting.numbers import story
@@ -222,6 +222,69 @@ def test_whose_search_counts(tmp_path: Path) -> None:
         assert gates.check(label, "rate").note == note, label
 
 
+@pytest.fixture
+def t5s(tmp_path: Path) -> MadeUp:
+    """T5 without FFNs is worse; rates are tuned, the best one differs by a little."""
+    sizes: dict = {"sizes": ["mini"]}
+    ffns = {"ffn": ["default", "none"]}
+    searched = grid("baseline", 4, lr=[1e-3, 3e-3, 9e-3])
+    study = study_of(
+        default_configuration(),
+        learning_rate=[searched],
+        t5=[sizes | {"options": ffns}],
+        t5_learning_rate=[sizes | {"options": ffns | {"lr": [5e-3, 1e-2, 2e-2]}}],
+    )
+    world = MadeUp(study, tmp_path)
+    world.floors["bigram"] = 5.4
+    for model, nats in (("t5_mini-2", 4.9), ("t5_mini-2__ffn=none", 5.3)):
+        for rate, more in (("__lr=5e-3", 0.2), ("", 0.0), ("__lr=0.02", 0.2)):
+            world.put(model + rate, "validation", "cross_entropy", {100: nats + more})
+    return world
+
+
+def test_a_t5_has_a_floor_and_a_rate(t5s: MadeUp) -> None:
+    models = ["t5_mini-2", "t5_mini-2__ffn=none"]
+    for model in models:
+        floor, rate = (gates_of(t5s).check(model, gate) for gate in OF_T5)
+        assert floor.note == "bigram of the same tokens, spans"
+        assert (floor.threshold, floor.passed) == (pytest.approx(5.4), True)
+        assert (rate.value, rate.low, rate.high) == (1e-2, 5e-3, 2e-2)
+        assert (rate.note, rate.passed) == (f"search of {model}, 60 steps", True)
+    table = gates_of(t5s).table()
+    assert table[table["model"] == models[0]]["gate"].tolist() == [*OF_T5]
+    # Fine-tuned models and those of a search have none.
+    found = [model for model in table["model"].unique() if model.startswith("t5_")]
+    assert found == models
+    assert loses_denoising(t5s).verdict == "supported"
+
+
+def loses_denoising(world: MadeUp) -> Finding:
+    gates = gates_of(world)
+    (claim,) = (each for each in t5.CLAIMS if each.id == "S2-10b")
+    return gates.gated(claim.judge(gates.context))
+
+
+def test_a_t5_below_its_floor_is_not_judged(t5s: MadeUp) -> None:
+    t5s.floors["bigram"] = 5.1
+    found = loses_denoising(t5s)
+    due = ("not tested", "gate: floor (t5_mini-2__ffn=none)")
+    assert (found.verdict, found.note) == due
+
+
+def test_a_t5_at_the_end_of_its_search_is_not_judged(t5s: MadeUp) -> None:
+    t5s.shift(-0.5, "t5_mini-2__lr=0.02")
+    assert loses_denoising(t5s).note == "gate: rate (t5_mini-2)"
+
+
+def test_decoders_are_not_searched_for_a_t5(tmp_path: Path) -> None:
+    searched = grid("baseline", [2, 4], lr=[1e-3, 3e-3, 9e-3])
+    study = study_of(
+        default_configuration(), learning_rate=[searched], t5=[{"sizes": ["mini"]}]
+    )
+    check = gates_of(MadeUp(study, tmp_path)).check("t5_mini-2", "rate")
+    assert (check.passed, check.note) == (False, "no search")
+
+
 def test_without_a_search_nothing_is_tested(tmp_path: Path) -> None:
     world = MadeUp(study_of(default_configuration()), tmp_path)
     (check,) = gates_of(world).closed(["baseline-2"])
@@ -373,6 +436,19 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     assert numbers.sentence(table, notes).startswith(due)
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
+
+
+def test_where_all_is_well_only_decoders_attend() -> None:
+    """An encoder-decoder has two gates, so the sentence says less of it."""
+    table = pd.DataFrame(
+        [("a", gate, True) for gate in GATES] + [("t5", gate, True) for gate in OF_T5],
+        columns=["model", "gate", "passed"],
+    )
+    due = "All models predict better than a bigram of their training tokens and have"
+    assert numbers.sentence(table, []).startswith(due)
+    assert numbers.sentence(table, []).endswith(
+        "all decoders attend and gain from depth."
+    )
 
 
 def test_the_conclusion_speaks_of_gates_that_close_its_claims(world: MadeUp) -> None:

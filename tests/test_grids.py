@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from made_up import study_of
 from shallower.errors import UserError
 from shallower.models.config import HeadVariant, LlamaConfig
 from shallower.models.registry import HEADS
@@ -43,6 +44,26 @@ def test_a_search_never_sees_the_test_split(configuration: dict) -> None:
     assert study.scored_on("baseline-5", 9) == ["validation"]
     assert {"text", "qa"} <= set(study.scored_on("baseline-5", 0))
     assert "validation" not in study.scored_on("baseline-5", 0)
+
+
+def test_a_search_of_t5_pretrains_and_no_more(configuration: dict) -> None:
+    sizes = {"sizes": ["mini"]}
+    asked = {"ffn": ["none"], "lr": [5e-3, 1e-2]}
+    study = study_of(
+        configuration, t5=[sizes], t5_learning_rate=[sizes | {"options": asked}]
+    )
+    assert study.models_of("t5") == ["t5_mini-2", "t5_mini-2__task=pairs"]
+    # 1e-2 is the rate of pretraining as it is; what is searched alone is not compared.
+    found = study.runs_of("t5_learning_rate")
+    none = "t5_mini-2__ffn=none"
+    assert found == [(f"{none}__lr=5e-3", 100), (none, 100)]
+    for model, seed in found:
+        assert study.scored_on(model, seed) == ["validation"]
+    assert study.scored_on("t5_mini-2", 0) == ["spans"]
+    assert study.scored_on("t5_mini-2__task=pairs", 0) == ["pairs"]
+    assert study.seeds_of(none) == [100]
+    with pytest.raises(UserError, match=r"t5\.sizes has no 'large'"):
+        study_of(configuration, t5_learning_rate=[{"sizes": ["large"]}])
 
 
 def test_a_narrower_model_keeps_its_proportions(configuration: dict) -> None:

@@ -135,7 +135,7 @@ def test_denoising_loss_of_each_window(corpus: Path) -> None:
     vocabulary = label_id(300, 0)
     logits = torch.randn(vocabulary, generator=torch.Generator().manual_seed(0))
     model = Unigram(logits)
-    rows = list(span_rows(model, stream, 32, 300, 7))
+    rows = list(span_rows(model, "spans", stream, 32, 300, 7))
     batches = SpanBatches(stream, 32, 1, 0, 300)
     assert [row[2] for row in rows] == [str(n) for n in range(len(batches.windows))]
     expected = []
@@ -146,9 +146,9 @@ def test_denoising_loss_of_each_window(corpus: Path) -> None:
     assert {(*row[:2], row[3], row[5]) for row in rows} == {
         ("spans", "", "cross_entropy", float(batches.windows.targets))
     }
-    again = list(span_rows(model, stream, 32, 300, 64))
+    again = list(span_rows(model, "spans", stream, 32, 300, 64))
     assert [row[4] for row in again] == pytest.approx([row[4] for row in rows])
-    other = list(span_rows(model, stream, 32, 300, 7, seed=1))
+    other = list(span_rows(model, "spans", stream, 32, 300, 7, seed=1))
     assert [row[4] for row in other] != [row[4] for row in rows]
 
 

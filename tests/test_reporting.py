@@ -188,7 +188,7 @@ LOOKS_UP = {  # what the report may use of the analysis
     "shallower.analysis.interventions": None,  # makers of comparisons
     "shallower.analysis.budgets": {"QUESTIONS", "comparisons"},
     "shallower.analysis.interactions": {"IDLE"},
-    "shallower.analysis.learning_rates": {"VALIDATION"},
+    "shallower.analysis.learning_rates": {"VALIDATION", "plain_group"},
     "shallower.analysis.roofline": {"WEIGHTS"},
     "shallower.analysis.heads_facts": {"roles"},
     "shallower.analysis.gates": {"CLOSED", "GATES"},

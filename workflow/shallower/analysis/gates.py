@@ -18,7 +18,9 @@ way its interval lies. Each model that a claim compares must pass, by its run:
   one that was not tried, the nearest. A model that was not searched for inherits the
   search of the nearest one: with heads changed or not, by width, variant and depth.
 
-An encoder-decoder has a floor of its own, the bag of words (see `claims.t5`).
+An encoder-decoder that is pretrained alone has two gates, `floor` and `rate`: its floor
+is a bigram of what the decoder writes. Where it is fine-tuned the floor is the bag of
+words (see `claims.t5`).
 """
 
 from __future__ import annotations
@@ -40,10 +42,12 @@ from shallower.evaluation.ngrams import ORDERS
 from shallower.study.names import BUDGET, ModelName, short
 
 GATES = ("floor", "attention", "sensitivity", "rate")
+OF_T5 = ("floor", "rate")
 FLOOR = "bigram"
 LEAST = 0.05  # nats
 CLOSED = "gate: "  # begins the note of a claim that is not tested for a gate
-SETS = ("text", "continuation")  # a model is scored on the first, or else the second
+# A decoder is scored on the first or else the second, a T5 on the third.
+SETS = ("text", "continuation", "spans")
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def failed(model: str, gate: str, note: str) -> Check:
 
 @dataclass
 class Gates:
-    """The gates of a study's trained decoders, each made when it is asked for."""
+    """The gates of a study's trained models, each made when it is asked for."""
 
     context: Context
 
@@ -80,11 +84,16 @@ class Gates:
         return self.context.results
 
     def runs(self, labels: Iterable[str]) -> list[str]:
-        """The trained decoders behind these labels, each once."""
+        """The runs on text behind these labels, each once."""
         study = self.context.study
         names = [study.names[label] for label in labels if label in study.names]
-        runs = dict.fromkeys(str(name.run) for name in names if not name.t5_size)
-        return [run for run in runs if run in study.models]
+        runs = dict.fromkeys(str(name.run) for name in names)
+        tasks = {run: study.models[run].options for run in runs if run in study.models}
+        return [run for run, options in tasks.items() if "task" not in options]
+
+    def asked(self, run: str) -> tuple[str, ...]:
+        """The gates that a run must pass."""
+        return OF_T5 if self.context.study.models[run].t5_size else GATES
 
     def gated(self, found: Finding) -> Finding:
         """The same, not tested where a model that was compared fails a gate."""
@@ -104,23 +113,32 @@ class Gates:
         whose["sensitivity"] = (
             [] if about_depth else [max(runs, key=depths.__getitem__)]
         )
-        checks = [self.check(run, gate) for gate in GATES for run in whose[gate]]
+        checks = [
+            self.check(run, gate)
+            for gate in GATES
+            for run in whose[gate]
+            if gate in self.asked(run)
+        ]
         return [check for check in checks if not check.passed]
 
     def check(self, run: str, gate: str) -> Check:
-        """One gate of one trained decoder."""
+        """One gate of one run."""
         if (run, gate) not in self._checks:
             self._checks[run, gate] = getattr(self, f"_{gate}")(run)
         return self._checks[run, gate]
 
     def table(self) -> pd.DataFrame:
-        """gates.csv: every gate of every decoder that was scored on test text."""
-        rows = [asdict(self.check(run, gate)) for run in self.scored for gate in GATES]
+        """gates.csv: every gate of every run that was scored on test text."""
+        rows = [
+            asdict(self.check(run, gate))
+            for run in self.scored
+            for gate in self.asked(run)
+        ]
         return pd.DataFrame(rows, columns=[*Check.__dataclass_fields__])
 
     @cached_property
     def scored(self) -> list[str]:
-        """The trained decoders that were scored on test text."""
+        """The runs on text that were scored on the test split."""
         study = self.context.study
         scored = {
             run for run, seed in study.runs if {*SETS} & {*study.scored_on(run, seed)}
@@ -230,18 +248,23 @@ class Gates:
             name = name.parent
         spec = self.context.study.spec(str(name), 0)
 
-        def distance(model: str) -> tuple[bool, bool, bool, int, int]:
+        def distance(model: str) -> tuple[bool | int, ...]:
             other = models[model]
+            families = [bool(each.t5_size) for each in (name, other)]
             widths = [each.options.get("width") for each in (name, other)]
             heads = [each.head == "baseline" for each in (name, other)]
             apart = abs(name.depth - other.depth)
-            same = (heads[0] != heads[1], widths[0] != widths[1])
-            return (*same, name.variant != other.variant, apart, -other.depth)
+            differ = [pair[0] != pair[1] for pair in (families, heads, widths)]
+            variants = name.variant != other.variant, name.ffn != other.ffn
+            return (*differ, *variants, apart, -other.depth)
 
         nearest = min(table["model"], key=distance)
+        if bool(models[nearest].t5_size) != bool(name.t5_size):
+            return failed(run, "rate", "no search")
         group = table.set_index("model").loc[nearest, "group"]
-        rows, start = table[table["group"] == group], spec.initialisation
-        due = {"init_std": start.std if start else NAN, "steps": spec.training.steps}
+        rows = table[table["group"] == group]
+        start = spec.initialisation or self.context.study.initialisation
+        due = {"init_std": start.std, "steps": spec.training.steps}
         for column, value in due.items():
             apart = (rows[column] - value).abs()
             rows = rows[apart == apart.min()]

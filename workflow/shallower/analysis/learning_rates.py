@@ -15,7 +15,8 @@ import pandas as pd
 from shallower.analysis.claims.base import Context, Fact
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
-from shallower.study.names import ModelName
+from shallower.study.names import T5_PREFIX, ModelName
+from shallower.study.study import SEARCHES
 
 GROUP = ["group", "init_std", "steps"]  # within which rates are compared
 COLUMNS = [
@@ -27,7 +28,7 @@ COLUMNS = [
     "steps",
     "learning_rate",
     "n",
-    "cross_entropy",  # nats, validation: mean over seeds
+    "cross_entropy",  # nats, validation: mean over seeds; of a T5's gaps
     "low",  # lowest and
     "high",  # highest seed
     "best",  # of the rates, with this initialisation
@@ -69,7 +70,7 @@ def search_table(results: Results) -> pd.DataFrame:
     comes near. `bad_mode_share` is NaN where no run has diagnostics.
     """
     study = results.study
-    runs = study.runs_of("learning_rate")
+    runs = [run for experiment in SEARCHES for run in study.runs_of(experiment)]
     values, modes = results.run_values(runs, *VALIDATION), bad_modes(results)
     rows = []
     for model, losses in values.groupby("model", sort=False):
@@ -113,6 +114,12 @@ def search_table(results: Results) -> pd.DataFrame:
     )
 
 
+def plain_group(variant: str, depth: int) -> str:
+    """The group that others are compared with: the plain baseline, or the plain T5."""
+    own = variant.startswith(T5_PREFIX)
+    return str(ModelName(variant if own else "baseline", depth))
+
+
 def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
     """Every group against the plain baseline of its depth, by validation loss.
 
@@ -120,7 +127,7 @@ def comparisons(table: pd.DataFrame) -> Iterator[Comparison]:
     both at each rate that both have.
     """
     for row in table.to_dict("records"):
-        group = str(ModelName("baseline", row["depth"]))
+        group = plain_group(row["variant"], row["depth"])
         if row["group"] == group:
             continue
         plain = table[(table["group"] == group) & (table["steps"] == row["steps"])]

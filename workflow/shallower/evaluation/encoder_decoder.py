@@ -25,17 +25,19 @@ from shallower.tokens.shards import TokenStream
 from shallower.tokens.tokenizer import Tokenizer
 from shallower.training.t5 import CorruptedWindows, encode_pairs, label_id
 
+SPANS = {"spans": "test", "validation": "validation"}  # data set -> split of the text
 NOISE_SEED = 0  # the same noise for every model and seed: differences are paired
 
 
 def encoder_decoder_rows(
     model: T5LM, spec: EvaluationSpec, corpus: Path, tokens: Path, tokenizer: Tokenizer
 ) -> Iterator[Row]:
-    """Denoising of the test text, or answers to the test pairs."""
+    """Denoising of the test or validation text, or answers to the test pairs."""
     pieces, context, batch = len(tokenizer), model.config.context, spec.batch_size
-    if "spans" in spec.scored_on:
-        stream = TokenStream.open(tokens / "test")
-        yield from span_rows(model, stream, context, pieces, batch)
+    for dataset, split in SPANS.items():
+        if dataset in spec.scored_on:
+            stream = TokenStream.open(tokens / split)
+            yield from span_rows(model, dataset, stream, context, pieces, batch)
     if "pairs" in spec.scored_on:
         table = pd.read_parquet(corpus / "pairs" / "test.parquet")
         labels = model.config.vocabulary - label_id(pieces, 0)
@@ -86,6 +88,7 @@ def label_scores(
 @torch.inference_mode()
 def span_rows(
     model: nn.Module,
+    dataset: str,
     stream: TokenStream,
     context: int,
     pieces: int,
@@ -106,7 +109,7 @@ def span_rows(
         means = nats.double().mean(dim=1).tolist()
         for window, mean in zip(chosen, means, strict=True):
             weight = float(labels.shape[1])
-            yield Row("spans", "", str(window), "cross_entropy", mean, weight)
+            yield Row(dataset, "", str(window), "cross_entropy", mean, weight)
 
 
 def _device(model: nn.Module) -> torch.device:

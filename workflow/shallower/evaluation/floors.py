@@ -8,6 +8,10 @@ Everything is as for models. A floor is of the windows that seed 0 reads, each c
 once however many epochs there are, and an n-gram ends within its window. Documents are
 cut into windows of a context, every id but BOS is scored once, and a mean is over
 tokens (`cross_entropy.document_losses`); continuations are scored behind their prompt.
+
+For encoder-decoders (`spans`) they are n-grams of what the decoder writes: the text of
+the gaps, with sentinels between them and EOS. Such a floor sees nothing of the rest of
+the window, which the encoder reads.
 """
 
 from __future__ import annotations
@@ -20,13 +24,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
 from shallower.evaluation.cross_entropy import read_windows
+from shallower.evaluation.encoder_decoder import NOISE_SEED
 from shallower.evaluation.ngrams import ORDERS, Ids, NGrams, Targets, targets_of
 from shallower.files import write_text
+from shallower.models.config import SENTINELS
 from shallower.study.runs import FloorsSpec
 from shallower.tokens.shards import TokenStream
 from shallower.training.batches import Batches
+from shallower.training.t5 import PADDING, CorruptedWindows, SpanBatches
 from shallower.training.tasks import steps_of
 
 SEED = 0  # whose order of the windows is read
@@ -36,7 +44,7 @@ COLUMNS = [
     "tokens",  # of training, with repetitions; empty: the whole training split
     "counted_tokens",  # different ones that the counts are of
     "floor",  # uniform, unigram, bigram, trigram
-    "dataset",  # text (test), validation, continuation
+    "dataset",  # text (test), validation, continuation, spans (test)
     "domain",  # empty: all of the data set
     "scored_tokens",
     "cross_entropy",  # nats per token
@@ -63,14 +71,20 @@ def write_floors(spec: FloorsSpec, tokens: Path, corpus: Path, output: Path) -> 
     held_out = next(each.targets for each in scored if each.dataset == "validation")
     vocabulary = int(train.manifest["vocabulary"])
     rows = []
+    tokenizer = train.manifest["tokenizer_sha256"][:16]
     for windows in [*windows_seen(spec), None]:
         counted = training_windows(train, spec.context, windows)
         model = NGrams.fit(targets_of(counted), held_out, vocabulary)
         seen = None if windows is None else windows * spec.context
         size = sum(len(window) - 1 for window in counted)
         about = {"tokens": seen, "counted_tokens": size, "vocabulary": vocabulary}
-        about["tokenizer"] = train.manifest["tokenizer_sha256"][:16]
+        about["tokenizer"] = tokenizer
         rows += [about | row for each in scored for row in rows_of(model, each)]
+    for windows in spec.t5_windows_seen:
+        model, each, size = gaps(spec, tokens, windows)
+        about = {"tokens": windows * spec.t5_context, "counted_tokens": size}
+        about |= {"vocabulary": model.vocabulary, "tokenizer": tokenizer}
+        rows += [about | row for row in rows_of(model, each)]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"tokens": "Int64"})
     write_text(output, table.to_csv(index=False, float_format="%.10g"))
 
@@ -119,6 +133,30 @@ def continuations(spec: FloorsSpec, tokens: Path) -> Scored:
     windows = read_windows(tokens / "test", spec.context, spec.windows).numpy()
     targets = targets_of(windows, first=spec.prompt_tokens)
     return Scored("continuation", targets, np.full(len(targets), "", object))
+
+
+def gaps(spec: FloorsSpec, tokens: Path, windows: int) -> tuple[NGrams, Scored, int]:
+    """N-grams of the gaps of the first corrupted training windows, in order of seed 0.
+
+    With the gaps of all test windows, and how many labels were counted.
+    """
+    streams = [
+        TokenStream.open(tokens / each) for each in ("train", "validation", "test")
+    ]
+    pieces, context = int(streams[0].manifest["vocabulary"]), spec.t5_context
+    most = min(windows, MOST_TOKENS // context)
+    batches = SpanBatches(streams[0], context, most, SEED, pieces)
+    found = [batches(0)[1]]
+    for stream in streams[1:]:
+        held_out = CorruptedWindows(stream, context, NOISE_SEED, pieces)
+        found.append(held_out([(each, each) for each in range(len(held_out))])[1])
+    # The decoder begins with padding, and writes its first label after that.
+    training, validation, test = (
+        targets_of(F.pad(labels, (1, 0), value=PADDING).numpy()) for labels in found
+    )
+    model = NGrams.fit(training, validation, pieces + SENTINELS)
+    domains = np.full(len(test), "", object)
+    return model, Scored("spans", test, domains), len(training)
 
 
 def rows_of(model: NGrams, scored: Scored) -> Iterator[dict[str, Any]]:

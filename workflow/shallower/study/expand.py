@@ -21,7 +21,7 @@ from shallower.models.config import (
     T5Config,
 )
 from shallower.models.registry import FFNS, HEADS
-from shallower.study.experiments import Grid, T5Grid
+from shallower.study.experiments import Grid, T5Grid, T5Search
 from shallower.study.names import (
     DISTILLED,
     OPTIONS,
@@ -138,7 +138,8 @@ def of_grid(study: Study, grid: Grid | T5Grid) -> Iterator[ModelName]:
         for name in combinations(study, T5_PREFIX + size, depth, grid.options):
             # A teacher belongs to fine-tuning; what is fine-tuned is pretrained first.
             yield name.without(*DISTILLED)
-            yield name.replace(task="pairs")
+            if not isinstance(grid, T5Search):
+                yield name.replace(task="pairs")
 
 
 def combinations(

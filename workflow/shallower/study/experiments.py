@@ -175,6 +175,10 @@ class T5Grid(Strict):
     options: GridOptions = {}
 
 
+class T5Search(T5Grid):
+    """Pretraining of encoder-decoders alone, scored on validation text."""
+
+
 class PretrainedGrid(Strict):
     """Interventions on checkpoints: every combination of the options' values.
 
@@ -228,7 +232,7 @@ def completed(experiment: str, grids: object, depths: list[Any]) -> object:
         elif experiment in LISTED_OPTIONS:
             grids = [{"options": {LISTED_OPTIONS[experiment]: grids}}]
     usual: dict[str, Any] = {}
-    if experiment not in ("t5", "depth", "pretrained"):
+    if experiment not in ("t5", "t5_learning_rate", "depth", "pretrained"):
         at = min if experiment in AT_SMALLEST_DEPTH else max
         numbers = [depth for depth in depths if isinstance(depth, int)]
         usual = {"depths": [at(numbers)]} if numbers else {}
@@ -236,7 +240,7 @@ def completed(experiment: str, grids: object, depths: list[Any]) -> object:
         usual["variants"] = BOTH
     elif experiment in LISTED_OPTIONS:
         usual["variants"] = ["baseline"]
-    if experiment == "learning_rate":
+    if experiment in ("learning_rate", "t5_learning_rate"):
         usual["seeds"] = SEARCH_SEEDS
     return [usual | grid if isinstance(grid, dict) else grid for grid in grids]
 
@@ -271,6 +275,7 @@ class Experiments(Strict):
     # equal training FLOPs.
     distillation: list[Grid] = []
     t5: list[T5Grid] = []  # encoder-decoders, pretrained and fine-tuned
+    t5_learning_rate: list[T5Search] = []  # a search, as for decoders
     skip: list[Grid] = []  # sublayers left out of trained models, or healed again
     elimination: list[Grid] = []  # tokens of the prompt that are eliminated
     combined: list[Grid] = []  # further depths of the baseline, and combinations

@@ -179,6 +179,8 @@ class FloorsSpec(Strict):
     context: int
     windows_seen: list[int]  # numbers of training windows, one for each distinct one
     controls: list[RunSpec] = []  # of equal FLOPs: their steps are not known before
+    t5_windows_seen: list[int] = []  # the same of corrupted windows
+    t5_context: int
     documents: int | None
     windows: int
     prompt_tokens: int

@@ -129,19 +129,19 @@ def timed_checkpoints(study: Study) -> list[TimedCheckpoint]:
 
 
 def floors_spec(study: Study) -> FloorsSpec:
-    """What floors.csv is about: the training tokens of every decoder's runs."""
+    """What floors.csv is about: the training tokens of all runs on text."""
     specs = [study.spec(label, 0) for label in study.models]
-    texts = [spec for spec in specs if spec.task == "text"]
+    seen: dict[str, set[int]] = {"text": set(), "spans": set(), "pairs": set()}
+    for spec in specs:
+        if spec.equal_flops is None:
+            steps = spec.first_step + spec.training.steps
+            seen[spec.task].add(steps * spec.training.batch_size)
     return FloorsSpec(
         context=study.model.context,
-        windows_seen=sorted(
-            {
-                (spec.first_step + spec.training.steps) * spec.training.batch_size
-                for spec in texts
-                if spec.equal_flops is None
-            }
-        ),
-        controls=[spec for spec in texts if spec.equal_flops is not None],
+        windows_seen=sorted(seen["text"]),
+        controls=[spec for spec in specs if spec.equal_flops is not None],
+        t5_windows_seen=sorted(seen["spans"]),
+        t5_context=study.t5.context,
         documents=study.evaluation.documents,
         windows=study.evaluation.windows,
         prompt_tokens=study.prompt_tokens,

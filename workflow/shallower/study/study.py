@@ -29,7 +29,7 @@ QUALITY = {"depth", "head", "budget", "ffn", "distillation"}
 FRONT = {
     *("depth", "head", "ffn", "distillation", "skip", "elimination", "combined"),
 }
-SEARCH = ["learning_rate"]  # has seeds and a split of its own
+SEARCHES = ("learning_rate", "t5_learning_rate")  # have seeds and a split of their own
 ALL_CHECKPOINTS = "all_checkpoints"  # the name of what is pooled over checkpoints
 FEWEST_CHECKPOINTS = 3  # from which on a checkpoint is the replicate
 Run = tuple[str, int]  # label of a model, and seed
@@ -259,8 +259,8 @@ class Study(Sections):
         seeds: dict[str, list[int]] = {}
         # A search has seeds of its own, also at a rate that the others are trained at.
         parts = self._experiments_of
-        searched = [run for run in self.runs if parts[run] == SEARCH]
-        others = [run for run in self.runs if parts[run] != SEARCH]
+        searched = [run for run in self.runs if {*parts[run]} <= {*SEARCHES}]
+        others = [run for run in self.runs if not {*parts[run]} <= {*SEARCHES}]
         for model, seed in [*others, *self.intervened]:
             seeds.setdefault(model, []).append(seed)
         compared = set(seeds)
@@ -415,9 +415,10 @@ class Study(Sections):
         only the experiments that are about generated text generate any.
         """
         parts = set(self._experiments_of.get((model, seed), []))
+        sets = ["validation"] if parts & {*SEARCHES} else []
         if "t5" in parts:
-            return ["pairs" if self.models[model].options.get("task") else "spans"]
-        sets = ["validation"] if "learning_rate" in parts else []
+            tuned = "task" in self.models[model].options
+            sets.append("pairs" if tuned else "spans")
         if parts & QUALITY:
             sets.append("text")
         if parts & (QUALITY | FRONT):

@@ -1,7 +1,8 @@
 """Claims of S2 on T5: the thesis' parameter column, and what its variants reach.
 
 Accuracy counts only if the plain T5 has learnt the task: it must beat a bag of words
-(assay sensitivity), else two numbers near chance would be compared.
+(assay sensitivity), else two numbers near chance would be compared. The denoising loss
+has the gates of `analysis.gates`.
 """
 
 from __future__ import annotations
@@ -116,13 +117,13 @@ def over_bag_of_words(context: Context, model: str) -> Estimate | None:
 def _tuned(study: Study, ffn: str, tuned: bool = True) -> dict[str, ModelName]:
     """The fine-tuned T5s with an FFN in all places, by label; none has a teacher.
 
-    Or those that are pretrained alone.
+    Or those that are pretrained alone. Those of a search are not among them.
     """
+    models = {model: study.models[model] for model in study.models_of("t5")}
     return {
         model: name
-        for model, name in study.models.items()
-        if name.t5_size
-        and name.ffn == ffn
+        for model, name in models.items()
+        if name.ffn == ffn
         and (name.options.get("task") == "pairs") == tuned
         and not {"teacher", "where"} & set(name.options)
     }
@@ -144,11 +145,10 @@ def _pairs(
 
 def comparisons(study: Study) -> Iterator[Comparison]:
     """Levels of every T5: denoising loss, accuracy, and the rules' accuracy."""
-    for model, name in study.models.items():
-        if name.t5_size:
-            pairs = name.options.get("task") == "pairs"
-            where = ACCURACY if pairs else {"dataset": "spans"}
-            yield Comparison(model, kind="level", **where)
+    for model in study.models_of("t5"):
+        pairs = study.models[model].options.get("task") == "pairs"
+        where = ACCURACY if pairs else {"dataset": "spans"}
+        yield Comparison(model, kind="level", **where)
 
 
 def facts(context: Context) -> Iterator[Fact]:

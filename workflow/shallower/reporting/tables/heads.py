@@ -11,7 +11,7 @@ import pandas as pd
 from shallower.analysis.budgets import QUESTIONS
 from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import Comparison, Estimate
-from shallower.analysis.learning_rates import VALIDATION
+from shallower.analysis.learning_rates import VALIDATION, plain_group
 from shallower.analysis.results import Results
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.ngrams import ORDERS
@@ -226,7 +226,7 @@ def _losses(part: pd.DataFrame, rates: list[float]) -> list[str]:
 
 def _against_baseline(results: Results, table: pd.DataFrame, best: pd.Series) -> str:
     """A group at its best rate less the baseline of its depth at its own."""
-    baseline = table[table["group"] == plain("baseline", best["depth"])]
+    baseline = table[table["group"] == plain_group(best["variant"], best["depth"])]
     baseline = baseline[baseline["steps"] == best["steps"]]
     if baseline.empty or baseline["model"].iloc[0] == best["model"]:
         return MISSING
