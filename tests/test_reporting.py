@@ -192,7 +192,7 @@ LOOKS_UP = {  # what the report may use of the analysis
     "shallower.analysis.roofline": {"WEIGHTS"},
     "shallower.analysis.heads_facts": {"roles"},
     "shallower.analysis.gates": {"CLOSED", "GATES"},
-    "shallower.analysis.verdicts": {"ABSENT"},
+    "shallower.analysis.verdicts": {"ABSENT", "without_models"},
     "shallower.analysis.claims.base": {"plain"},
     "shallower.analysis.claims.heads": {"TABLE_1"},
 }

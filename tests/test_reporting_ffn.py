@@ -13,7 +13,10 @@ from shallower.reporting.figures import ffn as figure
 from shallower.reporting.labels import label
 from shallower.reporting.latex import number
 from shallower.reporting.numbers import ffn as ffn_numbers
+from shallower.reporting.numbers import story
+from shallower.reporting.numbers import study as study_numbers
 from shallower.reporting.tables import ffn
+from shallower.reporting.tables import study as study_tables
 
 STUDENT = "baseline-2__teacher=baseline-4"
 
@@ -119,6 +122,52 @@ def test_learning_rates_of_their_own_are_told() -> None:
     due = f"{study.training.learning_rate:g} for baseline 4; "
     due += "0.002 for no FFN 4 and 3W 4; and 0.008 for 1W 4"
     assert ffn_numbers.own_rates(study).replace("~", " ") == due
+
+
+def test_what_t5_reaches_in_gaps(analysed: Results) -> None:
+    found = numbers(analysed)
+    values = analysed.values("t5_mini-2", "spans", "cross_entropy")
+    assert found["t5.denoising"] == number(values.mean(), 3)
+    tokens = analysed.tokens_seen("t5_mini-2")
+    assert found["t5.tokens"] == number(tokens, 0)
+    assert found["t5.floor"] == number(analysed.floor("bigram", tokens, "spans"), 3)
+    rate = analysed.study.t5.pretraining.learning_rate
+    assert found["t5.rate"] == f"{rate:g}"
+    # Neither is there in this study: only T5 as it is, and three matrices.
+    assert found["t5.none"] == found["t5.chain"] == ""
+
+
+def test_rates_of_their_own_are_told() -> None:
+    configuration = default_configuration()
+    assert study_numbers.own_rates(study_of(configuration)) == ""
+    wide = grid("baseline proposed", 4, steps=[25, 50], width=[64])
+    labels = [
+        f"{v}-4__steps={s}__width=64"
+        for v in ("baseline", "proposed")
+        for s in (25, 50)
+    ]
+    overrides = {label: {"learning_rate": 0.002} for label in labels}
+    overrides["baseline-4"] = {"learning_rate": 0.001}
+    training = configuration["training"] | {"overrides": overrides}
+    study = study_of(configuration | {"training": training}, budget=[wide])
+    due = "0.002 for baseline 4, width 64 and proposed 4, width 64; "
+    due += "and 0.001 for baseline 4"
+    assert study_numbers.own_rates(study).replace("~", " ") == due
+
+
+def test_claims_without_models_take_no_rows(depth_alone: Results) -> None:
+    """The text names them instead."""
+    claims = depth_alone.claims.fillna({"note": ""})
+    absent = claims["note"].str.endswith("in this study")
+    lacking, others = (claims.loc[rows, "id"].tolist() for rows in (absent, ~absent))
+    assert {"S2-3", "S3-2", "S4-5"} <= {*lacking}
+    tables = ["claims", "claims_others"]
+    for names in (tables, ["claims_notes"]):
+        written = [study_tables.TABLES[name](depth_alone) for name in names]
+        rows = {row.replace("{-}", "-") for table in written for row in cells(table)}
+        assert rows - {""} == {*others}
+    said = dict(story.numbers(depth_alone))["claims.absent"]
+    assert said.replace(" and ", ", ").split(", ") == lacking
 
 
 def test_a_study_without_these_experiments(depth_alone: Results) -> None:

@@ -41,7 +41,7 @@ PARTS = {
     "deep layer": (("proposed", "deep"), ("baseline", "deep")),
 }
 EXPERIMENTS = ("depth", "head", "budget")
-OPTIONS = {"steps", "width"}  # of a model that belongs to the table
+OPTIONS = {"steps", "width", "lr"}  # of a model that belongs to the table
 
 
 class Budget(NamedTuple):
@@ -54,7 +54,7 @@ class Budget(NamedTuple):
 
 
 def budget_runs(study: Study) -> list[Run]:
-    """Runs that differ by variant, depth, width and number of steps alone."""
+    """Runs that differ by variant, depth, width, steps and learning rate alone."""
     runs = [run for experiment in EXPERIMENTS for run in study.runs_of(experiment)]
     chosen = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
     return list(dict.fromkeys(chosen))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 
 from shallower.analysis.estimates import ONE_SIDED, Estimate
 
@@ -52,6 +53,11 @@ class Finding:
 
 
 ABSENT = "in this study"  # ends the note of a claim without models to judge by
+
+
+def without_models(notes: pd.Series) -> pd.Series:
+    """Of the notes of claims, which say that a study has no models to judge."""
+    return notes.fillna("").astype(str).str.endswith(ABSENT)
 
 
 def absent(what: str) -> Finding:

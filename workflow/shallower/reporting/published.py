@@ -20,7 +20,7 @@ import pandas as pd
 from shallower.analysis.claims.base import plain
 from shallower.analysis.estimates import COLUMNS, Comparison, Estimate
 from shallower.analysis.result_files import labelled
-from shallower.analysis.verdicts import ABSENT
+from shallower.analysis.verdicts import without_models
 from shallower.errors import UserError
 from shallower.files import read_json, write_json, write_text
 from shallower.reporting import history, style
@@ -215,7 +215,7 @@ def measured_table(folder: Path, study: Study) -> str:
 
 def divided(claims: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The claims that a study has models for, and those that it has none for."""
-    absent = claims["note"].fillna("").str.endswith(ABSENT)
+    absent = without_models(claims["note"])
     return claims[~absent], claims[absent]
 
 

@@ -29,7 +29,7 @@ OF_CHECKPOINTS = UNITS | {"per_token": (1e3, "time per token (ms)")}
 BASELINE = style.COLOURS["baseline"]
 LOOKS: dict[str, tuple[str, str, float]] = {  # system -> colour, marker, size
     "S1": ("#D55E00", "s", 3.6),
-    "S2": ("#009E73", "^", 4.2),
+    "S2": ("#009E73", "X", 4.6),
     "S3": ("#CC79A7", "D", 3.4),
     "S4": ("#56B4E9", "v", 4.2),
     "combined": ("#E69F00", "P", 4.4),

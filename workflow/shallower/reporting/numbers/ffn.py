@@ -108,6 +108,7 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
     yield "has.t5", "yes" if fact("t5.models") > 0 else ""
     yield "t5.models", number(fact("t5.models"), 0)
     yield "t5.sizes", _sizes(results)
+    yield from _denoising(results)
     yield "t5.pairs", number(fact("t5.pairs"), 0)
     for key in ("best", *PAIR_BASELINES):
         yield f"t5.accuracy.{key}", number(fact(f"t5.accuracy.{key}"), 1)
@@ -117,6 +118,28 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
     for row in ("baseline", "one_matrix", "head_size", "heads_and_size"):
         for column in ("parameters", "parameters_stated"):
             yield f"thesis.{row}.{column}", number(table.loc[row, column], 3)
+
+
+def _denoising(results: Results) -> Iterator[tuple[str, str]]:
+    """Pretraining of the first plain T5: tokens, loss, floor; other FFNs beside it."""
+    study = results.study
+    found = [study.models[model] for model in study.models_of("t5")]
+    plain = next((str(name) for name in found if not name.options), None)
+    if plain is None:
+        return
+    tokens = results.tokens_seen(plain)
+    rate = study.spec(plain, 0).training.learning_rate
+    yield "t5.rate", f"{rate:g}"
+    yield "t5.tokens", number(tokens, 0)
+    level = results.estimate(Comparison(plain, dataset="spans", kind="level"))
+    yield "t5.denoising", number(level.effect, 3)
+    yield "t5.floor", number(results.floor("bigram", tokens, "spans"), 3)
+    none, one, three = (
+        f"{plain}__ffn={ffn}" for ffn in ("none", "one_matrix", "three_matrices")
+    )
+    for key, pair in (("none", (none, plain)), ("chain", (three, one))):
+        difference = results.estimate(Comparison(*pair, dataset="spans"))
+        yield f"t5.{key}", measured(difference, 3) if difference.exists else ""
 
 
 def _sizes(results: Results) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from shallower.analysis.estimates import Estimate
 from shallower.analysis.results import Results
+from shallower.analysis.verdicts import without_models
 from shallower.reporting.latex import number
 
 VERDICTS = ("supported", "not supported", "inconclusive", "not tested")
@@ -48,8 +49,12 @@ def counted_gains(results: Results, key: str) -> str:
 
 
 def tally(results: Results, source: str) -> str:
-    """Claims of a source by verdict: `2 supported (S3-2 and S3-4)`."""
+    """Claims of a source by verdict: `2 supported (S3-2 and S3-4)`.
+
+    Of those that the study has models for.
+    """
     table = results.claims[results.claims["source"] == source]
+    table = table[~without_models(table["note"])]
     parts = []
     for verdict in VERDICTS:
         ids = list(table.loc[table["verdict"] == verdict, "id"].astype(str))

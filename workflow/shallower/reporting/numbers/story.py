@@ -15,6 +15,7 @@ from shallower.analysis.gates import CLOSED
 from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
+from shallower.analysis.verdicts import without_models
 from shallower.reporting.latex import number, significant
 from shallower.reporting.numbers.gates import failed, main_models
 from shallower.reporting.numbers.sentences import listed, measured
@@ -60,6 +61,7 @@ def _switches(results: Results) -> Pairs:
     claims, notes = table["verdict"], table["note"].fillna("").astype(str)
     for claim, verdict in claims.items():
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
+    yield "claims.absent", listed(claims.index[without_models(notes)].astype(str))
     closed = [notes.get(claim, "").startswith(CLOSED) for claim in ("C4", "C5", "C6")]
     yield "quality.closed", _switch(any(closed))
     yield "quality.survives", _switch(claims.get("C6") == "supported")

@@ -17,6 +17,7 @@ from shallower.code import ROOT
 from shallower.corpus import EVALUATION_SETS
 from shallower.corpus.downloaded import combined
 from shallower.files import read_json
+from shallower.reporting.labels import printed
 from shallower.reporting.latex import (
     MISSING,
     breakable,
@@ -25,8 +26,9 @@ from shallower.reporting.latex import (
     scientific,
     significant,
 )
-from shallower.reporting.numbers.sentences import VERDICTS, spanned, tally
+from shallower.reporting.numbers.sentences import VERDICTS, listed, spanned, tally
 from shallower.study.schema import Tokenizer
+from shallower.study.study import Study
 
 Pairs = Iterator[tuple[str, str]]
 BENCHMARKS = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
@@ -67,6 +69,7 @@ def numbers(results: Results) -> Pairs:
     settings = results.study.training
     yield "depth.range", spanned(results.study.depths)
     yield "training.learning_rate", f"{settings.learning_rate:g}"
+    yield "rates.own", own_rates(results.study)
     yield "training.precision", settings.precision
     yield "training.epochs", significant(fact("heads.training.epochs"), 2)
     yield "time.training.total", number(fact("heads.time.training.total"), 1)
@@ -76,6 +79,18 @@ def numbers(results: Results) -> Pairs:
     yield "sessions.background_load", load
     yield from _sources(results)
     yield from _claims(results)
+
+
+def own_rates(study: Study) -> str:
+    """Which models have a learning rate of their own: `0.002 for A and B; and ...`."""
+    whose: dict[float, dict[str, None]] = {}
+    for model, changes in study.training.overrides.items():
+        if changes.learning_rate is not None:
+            name = printed(study.models[model].without("steps"))
+            whose.setdefault(changes.learning_rate, {})[name] = None
+    return listed(
+        (f"{rate:g} for {listed(names)}" for rate, names in whose.items()), ";"
+    )
 
 
 def _made_with(results: Results) -> Pairs:

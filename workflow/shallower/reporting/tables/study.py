@@ -13,6 +13,7 @@ import pandas as pd
 
 from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
+from shallower.analysis.verdicts import without_models
 from shallower.reporting import contents
 from shallower.reporting.labels import label, printed
 from shallower.reporting.latex import (
@@ -174,9 +175,14 @@ def _shortened(text: str, longest: int) -> str:
 
 
 def claims(results: Results, sources: tuple[str, ...] = ("S1",)) -> str:
-    """Claims with kind, scale, weights, replicates, effect and verdict; by source."""
+    """Claims with kind, scale, weights, replicates, effect and verdict; by source.
+
+    Without those that the study has no models for.
+    """
     table = results.claims[results.claims["registered"].isna()]
-    table = table[table["source"].isin(sources)]
+    table = table[table["source"].isin(sources) & ~without_models(table["note"])]
+    if table.empty:
+        return absent_table()
     rows = [(row["source"], _claim(results, row)) for row in table.to_dict("records")]
     header = ["", "claim", "kind", "size", "weights", "replicates", "effect"]
     header += ["unit", "interval", "verdict"]
@@ -284,7 +290,8 @@ def _gate(row: pd.Series) -> list[str]:
 
 
 def claims_notes(results: Results) -> str:
-    """Thresholds, and what each verdict rests on."""
+    """Thresholds, and what each verdict rests on, as far as there are models."""
+    table = results.claims[~without_models(results.claims["note"])]
     rows = [
         [
             escape(row["id"]),
@@ -292,7 +299,7 @@ def claims_notes(results: Results) -> str:
             row["verdict"],
             escape(with_labels(results, row["note"])),
         ]
-        for row in results.claims.fillna({"note": ""}).to_dict("records")
+        for row in table.fillna({"note": ""}).to_dict("records")
     ]
     header = ["", "threshold", "verdict", "note"]
     return tabular(rf"lrl{WIDE}{{12.6cm}}", [header], rows)
@@ -312,7 +319,7 @@ def provenance(results: Results) -> str:
         for topic in dict.fromkeys(topics.values()):
             names = [name for name in topics if topics[name] == topic]
             path = f"{kind}/{topic}.py"
-            shown = ", ".join(rf"\where{{{prefix}:{name}}}" for name in names)
+            shown = rf"\where{{{','.join(f'{prefix}:{name}' for name in names)}}}"
             link = rf"\source{{{path}}}{{{escape(path)}}}"
             rows.append((kind, [kind, link, shown]))
     header = ["rule", "module", "makes"]
