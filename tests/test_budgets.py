@@ -157,6 +157,18 @@ def test_budget_by_hand(tmp_path: Path) -> None:
     assert (narrow["width"], narrow["tokens"]) == (64, 400 * TOKENS)
 
 
+def test_a_width_may_have_a_rate_of_its_own() -> None:
+    """It has a place in the table; a second rate at the same place has none."""
+    own = grid("baseline proposed", 2, steps=[400], width=[64], lr=[1e-3])
+    second = grid("baseline", 2, lr=[1e-3])
+    study = study_of(default_configuration(), budget=[own, second])
+    narrow = [f"{v}-2__lr=1e-3__steps=400__width=64" for v in ("proposed", "baseline")]
+    models = {model for model, _ in budgets.budget_runs(study)}
+    assert models == {*study.depth_models, *narrow}
+    asked = [(one.left, one.right) for one in budgets.comparisons(study)]
+    assert tuple(narrow) in asked
+
+
 def test_questions_at_every_budget(tmp_path: Path) -> None:
     context = Context(budgeted(tmp_path).results())
     made = [context.estimate(c) for c in budgets.comparisons(context.study)]

@@ -471,6 +471,18 @@ def test_words_where_all_is_well(world: MadeUp) -> None:
     assert text["gates.first_block"] == ""
 
 
+def test_what_could_be_seen_is_told_for_all_that_is_claimed(world: MadeUp) -> None:
+    results = written(world)
+    found = {
+        key: f"{results.fact(f'detectable.{key}'):.3f}" for key in ("deep", "depth")
+    }
+    said = dict(story.numbers(results))["detectable.sentence"].replace("$", "")
+    assert f", one at 4 blocks {found['deep']}," in said
+    assert said.endswith(
+        f", the difference of 2 and 4 baseline blocks {found['depth']}."
+    )
+
+
 def test_whose_first_block_attends_uniformly(world: MadeUp) -> None:
     """No gate closes for it where a later block attends."""
     for model in ("baseline-2", "baseline-3", "proposed-3"):

@@ -54,10 +54,18 @@ class Budget(NamedTuple):
 
 
 def budget_runs(study: Study) -> list[Run]:
-    """Runs that differ by variant, depth, width, steps and learning rate alone."""
+    """Runs that differ by variant, depth, width and number of steps alone.
+
+    Of models that differ by the learning rate too the one without a rate in its label,
+    or the first.
+    """
     runs = [run for experiment in EXPERIMENTS for run in study.runs_of(experiment)]
     chosen = [run for run in runs if set(study.models[run[0]].options) <= OPTIONS]
-    return list(dict.fromkeys(chosen))
+    chosen.sort(key=lambda run: "lr" in study.models[run[0]].options)
+    kept: dict[ModelName, str] = {}
+    for model, _ in chosen:
+        kept.setdefault(study.models[model].without("lr"), model)
+    return [run for run in dict.fromkeys(chosen) if run[0] in kept.values()]
 
 
 def budget_table(results: Results) -> pd.DataFrame:

@@ -217,7 +217,8 @@ def deeper_is_better(context: Context) -> Finding:
     slope = mean_difference(asked, slopes, "seeds", method=method, unit=unit)
     context.keep(slope)
     note = (
-        f"{context.deep} against {context.shallow} blocks by tokens per parameter: "
+        f"{context.deep} against {context.shallow} blocks by tokens per parameter of "
+        "the deeper: "
         f"{', '.join(notes)}; slope at the main budget {slope.effect:+.3f} "
         f"[{slope.ci_low:.3f}, {slope.ci_high:.3f}] nats per block"
     )

@@ -140,8 +140,8 @@ def budget(results: Results) -> Figure:
 
     Left: test cross-entropy; colours are variants, dashes and markers depths. Middle:
     the layer and its parts less the baseline of the same depth. Right: the deepest
-    baseline less the shallowest. Open markers are widths other than the study's. Bars
-    are 95 % intervals over seeds.
+    baseline less the shallowest. Markers of wider models than the study's are half
+    filled, of narrower ones open. Bars are 95 % intervals over seeds.
     """
     study, table = results.study, results.table("budget")
     names = [study.models[model] for model in study.models_of("budget")]
@@ -161,7 +161,7 @@ def budget(results: Results) -> Figure:
         values = part.rename(columns={"cross_entropy": "effect"})
         look = {"linestyle": style.dashes(depth, depths), "color": colour}
         look |= {"marker": style.marker(depth, depths)}
-        _with_intervals(left, values, filled=width == study.model.width, **look)
+        _with_intervals(left, values, **_filled(width, study), **look)
     left.set_ylabel("test cross-entropy (nats)")
     gains = results.table("gain")
     _gains(middle, gains[gains["question"].isin(LAYER)], results)
@@ -197,12 +197,17 @@ def _gains(axes: Axes, gains: pd.DataFrame, results: Results) -> None:
             "linestyle": style.dashes(name.depth, depths),
             "marker": style.marker(name.depth, depths),
         }
-        _with_intervals(axes, part, filled=width == study.model.width, **look)
+        _with_intervals(axes, part, **_filled(int(width), study), **look)
 
 
-def _with_intervals(
-    axes: Axes, rows: pd.DataFrame, filled: bool, color: Any, **look: Any
-) -> None:
+def _filled(width: int, study: Study) -> dict[str, Any]:
+    """How much of a marker is filled: all of it at the study's width, half above it."""
+    own = study.model.width
+    fill = "full" if width == own else "left" if width > own else "none"
+    return {"fillstyle": fill, "markerfacecoloralt": "white"}
+
+
+def _with_intervals(axes: Axes, rows: pd.DataFrame, color: Any, **look: Any) -> None:
     """Effects against tokens per parameter, with their intervals as bars."""
     rows = rows.sort_values("tokens_per_parameter")
     middle = rows["effect"]
@@ -211,7 +216,6 @@ def _with_intervals(
         rows["tokens_per_parameter"],
         middle,
         yerr=np.nan_to_num(spread),
-        mfc=color if filled else "white",
         color=color,
         **{"ms": 4, "mew": 0.8, "elinewidth": 0.6, "capsize": 1.5} | look,
     )
@@ -250,8 +254,8 @@ def _budget_keys(table: pd.DataFrame, study: Study, gaining: set[str]) -> list[A
         mark = style.marker(depth, depths)
         keys.append(style.key(blocks(depth), marker=mark, **(grey | line)))
     for width in widths if len(widths) > 1 else []:
-        fill = "0.35" if width == study.model.width else "white"
-        keys.append(style.key(f"width {width}", marker="o", mfc=fill, lw=0, **grey))
+        look = {"marker": "o", "lw": 0} | _filled(width, study)
+        keys.append(style.key(f"width {width}", **look, **grey))
     return keys
 
 

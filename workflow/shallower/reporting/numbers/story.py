@@ -177,9 +177,20 @@ def _detectable(results: Results) -> str:
             f"{blocks(depth)} the layer's effect is {measured(found, 3)}, and every "
             "value in these brackets is compatible with the data."
         )
+    deep, depths = results.study.depths[-1], results.fact("detectable.depth")
+    others = {
+        f"one at {blocks(deep)}": results.fact("detectable.deep"),
+        f"the difference of {depth} and {deep} baseline blocks": depths,
+    }
+    more = [
+        f"{subject} {number(nats, 3)}"
+        for subject, nats in others.items()
+        if deep != depth and not math.isnan(nats)
+    ]
     return (
         f"With {found.n} seeds, an effect of the layer at {blocks(depth)} would have "
-        f"to be {number(least, 3)}~nats to be found in four of five such studies."
+        f"to be {number(least, 3)}~nats to be found in four of five such studies"
+        f"{''.join(f', {each}' for each in more)}."
     )
 
 
