@@ -56,17 +56,19 @@ def training_loss(results: Results) -> Figure:
     )
     axes.set(xlabel="training iteration", ylabel="training loss (nats)")
     _token_axis(axes, study)
-    floor_lines(axes, results, "cross_entropy")
+    floor_lines(
+        axes, results, "cross_entropy", at=0.45
+    )  # losses are steep further left
     style.legend(axes, variants(study), study.depths, loc="upper right", lines=True)
     return figure
 
 
-def floor_lines(axes: Axes, results: Results, column: str) -> None:
+def floor_lines(axes: Axes, results: Results, column: str, at: float = 0.01) -> None:
     """What n-grams of the models' training tokens reach on the test text.
 
-    Floors too near to each other for two names share one label. A floor far outside of
-    what is drawn is written at the edge, with its value, since a line would leave no
-    room for the models.
+    Their names begin at `at`, a share of the axes' width. Floors too near to each other
+    for two names share one label. A floor far outside of what is drawn is written at
+    the edge, with its value, since a line would leave no room for the models.
     """
     low, high = axes.get_ylim()
     room = high - low
@@ -85,9 +87,10 @@ def floor_lines(axes: Axes, results: Results, column: str) -> None:
             labels.append((value, []))
         labels[-1][1].append(floor)
         last = value
+    edge = axes.get_ylim()[1] - near
     for value, names in labels:
-        where = axes.get_yaxis_transform()
-        axes.text(0.01, value, ", ".join(names), va="bottom", transform=where, **text)
+        where, place = axes.get_yaxis_transform(), "top" if value > edge else "bottom"
+        axes.text(at, value, ", ".join(names), va=place, transform=where, **text)
     for side, height, place in (("above", 0.99, "top"), ("below", 0.01, "bottom")):
         names = [
             f"{floor} {value:.3g}"
