@@ -164,8 +164,28 @@ def ffns_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return made
 
 
+@pytest.fixture(scope="module")
+def t5_alone(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """T5 with a search, no decoder with another FFN, and a learning rate of its own."""
+    mini: dict = {"sizes": ["mini"]}
+    parts = {
+        "budget": [grid("baseline proposed", 2, steps=[50], width=[64], lr=[1e-3])],
+        "learning_rate": [grid("baseline", 4, seeds=[7], lr=[1e-3, 3e-3, 9e-3])],
+        "t5": [mini | {"options": {"ffn": ["default", "none", "three_matrices"]}}],
+        "t5_learning_rate": [mini | {"options": {"lr": [5e-3, 1e-2], "steps": [50]}}],
+    }
+    configuration = default_configuration()
+    overrides = {"t5_mini-2__ffn=none": {"learning_rate": 5e-3}}
+    training = configuration["training"] | {"overrides": overrides}
+    study = study_of(configuration | {"training": training}, **parts)
+    made = MadeUp(study, tmp_path_factory.mktemp("t5_alone"))
+    for rule, right in (("bag_of_words", 0.6), ("majority", 0.5)):
+        made.put(rule, "pairs", "accuracy", [right])
+    return analysed_of(made)
+
+
 STUDIES = ["analysed", "bare", "beside", "checkpoint", "lonely"]
-STUDIES += ["without_s2", "without_head", "ffns_alone"]
+STUDIES += ["without_s2", "without_head", "ffns_alone", "t5_alone"]
 
 
 @pytest.fixture(params=STUDIES)
@@ -240,6 +260,19 @@ def test_a_study_of_ffns_says_so(ffns_alone: Results) -> None:
     ):
         assert re.search(rf"{words}'' is \W*{claims[claim]}", said), said
     assert "does not search over" not in body(numbers)
+
+
+def test_a_study_of_t5_tells_its_gaps(t5_alone: Results) -> None:
+    """What it is at, a floor, a difference; and no claim on what it does not have."""
+    numbers = all_numbers(t5_alone)
+    text = " ".join(body(numbers).split())
+    level = t5_alone.values("t5_mini-2", "spans", "cross_entropy").mean()
+    assert f"cross-entropy of {numbers['t5.denoising']}~nats in the gaps" in text
+    assert numbers["t5.denoising"] == f"{level:.3f}"
+    verdict = t5_alone.claims.set_index("id").loc["S2-10b", "verdict"]
+    assert f"(S2-10b: {verdict})" in text
+    assert "Three matrices differ from one by" not in text
+    assert "0.005 for T5 mini no FFN" in text.replace("~", " ")
 
 
 def test_a_dash_is_found() -> None:
