@@ -66,6 +66,31 @@ def test_a_search_of_t5_pretrains_and_no_more(configuration: dict) -> None:
         study_of(configuration, t5_learning_rate=[{"sizes": ["large"]}])
 
 
+def test_a_label_of_t5_means_the_rate_that_was_asked_for(configuration: dict) -> None:
+    """Also where the plain T5 has a rate of its own, which labels then leave out."""
+    sizes = {"sizes": ["mini"]}
+    asked = {"ffn": ["default", "none"], "lr": [4e-3, 1e-2], "steps": [50]}
+    overrides = {"t5_mini-2": {"learning_rate": 4e-3}}
+    training = configuration["training"] | {"overrides": overrides}
+    study = study_of(
+        configuration | {"training": training},
+        t5=[sizes],
+        t5_learning_rate=[sizes | {"options": asked}],
+    )
+    rates = {
+        model: study.spec(model, 0).training.learning_rate
+        for model in study.models_of("t5_learning_rate")
+    }
+    assert rates == {
+        "t5_mini-2__steps=50": 4e-3,
+        "t5_mini-2__lr=0.01__steps=50": 1e-2,
+        "t5_mini-2__ffn=none__steps=50": 4e-3,
+        "t5_mini-2__ffn=none__lr=0.01__steps=50": 1e-2,
+    }
+    tuned = study.spec("t5_mini-2__task=pairs", 0).training
+    assert tuned.learning_rate == study.t5.finetuning.learning_rate
+
+
 def test_a_narrower_model_keeps_its_proportions(configuration: dict) -> None:
     study = with_grid(configuration, "budget", options={"width": [64]})
     sizes = study.spec("baseline-5__width=64", 0).model

@@ -223,10 +223,10 @@ def settings_of(study: Study, name: ModelName) -> Settings:
 def training_before_options(study: Study, name: ModelName) -> Training:
     """The training settings before a label's options are applied."""
     plain = str(ModelName(name.variant, name.depth))
-    changes = [study.training.overrides.get(plain)]
-    if name.t5_size:
-        pairs = name.options.get("task") == "pairs"
-        changes.append(study.t5.finetuning if pairs else study.t5.pretraining)
+    own = study.training.overrides.get(plain)
+    changes = [study.t5.pretraining if name.t5_size else None, own]
+    if name.t5_size and name.options.get("task") == "pairs":
+        changes = [study.t5.finetuning]  # an override of the plain T5 is of pretraining
     if "tuned" in name.options:
         changes.append(study.tuning.training)
     if "healed" in name.options:
