@@ -477,10 +477,9 @@ def test_what_could_be_seen_is_told_for_all_that_is_claimed(world: MadeUp) -> No
         key: f"{results.fact(f'detectable.{key}'):.3f}" for key in ("deep", "depth")
     }
     said = dict(story.numbers(results))["detectable.sentence"].replace("$", "")
-    assert f", one at 4 blocks {found['deep']}," in said
-    assert said.endswith(
-        f", the difference of 2 and 4 baseline blocks {found['depth']}."
-    )
+    assert f", one at 4 blocks must be {found['deep']}~nats and" in said
+    end = f" the difference of 2 and 4 baseline blocks must be {found['depth']}~nats."
+    assert said.endswith(end)
 
 
 def test_whose_first_block_attends_uniformly(world: MadeUp) -> None:

@@ -166,7 +166,7 @@ def test_claims_without_models_take_no_rows(depth_alone: Results) -> None:
         written = [study_tables.TABLES[name](depth_alone) for name in names]
         rows = {row.replace("{-}", "-") for table in written for row in cells(table)}
         assert rows - {""} == {*others}
-    said = dict(story.numbers(depth_alone))["claims.absent"]
+    said = dict(story.numbers(depth_alone))["claims.absent.ids"]
     assert said.replace(" and ", ", ").split(", ") == lacking
 
 

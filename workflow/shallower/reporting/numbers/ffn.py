@@ -126,6 +126,8 @@ def _denoising(results: Results) -> Iterator[tuple[str, str]]:
     found = [study.models[model] for model in study.models_of("t5")]
     plain = next((str(name) for name in found if not name.options), None)
     if plain is None:
+        keys = ("rate", "tokens", "denoising", "floor", "none", "chain")
+        yield from ((f"t5.{key}", "") for key in keys)
         return
     tokens = results.tokens_seen(plain)
     rate = study.spec(plain, 0).training.learning_rate

@@ -61,7 +61,7 @@ def _switches(results: Results) -> Pairs:
     claims, notes = table["verdict"], table["note"].fillna("").astype(str)
     for claim, verdict in claims.items():
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
-    yield "claims.absent", listed(claims.index[without_models(notes)].astype(str))
+    yield "claims.absent.ids", listed(claims.index[without_models(notes)].astype(str))
     closed = [notes.get(claim, "").startswith(CLOSED) for claim in ("C4", "C5", "C6")]
     yield "quality.closed", _switch(any(closed))
     yield "quality.survives", _switch(claims.get("C6") == "supported")
@@ -182,15 +182,17 @@ def _detectable(results: Results) -> str:
         f"one at {blocks(deep)}": results.fact("detectable.deep"),
         f"the difference of {depth} and {deep} baseline blocks": depths,
     }
-    more = [
-        f"{subject} {number(nats, 3)}"
+    needed = {f"an effect of the layer at {blocks(depth)}": least} | {
+        subject: nats
         for subject, nats in others.items()
         if deep != depth and not math.isnan(nats)
-    ]
+    }
     return (
-        f"With {found.n} seeds, an effect of the layer at {blocks(depth)} would have "
-        f"to be {number(least, 3)}~nats to be found in four of five such studies"
-        f"{''.join(f', {each}' for each in more)}."
+        f"To be found in four of five studies with {found.n} seeds, "
+        + listed(
+            f"{each} must be {number(nats, 3)}~nats" for each, nats in needed.items()
+        )
+        + "."
     )
 
 
