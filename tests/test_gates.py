@@ -434,6 +434,10 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     notes = ["gate: floor (a), attention (a)", "gate: attention (a, b)"]
     due = "All 2 models attend uniformly in every block, so 2 claims"
     assert numbers.sentence(table, notes).startswith(due)
+    # A claim is counted by the models of the table, not by others that fail too.
+    notes[0] = "gate: floor (c), attention (c)"
+    due = "All 2 models attend uniformly in every block, so one claim"
+    assert numbers.sentence(table, notes).startswith(due)
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
 

@@ -275,6 +275,25 @@ def test_a_study_of_t5_tells_its_gaps(t5_alone: Results) -> None:
     assert "0.005 for T5 mini no FFN" in text.replace("~", " ")
 
 
+def test_contrasts_with_long_names_have_a_page_of_width(tmp_path: Path) -> None:
+    """Beside the figure of heads, or below it; in either case there is one table."""
+    wide = [grid("baseline proposed", 4, steps=[50], width=[64])]
+    parts = {"head": [grid("baseline proposed silu", 4)], "budget": wide}
+    ends = "-4__steps=50__width=64"
+    for left, right, long in (
+        ("silu-4", "baseline-4", False),
+        (f"proposed{ends}", f"baseline{ends}", True),
+    ):
+        one = {"id": "one", "left": left, "right": right, "test": "superiority"}
+        study = study_of(default_configuration(), [one], **parts)
+        made = analysed_of(MadeUp(study, tmp_path / str(long)))
+        text = body(all_numbers(made))
+        table = r"\label{tab:contrasts}"
+        figure = text.partition("fig:head_ablation}")[2].partition(r"\end{figure*}")[0]
+        assert (table in figure) == (not long)
+        assert text.count(table) == 1
+
+
 def test_a_dash_is_found() -> None:
     """The check of the checks: each pattern finds what it is for."""
     for what, text in {

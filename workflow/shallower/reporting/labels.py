@@ -5,6 +5,7 @@ from __future__ import annotations
 from shallower.interventions import eliminate, skip
 from shallower.reporting.latex import escape
 from shallower.study.names import ModelName, short
+from shallower.study.study import Study
 
 SYSTEMS = {  # system -> what it is about
     "S1": "heads",
@@ -40,6 +41,12 @@ def label(name: ModelName) -> str:
 def printed(name: ModelName) -> str:
     """The same for LaTeX."""
     return escape(label(name))
+
+
+def contrasts_are_long(study: Study) -> bool:
+    """Whether contrasts have models with options: such names need a page's width."""
+    sides = {side for each in study.contrasts for side in (each.left, each.right)}
+    return any(study.models[side].options for side in sides)
 
 
 def applied(name: ModelName) -> str:

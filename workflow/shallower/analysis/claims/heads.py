@@ -26,6 +26,7 @@ from shallower.analysis.estimates import (
     ratio_of_means,
 )
 from shallower.analysis.verdicts import (
+    ABSENT,
     NAN,
     Finding,
     absent,
@@ -96,7 +97,9 @@ def _counts(context: Context, depth: int, scale: str) -> dict[str, float]:
 
 def folds(context: Context) -> Finding:
     """The largest change of a logit by folding, over all trained models that fold."""
-    return context.exact_forms(FOLD_TOLERANCE, "no trained model folds")
+    return context.exact_forms(
+        FOLD_TOLERANCE, f"trained models that fold: not {ABSENT}"
+    )
 
 
 # --- quality --------------------------------------------------------------------------
@@ -122,6 +125,8 @@ def richer(context: Context) -> Finding:
     The fold shows that they add no function. What may be left is easier training.
     """
     pair = plain("linear", context.shallow), plain("baseline", context.shallow)
+    if pair[0] not in context.study.models:
+        return absent("linear layers without SiLU")
     better = superiority(context.difference(*pair))
     same = equivalence(context.difference(*pair, one_sided=True), context.margin)
     if better.verdict == "supported":

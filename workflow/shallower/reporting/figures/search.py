@@ -110,10 +110,9 @@ def _end_labels(
     places = (np.arange(len(ends)) + 0.5) / len(ends)
     for place, row in zip(places, ends.to_dict("records"), strict=True):
         colour = colour_and_dashes(row["variant"], variants)[0]
-        name = results.names.get(row["group"])
-        named = label(name) if name else row["group"]
+        name = results.study.models[row["model"]].without("lr", "init_std", "steps")
         axes.annotate(
-            row["variant"] if plain else named,
+            row["variant"] if plain else label(name),
             (row["learning_rate"], row["cross_entropy"]),
             xytext=(1.06, place),
             textcoords=axes.transAxes,

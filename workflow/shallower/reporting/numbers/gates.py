@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -95,6 +96,16 @@ def failed(table: pd.DataFrame) -> dict[str, str]:
     return said
 
 
+def _closes(table: pd.DataFrame, gate: str, note: str) -> bool:
+    """Whether a claim's note names a model of the table that fails this gate."""
+    failing = table.loc[
+        (table["gate"] == gate) & ~table["passed"].astype(bool), "model"
+    ]
+    named = re.search(rf"\b{gate} \(([^)]*)\)", note)
+    first, _, more = named[1].partition(" and ") if named else ("", "", "")
+    return bool(more) or bool({*first.split(", ")} & {*failing})
+
+
 def sentence(table: pd.DataFrame, notes: list[str]) -> str:
     """The gate that closes most claims, and how many it closes.
 
@@ -113,7 +124,9 @@ def sentence(table: pd.DataFrame, notes: list[str]) -> str:
             "All models predict better than a bigram of their training tokens, attend, "
             "gain from depth and have tuned learning rates."
         )
-    closes = {gate: sum(f"{gate} (" in note for note in notes) for gate in failures}
+    closes = {
+        gate: sum(_closes(table, gate, note) for note in notes) for gate in failures
+    }
     gate = max(closes, key=closes.__getitem__)  # the first one of several
     said = failures[gate][0].upper() + failures[gate][1:]
     if not closes[gate]:

@@ -16,6 +16,7 @@ from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
 from shallower.analysis.verdicts import without_models
+from shallower.reporting.labels import contrasts_are_long
 from shallower.reporting.latex import number, significant
 from shallower.reporting.numbers.gates import failed, main_models
 from shallower.reporting.numbers.sentences import listed, measured
@@ -71,6 +72,7 @@ def _switches(results: Results) -> Pairs:
     yield "gates.fail", _switch(any(failed(gates)))
     yield "has.floors", _switch(fact("floors.bigram") > 0)
     yield "has.contrasts", _switch(results.claims["registered"].notna().any())
+    yield "contrasts.wide", _switch(contrasts_are_long(study))
     yield "has.search", _switch(not results.learning_rates.empty)
     yield "has.budgets", _switch(bool(study.models_of("budget")))
     yield "has.front", _switch(fact("front.models") > 1)

@@ -15,7 +15,7 @@ from shallower.analysis.claims.base import plain
 from shallower.analysis.results import Results
 from shallower.analysis.verdicts import without_models
 from shallower.reporting import contents
-from shallower.reporting.labels import label, printed
+from shallower.reporting.labels import contrasts_are_long, label, printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
@@ -245,7 +245,8 @@ def contrasts(results: Results) -> str:
         for row in table.to_dict("records")
     ]
     header = ["", "contrast", "nats", "interval", "verdict"]
-    return tabular(rf"l{WIDE}{{2.1cm}}rll", [header], rows)
+    width = "9.4cm" if contrasts_are_long(results.study) else "2.1cm"
+    return tabular(rf"l{WIDE}{{{width}}}rll", [header], rows)
 
 
 def gates(results: Results) -> str:
