@@ -455,6 +455,13 @@ def test_where_all_is_well_only_decoders_attend() -> None:
     )
 
 
+def test_one_model_that_fails_is_named() -> None:
+    rows = [("a", "floor", False, "A"), ("b", "floor", True, "B")]
+    table = pd.DataFrame(rows, columns=["model", "gate", "passed", "shown"])
+    (said,) = numbers.failed(table).values()
+    assert said.startswith("1 of 2 models (A) predicts no better than")
+
+
 def test_the_conclusion_speaks_of_gates_that_close_its_claims(world: MadeUp) -> None:
     """Not of those of other models: linear-2 is in no claim on proposed models."""
 

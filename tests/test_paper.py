@@ -289,8 +289,9 @@ def test_contrasts_with_long_names_have_a_page_of_width(tmp_path: Path) -> None:
         made = analysed_of(MadeUp(study, tmp_path / str(long)))
         text = body(all_numbers(made))
         table = r"\label{tab:contrasts}"
-        figure = text.partition("fig:head_ablation}")[2].partition(r"\end{figure*}")[0]
+        figure = text.partition("fig:head_ablation}")[2].partition(r"\end{figure")[0]
         assert (table in figure) == (not long)
+        assert text.count(r"\label{fig:head_ablation}") == 1
         assert text.count(table) == 1
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from shallower.analysis.gates import CLOSED, GATES
 from shallower.analysis.results import Results
 from shallower.evaluation.ngrams import ORDERS
+from shallower.reporting.labels import printed
 from shallower.reporting.latex import number
 from shallower.reporting.numbers.sentences import listed
 from shallower.study.names import BUDGET
@@ -66,7 +67,8 @@ def main_models(results: Results) -> pd.DataFrame:
     """The gates of the models at the study's own budget."""
     table, models = results.gates, results.study.models
     own = [not {*models[model].options} & {*BUDGET} for model in table["model"]]
-    return table[np.array(own, bool)]
+    shown = [printed(models[model]) for model in table["model"]]
+    return table.assign(shown=shown)[np.array(own, bool)]
 
 
 def flat_first_block(results: Results, table: pd.DataFrame) -> str:
@@ -92,6 +94,8 @@ def failed(table: pd.DataFrame) -> dict[str, str]:
         if count:
             whose = f"{count} of {models}" if count < models else f"all {models}"
             subject = "the model" if models == 1 else f"{whose} models"
+            if count == 1 < models and "shown" in table:
+                subject += f" ({table.loc[passed.index[~passed], 'shown'].item()})"
             said[gate] = f"{subject} {FAILURES[gate][count > 1]}"
     return said
 
