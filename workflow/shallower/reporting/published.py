@@ -95,7 +95,7 @@ def made_of(folder: Path) -> str:
     training = study.training
     tokens = training.steps * training.batch_size * study.model.context
     return (
-        f"{about['runs']} runs; {tokens:,} training tokens, {spanned(study.depths)} "
+        f"{about['runs']} runs; {tokens:,} tokens, {spanned(study.depths)} "
         f"blocks and {len(study.seeds)} seeds in the depth study; "
         f"{', '.join(about['device'])}"
     )
