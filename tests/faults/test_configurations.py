@@ -72,6 +72,10 @@ def shipped() -> dict[str, dict]:
         for name in [*before, stem]:
             overlay = (ROOT / "config" / f"{name}.yaml").read_text()
             base = merge(base, yaml.safe_load(overlay))
+        if base["pretrained"] is None:  # takes out all that is about checkpoints
+            for section in ("experiments", "latency"):
+                given = base[section].items()
+                base[section] = {k: v for k, v in given if k != "pretrained"}
         found[stem] = base
     return found
 
