@@ -9,7 +9,7 @@ from shallower.analysis.results import Results
 from shallower.models.registry import FFNS
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import number, scientific
-from shallower.reporting.numbers.sentences import listed, measured, tally
+from shallower.reporting.numbers.sentences import by_rate, listed, measured, tally
 from shallower.reporting.tables.ffn import decoding_time
 from shallower.study.names import PAIR_BASELINES, ModelName, blocks
 from shallower.study.study import Study
@@ -84,9 +84,7 @@ def own_rates(study: Study) -> str:
         whose.setdefault(rate, {})[shown] = None
     if len(whose) < 2:
         return ""
-    return listed(
-        (f"{rate:g} for {listed(names)}" for rate, names in whose.items()), ";"
-    )
+    return by_rate(whose)
 
 
 def _at_original(results: Results) -> Iterator[tuple[str, str]]:

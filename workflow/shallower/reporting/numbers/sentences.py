@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from shallower.analysis.estimates import Estimate
 from shallower.analysis.results import Results
@@ -68,6 +68,13 @@ def spanned(depths: list[int]) -> str:
     if len(depths) > 2:
         return f"{depths[0]} to {depths[-1]}"
     return listed(map(str, depths))
+
+
+def by_rate(whose: Mapping[float, Iterable[str]]) -> str:
+    """Learning rates and the models that have them: `0.002 for A and B; and ...`."""
+    return listed(
+        (f"{rate:g} for {listed(names)}" for rate, names in whose.items()), ";"
+    )
 
 
 def listed(items: Iterable[str], comma: str = ",") -> str:

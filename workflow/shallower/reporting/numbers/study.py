@@ -26,7 +26,12 @@ from shallower.reporting.latex import (
     scientific,
     significant,
 )
-from shallower.reporting.numbers.sentences import VERDICTS, listed, spanned, tally
+from shallower.reporting.numbers.sentences import (
+    VERDICTS,
+    by_rate,
+    spanned,
+    tally,
+)
 from shallower.study.schema import Tokenizer
 from shallower.study.study import Study
 
@@ -88,9 +93,7 @@ def own_rates(study: Study) -> str:
         if changes.learning_rate is not None:
             name = printed(study.models[model].without("steps"))
             whose.setdefault(changes.learning_rate, {})[name] = None
-    return listed(
-        (f"{rate:g} for {listed(names)}" for rate, names in whose.items()), ";"
-    )
+    return by_rate(whose)
 
 
 def _made_with(results: Results) -> Pairs:
