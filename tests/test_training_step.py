@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
@@ -28,7 +29,12 @@ from shallower.training.batches import Prefetch
 from shallower.training.loss import is_compiled, losses
 from shallower.training.meter import Meter, State, speeds
 from shallower.training.peaks import peak_flops
-from shallower.training.step import learning_rate, make_optimizer, training_step
+from shallower.training.step import (
+    RelativeAdamW,
+    learning_rate,
+    make_optimizer,
+    training_step,
+)
 from training_runs import changed, ids, run, same_weights
 
 CPU = torch.device("cpu")
@@ -69,6 +75,33 @@ def test_a_step_is_adamw_of_the_clipped_gradient(parts: int) -> None:
             update = gradient / (gradient.abs() + 1e-8)
             updated = p * (1 - 3e-3 * decay) - 3e-3 * update
             assert torch.allclose(model.get_parameter(name), updated, atol=1e-7), name
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_relative_rates_are_adafactors(size: float) -> None:
+    """The first step of both is the gradient's sign x rate x RMS, at least .001."""
+    import transformers
+
+    start, gradient = size * torch.tensor([3.0, -1.0, 2.0]), torch.tensor([5.0, -2, 1])
+    found, expected = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    for optimizer, parameter in (
+        (RelativeAdamW([found], lr=0.02, weight_decay=0), found),
+        (transformers.Adafactor([expected], lr=0.02, relative_step=False), expected),
+    ):
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    scale = max(1e-3, size * math.sqrt(14 / 3))
+    torch.testing.assert_close(expected - start, -0.02 * scale * gradient.sign())
+    torch.testing.assert_close(found, expected)
+
+
+def test_relative_rates_leave_the_rate_of_the_schedule() -> None:
+    model, how = build("proposed"), settings(scale_by_rms=True)
+    optimizer = make_optimizer(model, how)
+    training_step(model, optimizer, *ids(), how)
+    assert {group["lr"] for group in optimizer.param_groups} == {3e-3}
+    decays = {group["weight_decay"] for group in optimizer.param_groups}
+    assert decays == {0.0, 0.1}
 
 
 @pytest.mark.parametrize("head", ["baseline", "proposed"])

@@ -116,6 +116,7 @@ class Training(Strict):
     batch_size: Int = Field(ge=1, le=10_000_000)
     accumulation: Int = Field(1, ge=1)  # parts a step's batch is processed in
     learning_rate: Float = Field(gt=0, le=100)  # peak
+    scale_by_rms: bool = False  # rates relative to each tensor's values, as Adafactor's
     warmup_fraction: Float = Field(0.04, ge=0, lt=1)
     final_fraction: Float = Field(0.1, ge=0, le=1)  # of the peak, at the last step
     # After the warm-up; `final_fraction` belongs to the cosine.

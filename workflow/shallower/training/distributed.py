@@ -235,6 +235,10 @@ class TensorParallel(Distributed):
             raise UserError(
                 "training.compile: always is not possible with --parallel tensor"
             )
+        if spec.training.scale_by_rms:
+            raise UserError(
+                "training.scale_by_rms: true is not possible with --parallel tensor"
+            )
 
     @torch.no_grad()
     def share(self, model: LanguageModel) -> None:

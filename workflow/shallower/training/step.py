@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from shallower.study.schema import Training
 from shallower.training.activations import ActivationStatistics
 from shallower.training.loss import Loss
 from shallower.training.processes import SINGLE, ProcessGroup
+
+LEAST_RMS = 1e-3  # of a tensor whose rate is relative
 
 
 def set_matmul_precision(device: torch.device, precision: str) -> None:
@@ -27,6 +30,30 @@ def set_matmul_precision(device: torch.device, precision: str) -> None:
         )
 
 
+class RelativeAdamW(torch.optim.AdamW):
+    """AdamW whose rate is multiplied by the root mean square of each tensor's values.
+
+    As in Adafactor (Shazeer and Stern, arXiv 1804.04235, section 8), for which T5's
+    rates are meant: its embedding starts at 1, its queries at 1 / sqrt(width x head
+    size). One rate for all hardly changes the former where it suits the latter. Least
+    RMS: Adafactor's .001. Each group of parameters holds one tensor.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update. `lr` of the groups is the rate before the multiplication."""
+        tensors = [group["params"][0] for group in self.param_groups]
+        sizes = [math.sqrt(max(1, tensor.numel())) for tensor in tensors]
+        norms = torch.stack(torch._foreach_norm(tensors)).tolist()
+        rates = [group["lr"] for group in self.param_groups]
+        for group, norm, size in zip(self.param_groups, norms, sizes, strict=True):
+            group["lr"] *= max(LEAST_RMS, norm / size)
+        loss = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return loss
+
+
 def make_optimizer(
     model: LanguageModel, settings: Training, group: ProcessGroup = SINGLE
 ) -> torch.optim.AdamW:
@@ -39,14 +66,24 @@ def make_optimizer(
     groups = [
         {"params": kind, "weight_decay": rate}
         for parameters, rate in ((decay, settings.weight_decay), (plain, 0.0))
-        for kind in group.kinds(parameters)
+        for kind in _groups(parameters, settings, group)
     ]
-    return torch.optim.AdamW(
+    adamw = RelativeAdamW if settings.scale_by_rms else torch.optim.AdamW
+    return adamw(
         groups,
         lr=settings.learning_rate,
         betas=settings.betas,
         fused=True,
     )
+
+
+def _groups(
+    parameters: list[nn.Parameter], settings: Training, group: ProcessGroup
+) -> list[list[nn.Parameter]]:
+    """Parameters that share a group of the optimizer."""
+    if settings.scale_by_rms:
+        return [[parameter] for parameter in parameters]
+    return group.kinds(parameters)
 
 
 def training_step(
