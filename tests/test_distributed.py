@@ -190,6 +190,7 @@ def test_runs_that_cannot_be_shared() -> None:
         ({"model": odd}, 2, "ffn_hidden: 67"),
         ({"elimination": elimination}, 2, "not for elimination"),
         ({"training": changed(spec, compile="always").training}, 2, "compile: always"),
+        ({"training": changed(spec, scale_by_rms=True).training}, 2, "scale_by_rms"),
     ):
         with pytest.raises(UserError, match=message):
             group(TensorParallel, size).check(spec.model_copy(update=changes))

@@ -131,6 +131,8 @@ def test_what_t5_reaches_in_gaps(analysed: Results) -> None:
     tokens = analysed.tokens_seen("t5_mini-2")
     assert found["t5.tokens"] == number(tokens, 0)
     assert found["t5.floor"] == number(analysed.floor("bigram", tokens, "spans"), 3)
+    assert "inverse-square-root" in found["t5.schedule"]
+    assert found["t5.relative"] == "yes"
     rate = analysed.study.t5.pretraining.learning_rate
     assert found["t5.rate"] == f"{rate:g}"
     # Neither is there in this study: only T5 as it is, and three matrices.

@@ -16,6 +16,11 @@ from shallower.study.study import Study
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
 
+SCHEDULES = {  # of T5's learning rate, behind its warm-up
+    "cosine": "a cosine decay",
+    "inverse_sqrt": "an inverse-square-root decay as in the thesis",
+    "constant": "a constant rate",
+}
 
 DIGITS = {  # of the facts `thesis.*`
     "rows": 0,
@@ -106,6 +111,10 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
     yield "has.t5", "yes" if fact("t5.models") > 0 else ""
     yield "t5.models", number(fact("t5.models"), 0)
     yield "t5.sizes", _sizes(results)
+    training, own = results.study.training, results.study.t5.pretraining
+    yield "t5.schedule", SCHEDULES[own.schedule or training.schedule]
+    relative = training if own.scale_by_rms is None else own
+    yield "t5.relative", "yes" if relative.scale_by_rms else ""
     yield from _denoising(results)
     yield "t5.pairs", number(fact("t5.pairs"), 0)
     for key in ("best", *PAIR_BASELINES):
