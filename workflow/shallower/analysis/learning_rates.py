@@ -108,7 +108,9 @@ def search_table(results: Results) -> pd.DataFrame:
     lowest = losses.groupby(by_group)
     sensitivity = lowest.transform("mean") - lowest.transform("min")
     bad = (table["bad_mode_share"] * table["n"]).groupby(by_group).transform("sum")
-    bad_share = bad / table["n"].groupby(by_group).transform("sum")
+    diagnosed = table["n"].where(table["bad_mode_share"].notna())
+    runs = diagnosed.groupby(by_group).transform("sum")  # 0 of T5: then NaN
+    bad_share = bad / runs.where(runs > 0)
     return table.assign(
         interior=inside, sensitivity=sensitivity, bad_mode_share_of_group=bad_share
     )
@@ -145,6 +147,7 @@ def facts(context: Context, table: pd.DataFrame) -> Iterator[Fact]:
     uniform = uniform_entropy(context.study.model.context)
     yield Fact("heads.bad_mode.uniform", uniform, "nats")
     yield Fact("heads.bad_mode.limit", BAD_MODE * uniform, "nats")
+    table = table[table["bad_mode_share"].notna()]  # T5 has no diagnostics
     if len(table):
         bad = (table["bad_mode_share"] * table["n"]).sum() / table["n"].sum()
         yield Fact("heads.search.bad_mode", 100 * bad, "percent")

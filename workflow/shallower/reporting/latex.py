@@ -131,8 +131,8 @@ def scientific(value: float) -> str:
     """One digit and a power of ten, for errors; a dash for NaN."""
     if value is None or math.isnan(value):
         return MISSING
-    exponent = math.floor(math.log10(abs(value))) if value else 0
-    return rf"${value / 10**exponent:.1f}\cdot10^{{{exponent}}}$"
+    digits, exponent = f"{value:.1e}".split("e")
+    return rf"${digits}\cdot10^{{{int(exponent)}}}$"
 
 
 def interval(low: float, high: float, digits: int = 2) -> str:

@@ -134,14 +134,17 @@ def block(folder: Path) -> str:
     )
     claims = pd.read_csv(folder / "claims.csv")
     registered = claims.loc[claims["registered"].notna(), "id"]
-    rows = f"Registered before the run as contrasts: {listed(registered)}.\n"
+    rows, levels = "", ""
+    if len(registered):
+        rows = f"Registered before the run as contrasts: {listed(registered)}.\n"
+        levels = "; those of contrasts have the level of Holm's adjustment"
     return said + "\n".join(
         [
             measured_table(folder, study),
             verdict_table(claims),
             "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
-            "tests at the 5 % level, 90 %.\n",
-            rows if len(registered) else "",
+            f"tests at the 5 % level, 90 %{levels}.\n",
+            rows,
             "The front: models that no other model of the study beats in both "
             "quality and time. The probability is the share of resampled studies in "
             "which that holds.\n",

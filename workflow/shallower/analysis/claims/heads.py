@@ -81,7 +81,7 @@ def per_block(context: Context) -> Finding:
         for depth in depths:
             added = _counts(context, depth, scale)["added"]
             wrong, total = wrong + (added != depth * due), total + 1
-    return exact(wrong, total, "models have exactly d^2/n + d more per block")
+    return exact(wrong, total, "models have exactly d²/n + d more per block")
 
 
 def _counts(context: Context, depth: int, scale: str) -> dict[str, float]:
@@ -303,7 +303,7 @@ CLAIMS = [
     ),
     Claim(
         "C2",
-        "the layer adds d^2/n + d parameters per block",
+        "the layer adds d²/n + d parameters per block",
         "models that differ",
         per_block,
         kind="identity",

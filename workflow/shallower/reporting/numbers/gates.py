@@ -68,7 +68,8 @@ def main_models(results: Results) -> pd.DataFrame:
     table, models = results.gates, results.study.models
     own = [not {*models[model].options} & {*BUDGET} for model in table["model"]]
     shown = [printed(models[model]) for model in table["model"]]
-    return table.assign(shown=shown)[np.array(own, bool)]
+    kind = "models" if all(own) else "models trained in full"
+    return table.assign(shown=shown, kind=kind)[np.array(own, bool)]
 
 
 def flat_first_block(results: Results, table: pd.DataFrame) -> str:
@@ -93,11 +94,16 @@ def failed(table: pd.DataFrame) -> dict[str, str]:
         count, models = int((~passed).sum()), len(passed)
         if count:
             whose = f"{count} of {models}" if count < models else f"all {models}"
-            subject = "the model" if models == 1 else f"{whose} models"
+            subject = "the model" if models == 1 else f"{whose} {_kind(table)}"
             if count == 1 < models and "shown" in table:
                 subject += f" ({table.loc[passed.index[~passed], 'shown'].item()})"
             said[gate] = f"{subject} {FAILURES[gate][count > 1]}"
     return said
+
+
+def _kind(table: pd.DataFrame) -> str:
+    """What the models of a table are called."""
+    return str(table["kind"].iloc[0]) if "kind" in table else "models"
 
 
 def _closes(table: pd.DataFrame, gate: str, note: str) -> bool:
@@ -110,6 +116,14 @@ def _closes(table: pd.DataFrame, gate: str, note: str) -> bool:
     return bool(more) or bool({*first.split(", ")} & {*failing})
 
 
+def _of_others(claims: int) -> str:
+    """That gates close claims, by models that were not trained in full."""
+    if not claims:
+        return ""
+    said = "one claim" if claims == 1 else f"{claims} claims"
+    return f"; gates on models with less training leave {said} untested"
+
+
 def sentence(table: pd.DataFrame, notes: list[str]) -> str:
     """The gate that closes most claims, and how many it closes.
 
@@ -117,16 +131,17 @@ def sentence(table: pd.DataFrame, notes: list[str]) -> str:
     """
     if table.empty:
         return ""
-    failures = failed(table)
+    failures, whose = failed(table), f"All {_kind(table)}"
     if not failures and table.groupby("model")["gate"].count().min() < len(GATES):
         return (
-            "All models predict better than a bigram of their training tokens and have "
-            "tuned learning rates; all decoders attend and gain from depth."
+            f"{whose} predict better than a bigram of their training tokens and have "
+            "tuned learning rates; all decoders attend and gain from depth"
+            f"{_of_others(len(notes))}."
         )
     if not failures:
         return (
-            "All models predict better than a bigram of their training tokens, attend, "
-            "gain from depth and have tuned learning rates."
+            f"{whose} predict better than a bigram of their training tokens, attend, "
+            f"gain from depth and have tuned learning rates{_of_others(len(notes))}."
         )
     closes = {
         gate: sum(_closes(table, gate, note) for note in notes) for gate in failures
@@ -134,7 +149,7 @@ def sentence(table: pd.DataFrame, notes: list[str]) -> str:
     gate = max(closes, key=closes.__getitem__)  # the first one of several
     said = failures[gate][0].upper() + failures[gate][1:]
     if not closes[gate]:
-        return f"{said}."
+        return f"{said}{_of_others(len(notes))}."
     are = "claim about quality is" if closes[gate] == 1 else "claims about quality are"
     count = "one" if closes[gate] == 1 else closes[gate]
     return f"{said}, so {count} {are} not tested."

@@ -7,6 +7,7 @@ smallest depth, so that the text fits any study.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from shallower.analysis.learning_rates import VALIDATION
 from shallower.analysis.results import Results
 from shallower.analysis.roofline import WEIGHTS
 from shallower.reporting.latex import MISSING, number, scientific, significant
-from shallower.reporting.numbers.sentences import listed, spread
+from shallower.reporting.numbers.sentences import listed, measured, spread
 from shallower.study.names import twin
 
 Pairs = Iterator[tuple[str, str]]
@@ -56,7 +57,27 @@ DIGITS = {  # of the facts `heads.*`
     "bad_mode.limit": 2,
     "budget.count": 0,
 }
-PARTS = ("proposed", "silu", "linear", "silu_even")  # of the layer, in the text
+EXPLAINED = {  # variants of the layer: what they have
+    "silu": "only the non-linearity",
+    "linear": r"only the linear layers, which by \cref{eq:fold} add no function",
+    "silu_even": (
+        r"only the part of $\operatorname{SiLU}(x)=x/2+\tfrac12x\tanh(x/2)$ that "
+        "ignores the sign of~$x$"
+    ),
+    "tanh": "a tanh in the place of the SiLU, and no linear layers",
+    "value_bias_silu": (
+        "the SiLU and a bias on the values, which together are the proposed layer as "
+        "it is folded"
+    ),
+}
+PARTS = {  # as they are named where their effects are told
+    "linear": "the linear layers alone",
+    "silu": "the SiLU alone",
+    "silu_even": "its even part alone",
+    "tanh": "a tanh alone",
+    "value_bias_silu": "the SiLU with a bias",
+    "proposed": "the proposed layer",
+}
 
 
 def numbers(results: Results) -> Pairs:
@@ -179,16 +200,29 @@ def _roofline(results: Results, scale: str) -> Pairs:
 
 
 def _parts(results: Results) -> Pairs:
-    """Each part against the baseline and against the SiLU alone, at the least depth."""
-    depth = results.study.depths[0]
-    for part in PARTS:
-        label = plain(part, depth)
-        found = results.estimate(Comparison(label, plain("baseline", depth)))
-        yield f"has.head.{part}", "yes" if found.exists else ""
-        yield from spread(f"head.{part}", found, 3)
-        if part != "silu":
-            found = results.estimate(Comparison(label, plain("silu", depth)))
-            yield from spread(f"head.{part}.silu", found, 3)
+    """What variants of the layer are, and what they change where most of them are."""
+    study = results.study
+    models = [study.models[model] for model in study.models_of("head")]
+    there = [name for name in models if name.head in EXPLAINED and not name.options]
+    kinds = dict.fromkeys(name.head for name in there)
+    said = (
+        rf"\emph{{{kind.replace('_', ' ')}}} has {EXPLAINED[kind]}" for kind in kinds
+    )
+    yield "head.explained", listed(said, ";")
+    depths = Counter(name.depth for name in there)
+    depth = max(depths, key=lambda d: (depths[d], -d), default=study.depths[0])
+    yield "head.depth", str(depth)
+    effects: list[str] = []
+    for part, words in PARTS.items():
+        asked = Comparison(plain(part, depth), plain("baseline", depth))
+        found = results.estimate(asked)
+        if found.exists:
+            does = "change" if part == "linear" else "changes"
+            does += " it by" if effects else " the test cross-entropy by"
+            effects.append(f"{words} {does} {measured(found, 3)}")
+    yield "head.parts", listed(effects, ";")
+    asked = Comparison(plain("proposed", depth), plain("silu", depth))
+    yield from spread("head.proposed.silu", results.estimate(asked), 3)
 
 
 # --- learning rates -------------------------------------------------------------------
@@ -218,6 +252,7 @@ def _search(results: Results) -> Pairs:
         yield f"search.{variant}.rate", rate
         yield f"search.{variant}.place", place
     yield "search.best", listed(said)
+    yield "search.starts", "yes" if table["init_std"].nunique() > 1 else ""
     found = _at_best(results, table, groups["proposed"], groups["baseline"])
     yield from spread("envelope.proposed", found, 3)
     yield "envelope.proposed.there", "" if math.isnan(found.ci_low) else "yes"

@@ -62,7 +62,10 @@ def _switches(results: Results) -> Pairs:
     claims, notes = table["verdict"], table["note"].fillna("").astype(str)
     for claim, verdict in claims.items():
         yield f"verdict.{claim}.supported", _switch(verdict == "supported")
-    yield "claims.absent.ids", listed(claims.index[without_models(notes)].astype(str))
+    absent = without_models(notes)
+    yield "claims.absent.ids", listed(claims.index[absent].astype(str))
+    for claim in claims.index:
+        yield f"told.{claim}", _switch(not absent[claim])
     closed = [notes.get(claim, "").startswith(CLOSED) for claim in ("C4", "C5", "C6")]
     yield "quality.closed", _switch(any(closed))
     yield "quality.survives", _switch(claims.get("C6") == "supported")
@@ -86,8 +89,10 @@ def _switches(results: Results) -> Pairs:
     ratio = results.estimate(Comparison(*sides, *TIME, "ratio", scale="original"))
     due = fact("heads.ratio.original.bound")
     yield "ratio.original.predicted", _switch(ratio.ci_low <= due <= ratio.ci_high)
+    printed_ones = {plain("baseline", max(d)) for d in (study.depths, ends)}
     shares = results.estimates_of(metric=WEIGHTS, kind="ratio")
-    yield "weights.share.above", _switch(any(one.effect > 1 for one in shares))
+    above = [one for one in shares if one.left in printed_ones and one.effect > 1]
+    yield "weights.share.above", _switch(bool(above))
 
 
 def _switch(on: bool) -> str:
@@ -303,13 +308,13 @@ def _near(results: Results) -> str:
     """Whether others are on a front with a probability that is not small."""
     near = {axis: results.fact(f"front.{axis}.near") for axis in AXES}
     said = [
-        f"{number(count, 0)} other model{'' if count == 1 else 's'} by {AXIS[axis]}"
+        f"{number(count, 0)} by {AXIS[axis]}"
         for axis, count in near.items()
         if count > 0
     ]
     if not said:
         return "No other model has a probability of 0.2 or more."
-    return f"Also {listed(said)}, with a probability of 0.2 or more."
+    return f"Of the other models, {listed(said)} have a probability of 0.2 or more."
 
 
 def _interactions(results: Results, key: str) -> str:

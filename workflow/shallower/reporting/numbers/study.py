@@ -93,6 +93,11 @@ def own_rates(study: Study) -> str:
         if changes.learning_rate is not None:
             name = printed(study.models[model].without("steps"))
             whose.setdefault(changes.learning_rate, {})[name] = None
+    for model in study.models_of("budget"):
+        options = study.models[model].options
+        if "lr" in options:
+            name = printed(study.models[model].without("steps", "lr"))
+            whose.setdefault(float(options["lr"]), {})[name] = None
     return by_rate(whose)
 
 

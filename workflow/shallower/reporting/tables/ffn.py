@@ -8,6 +8,7 @@ from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
 from shallower.reporting.labels import printed
 from shallower.reporting.latex import (
+    MISSING,
     absent_table,
     escape,
     interval,
@@ -37,9 +38,14 @@ def ffn(results: Results) -> str:
     header = ["model", "trained", "deployed", "MFLOPs", r"\textmu s"]
     header += [r"\textmu s at the original's size", "seeds", "CE (nats)"]
     header += ["difference", INTERVAL]
+    original = header.index(r"\textmu s at the original's size")
+    timed = any(row[original] != MISSING for row in rows)
+    if not timed:
+        for row in (header, *rows):
+            del row[original]
     above = r"& \multicolumn{2}{c}{parameters (millions)}"
-    above += r" & \multicolumn{3}{c}{per token} & & & &  \\"
-    return tabular("lrrrrrrrrl", [above, header], rows)
+    above += rf" & \multicolumn{{{2 + timed}}}{{c}}{{per token}} & & & &  \\"
+    return tabular("lrrrrrrrrl"[not timed :], [above, header], rows)
 
 
 def _costs(results: Results, label: str) -> list[str]:

@@ -16,6 +16,7 @@ from shallower.analysis.results import Results
 from shallower.corpus import EVALUATION_SETS
 from shallower.evaluation.ngrams import ORDERS
 from shallower.reporting.contents import METRICS
+from shallower.reporting.labels import printed
 from shallower.reporting.latex import (
     MISSING,
     absent_table,
@@ -179,6 +180,11 @@ def search(results: Results) -> str:
     if table.empty:
         return absent_table()
     rates = sorted(table["learning_rate"].unique())
+    models = results.study.models
+    names = {
+        group: printed(models[model].without("lr", "init_std", "steps"))
+        for group, model in zip(table["group"], table["model"], strict=True)
+    }
     rows: list[list[str] | str] = []
     start = None
     for (std, steps, group), part in table.groupby(["init_std", "steps", "group"]):
@@ -189,7 +195,7 @@ def search(results: Results) -> str:
         same_start = table[(table["init_std"] == std) & table["best"].astype(bool)]
         rows.append(
             [
-                *(f"{std:g}", escape(group), *_losses(part, rates)),
+                *(f"{std:g}", number(steps, 0), names[group], *_losses(part, rates)),
                 short(float(best["learning_rate"])),
                 "yes" if best["interior"] else "no",
                 number(best["sensitivity"], 3),
@@ -202,13 +208,14 @@ def search(results: Results) -> str:
         rows.append(r"\midrule")
         for _, best in best_of_all.iterrows():
             at = f"{short(float(best['learning_rate']))} at {best['init_std']:g}"
-            cells = ["best", escape(best["group"]), *[""] * len(rates), at, "", "", ""]
+            cells = ["best", "", names[best["group"]]]
+            cells += [*[""] * len(rates), at, "", "", ""]
             rows.append([*cells, _against_baseline(results, best_of_all, best)])
     header = [
-        *("start", "model", *(short(float(rate)) for rate in rates)),
+        *("start", "steps", "model", *(short(float(rate)) for rate in rates)),
         *("best", "interior", "sensitivity", r"bad mode (\%)", "against baseline"),
     ]
-    return tabular("ll" + "r" * len(rates) + "llrrl", [header], rows)
+    return tabular("lrl" + "r" * len(rates) + "llrrl", [header], rows)
 
 
 def _losses(part: pd.DataFrame, rates: list[float]) -> list[str]:
