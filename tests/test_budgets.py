@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from shallower.analysis.claims.base import Context
 from shallower.analysis.results import Results
 from shallower.analysis.write import write_analysis
 from shallower.reporting.numbers import heads
+from shallower.reporting.tables.heads import search
 
 RATES = {"lr": [1e-3, 3e-3, 9e-3]}  # 3e-3 is the study's own
 # Validation losses of seeds 7 and 8.
@@ -105,6 +107,29 @@ def test_runs_in_the_bad_mode_are_counted(tmp_path: Path) -> None:
     }
     assert facts["heads.search.bad_mode"] == pytest.approx(100 / 12)
     assert facts["heads.bad_mode.limit"] == pytest.approx(0.85 * uniform)
+
+
+def test_a_t5_has_no_bad_mode(tmp_path: Path) -> None:
+    """Its attention is not measured: its runs are neither good nor bad."""
+    parts: dict[str, Any] = {
+        "learning_rate": [grid("baseline", 2, seeds=[7], lr=[1e-3, 3e-3])],
+        "t5": [{"sizes": ["mini"]}],
+        "t5_learning_rate": [{"sizes": ["mini"], "options": {"lr": [1e-2, 2e-2]}}],
+    }
+    world = MadeUp(study_of(default_configuration(), **parts), tmp_path)
+    world.entropy["baseline-2", 7] = 0.0
+    results = world.results()
+    table = learning_rates.search_table(results)
+    t5 = table["group"] == "t5_mini-2"
+    assert t5.sum() == 2
+    assert table.loc[t5, "bad_mode_share_of_group"].isna().all()
+    found = {f.key: f.value for f in learning_rates.facts(Context(results), table)}
+    assert found["heads.search.bad_mode"] == pytest.approx(50)  # one of the other two
+    assert "heads.search.bad_mode.t5_mini-2" not in found
+    write_analysis(world.folder)
+    text = search(Results.read(world.folder))
+    assert "T5 mini &" in text
+    assert "t5" not in text
 
 
 def test_no_search_is_an_empty_table(tmp_path: Path) -> None:

@@ -378,12 +378,14 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
     assert set(verdicts) <= {"not tested", ""}
     text = dict(numbers.numbers(results))
     assert text["gates.failed"] == (
-        "2 of 9 models trained in full predict no better than a bigram of their training tokens"
+        "2 of 9 models trained in full predict no better than a bigram of their "
+        "training tokens"
     )
     ids = results.claims.loc[results.claims["note"].str.startswith("gate: "), "id"]
     assert text["gates.claims.ids"].replace(" and ", ", ").split(", ") == list(ids)
     assert text["gates.sentence"] == (
-        "2 of 9 models trained in full predict no better than a bigram of their training tokens, so "
+        "2 of 9 models trained in full predict no better than a bigram of their "
+        "training tokens, so "
         f"{len(ids)} claims about quality are not tested."
     )
 

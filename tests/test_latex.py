@@ -18,6 +18,7 @@ from shallower.reporting.latex import (
     escape,
     interval,
     number,
+    scientific,
     significant,
     tabular,
 )
@@ -35,6 +36,12 @@ from shallower.reporting.latex import (
 )
 def test_number(value: float, digits: int, text: str) -> None:
     assert number(value, digits) == text
+
+
+def test_scientific_has_one_digit_before_the_point() -> None:
+    assert scientific(9.96e-9) == r"$1.0\cdot10^{-8}$"
+    assert scientific(3.14e-7) == r"$3.1\cdot10^{-7}$"
+    assert scientific(0) == r"$0.0\cdot10^{0}$"
 
 
 def test_significant_and_interval() -> None:

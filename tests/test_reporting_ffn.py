@@ -155,6 +155,10 @@ def test_rates_of_their_own_are_told() -> None:
     due = "0.002 for baseline 4, width 64 and proposed 4, width 64; "
     due += "and 0.001 for baseline 4"
     assert study_numbers.own_rates(study).replace("~", " ") == due
+    # A budget may name its rate itself.
+    named = grid("baseline", 4, steps=[25, 50], lr=[0.002])
+    study = study_of(configuration, budget=[named])
+    assert study_numbers.own_rates(study).replace("~", " ") == "0.002 for baseline 4"
 
 
 def test_claims_without_models_take_no_rows(depth_alone: Results) -> None:
