@@ -35,7 +35,7 @@ from shallower.study.names import ModelName
 from shallower.study.schema import Tokenizer
 
 mpl.use("Agg")
-CLAIM = re.compile(r"(verdict|claim)\.A\d+|head\.")  # contrasts
+CLAIM = re.compile(r"(verdict|claim|told)\.A\d+|head\.")  # contrasts
 REPORTING = ROOT / "workflow" / "shallower" / "reporting"
 
 
@@ -77,7 +77,7 @@ def test_tables_are_complete(name: str, analysed: Results, bare: Results) -> Non
 NOT_NUMBERS = re.compile(  # names, versions, sources
     r"study|commit|device|torch|python|metrics\.signature|corpus\.(text|qa)\..*"
     r"|verdict\..*|.*\.ids|.*\.place|word\..*|.*\.models?|front\..*\.best|t5\.sizes"
-    r"|benchmark\..*"
+    r"|benchmark\..*|head\.explained"
 )
 COUNTED = re.compile(  # rows of claims.csv and gates.csv
     r"verdicts\..*|S\d\.verdicts|gates\.(failed|sentence)"
