@@ -56,13 +56,10 @@ def _ffn(results: Results) -> Iterator[tuple[str, str]]:
     depth, fact = results.study.depths[-1], results.fact
     yield "has.ffn", "yes" if fact("ffn.models") > 0 else ""
     yield "has.students", "yes" if fact("ffn.students") > 0 else ""
-    yield "ffn.models", number(fact("ffn.models"), 0)
-    yield "ffn.students", number(fact("ffn.students"), 0)
     yield "ffn.depth", str(depth)
     base = str(ModelName("baseline", depth))
     for ffn in FFNS:
         found = results.estimate(Comparison(str(ModelName(ffn, depth)), base))
-        yield f"has.ffn.{ffn}", "yes" if found.exists else ""
         yield f"ffn.{ffn}", measured(found, 3)
     yield "ffn.rates", own_rates(results.study)
     yield from _at_original(results)
@@ -109,7 +106,6 @@ def _t5(results: Results) -> Iterator[tuple[str, str]]:
     """`t5.*`: accuracies in percent; `thesis.*`: parameters in millions, facts."""
     fact = results.fact
     yield "has.t5", "yes" if fact("t5.models") > 0 else ""
-    yield "t5.models", number(fact("t5.models"), 0)
     yield "t5.sizes", _sizes(results)
     training, own = results.study.training, results.study.t5.pretraining
     yield "t5.schedule", SCHEDULES[own.schedule or training.schedule]

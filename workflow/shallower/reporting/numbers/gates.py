@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator
 
@@ -11,9 +10,7 @@ import pandas as pd
 
 from shallower.analysis.gates import CLOSED, GATES
 from shallower.analysis.results import Results
-from shallower.evaluation.ngrams import ORDERS
 from shallower.reporting.labels import printed
-from shallower.reporting.latex import number
 from shallower.reporting.numbers.sentences import listed
 from shallower.study.names import BUDGET
 
@@ -38,25 +35,14 @@ FAILURES = {  # gate -> what is said of a model that fails it, and of several
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
-    """Floors in nats and as perplexities; models by gate; claims that gates close.
+    """Models by gate; claims that gates close.
 
     `gates.failed` says in words which gates fail, if any; `gates.sentence` is a
     whole sentence for the abstract, empty where nothing is trained.
     """
-    fact = results.fact
-    yield "floors.tokens", number(fact("floors.tokens"), 0)
-    for key in ("floors", "floors.corpus"):
-        for floor in ORDERS:
-            nats = fact(f"{key}.{floor}")
-            yield f"{key}.{floor}", number(nats, 2)
-            yield f"{key}.{floor}.perplexity", number(math.exp(nats), 0)
     table = main_models(results)
-    yield "gates.models", str(table["model"].nunique())
-    passed = table.astype({"passed": bool}).groupby("model")["passed"].all()
-    yield "gates.passed", str(int(passed.sum()))
     notes = results.claims["note"].fillna("").astype(str)
     closed = notes.str.startswith(CLOSED)
-    yield "gates.claims", str(int(closed.sum()))
     yield "gates.claims.ids", listed(results.claims.loc[closed, "id"].astype(str))
     yield "gates.first_block", flat_first_block(results, table)
     yield "gates.failed", listed(failed(table).values())

