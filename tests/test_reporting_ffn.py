@@ -108,21 +108,6 @@ def test_numbers(analysed: Results) -> None:
     assert "S2-9" in found["S2.verdicts"]
 
 
-def test_learning_rates_of_their_own_are_told() -> None:
-    configuration = default_configuration()
-    parts = {
-        "ffn": [grid("none one_matrix", 4), grid("three_matrices", 4, ratio=[1.2, 4.0])]
-    }
-    assert ffn_numbers.own_rates(study_of(configuration, **parts)) == ""
-    rates = {"none-4": 0.002, "three_matrices-4": 0.002, "one_matrix-4": 0.008}
-    overrides = {label: {"learning_rate": rate} for label, rate in rates.items()}
-    training = configuration["training"] | {"overrides": overrides}
-    study = study_of(configuration | {"training": training}, **parts)
-    due = f"{study.training.learning_rate:g} for baseline 4; "
-    due += "0.002 for no FFN 4 and 3W 4; and 0.008 for 1W 4"
-    assert ffn_numbers.own_rates(study).replace("~", " ") == due
-
-
 def test_what_t5_reaches_in_gaps(analysed: Results) -> None:
     found = numbers(analysed)
     values = analysed.values("t5_mini-2", "spans", "cross_entropy")

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from shallower.analysis.estimates import Comparison
 from shallower.analysis.results import Results
 from shallower.models.registry import FFNS
-from shallower.reporting.labels import printed
 from shallower.reporting.latex import number, scientific
-from shallower.reporting.numbers.sentences import by_rate, listed, measured, tally
+from shallower.reporting.numbers.sentences import listed, measured, tally
 from shallower.reporting.tables.ffn import decoding_time
 from shallower.study.names import PAIR_BASELINES, ModelName, blocks
-from shallower.study.study import Study
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
 
@@ -61,7 +59,6 @@ def _ffn(results: Results) -> Iterator[tuple[str, str]]:
     for ffn in FFNS:
         found = results.estimate(Comparison(str(ModelName(ffn, depth)), base))
         yield f"ffn.{ffn}", measured(found, 3)
-    yield "ffn.rates", own_rates(results.study)
     yield from _at_original(results)
     for metric in ("float64", "float32"):
         name = f"collapse_error_{metric}"
@@ -71,22 +68,6 @@ def _ffn(results: Results) -> Iterator[tuple[str, str]]:
             yield "has.collapse", "yes" if found.exists else ""
         yield f"collapse.{metric}", scientific(found.effect)
     yield "S2.verdicts", tally(results, "S2")
-
-
-def own_rates(study: Study) -> str:
-    """The learning rates of models with other FFNs and their baselines, and whose.
-
-    Empty where they have one in common.
-    """
-    whose: dict[float, dict[str, None]] = {}
-    for label in (side for pair in study.pairs["ffn"] for side in reversed(pair)):
-        name = study.models[label]
-        rate = study.spec(label, study.seeds_of(label)[0]).training.learning_rate
-        shown = printed(ModelName(name.variant, name.depth))
-        whose.setdefault(rate, {})[shown] = None
-    if len(whose) < 2:
-        return ""
-    return by_rate(whose)
 
 
 def _at_original(results: Results) -> Iterator[tuple[str, str]]:
