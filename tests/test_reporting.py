@@ -381,6 +381,7 @@ def test_notes_call_models_by_their_labels(analysed: Results) -> None:
     found = with_labels(analysed, f"inconclusive: {model}, silu-2; of baseline-4")
     assert "baseline 4, tuned 10 %, eliminate" in found.replace("\\", "")
     assert "__" not in found
+    assert found.endswith("silu 2; of baseline 4")
     assert with_labels(analysed, "4 of 4 models") == "4 of 4 models"
 
 

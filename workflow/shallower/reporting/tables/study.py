@@ -33,7 +33,7 @@ SAMPLES_SHOWN = 2  # of each evaluation set
 WIDE = r">{\raggedright\arraybackslash}p"
 VALUE = r"(?:(?!__)[\w.-])*[a-z0-9]"
 # A model with options, in a note; a checkpoint's name may have dots and more hyphens.
-LABEL = re.compile(rf"[a-z0-9](?:(?!__)[a-z0-9_.-])*(?:__[a-z_]+={VALUE})+")
+LABEL = re.compile(rf"[a-z0-9](?:(?!__)[a-z0-9_.-])*(?:__[a-z_]+={VALUE})*")
 
 
 def corpus(results: Results) -> str:
@@ -328,11 +328,12 @@ def provenance(results: Results) -> str:
 
 
 def with_labels(results: Results, note: str) -> str:
-    """Models with options, whose labels are long, in words."""
+    """Models in words; in quotes where these hold a comma."""
 
     def in_words(found: re.Match[str]) -> str:
         name = results.names.get(found[0])
-        return f"\u201c{label(name)}\u201d" if name else found[0]
+        words = label(name) if name else found[0]
+        return f"\u201c{words}\u201d" if "," in words else words
 
     return LABEL.sub(in_words, note)
 
