@@ -106,13 +106,12 @@ def _end_labels(
     """
     ends = table.sort_values("learning_rate").groupby("group").tail(1)
     ends = ends.sort_values("cross_entropy")
-    plain = ends["group"].nunique() == ends["variant"].nunique()
     places = (np.arange(len(ends)) + 0.5) / len(ends)
     for place, row in zip(places, ends.to_dict("records"), strict=True):
         colour = colour_and_dashes(row["variant"], variants)[0]
         name = results.study.models[row["model"]].without("lr", "init_std", "steps")
         axes.annotate(
-            row["variant"] if plain else label(name),
+            label(name),
             (row["learning_rate"], row["cross_entropy"]),
             xytext=(1.06, place),
             textcoords=axes.transAxes,
