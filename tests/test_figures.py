@@ -17,6 +17,7 @@ from shallower.reporting import style
 from shallower.reporting.contents import FIGURES
 from shallower.reporting.figures import heads, search
 from shallower.reporting.figures.roofline import _workload
+from shallower.reporting.labels import label
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -111,6 +112,9 @@ def test_learning_rates(analysed: Results) -> None:
     ends = ends[["learning_rate", "cross_entropy"]].to_numpy()
     assert sorted(text.xy for text in axes.texts) == sorted(map(tuple, ends))
     assert len({text.xyann for text in axes.texts}) == len(ends)
+    models = [analysed.study.models[model] for model in table["model"]]
+    names = {label(model.without("lr", "init_std", "steps")) for model in models}
+    assert {text.get_text() for text in axes.texts} == names
 
 
 def test_budget(analysed: Results) -> None:
