@@ -378,13 +378,12 @@ def test_tables_facts_and_words(world: MadeUp) -> None:
     assert set(verdicts) <= {"not tested", ""}
     text = dict(numbers.numbers(results))
     assert text["gates.failed"] == (
-        "2 of 9 models trained in full predict no better than a bigram of their "
-        "training tokens"
+        "2 of 9 main models predict no better than a bigram of their training tokens"
     )
     ids = results.claims.loc[results.claims["note"].str.startswith("gate: "), "id"]
     assert text["gates.claims.ids"].replace(" and ", ", ").split(", ") == list(ids)
     assert text["gates.sentence"] == (
-        "2 of 9 models trained in full predict no better than a bigram of their "
+        "2 of 9 main models predict no better than a bigram of their "
         "training tokens, so "
         f"{len(ids)} claims about quality are not tested."
     )
@@ -443,17 +442,13 @@ def test_the_sentence_is_about_the_gate_that_closes_most() -> None:
     # Nothing is said to follow from a gate that closes no claim.
     assert numbers.sentence(table, []).endswith("bigram of its training tokens.")
     # But claims are counted that models with less training leave open.
-    table["kind"] = "models trained in full"
+    table["kind"] = "main models"
     said = numbers.sentence(table, ["gate: floor (c)"])
-    assert said.startswith("1 of 2 models trained in full predicts no better than")
-    assert said.endswith(
-        "; gates on models with less training leave one claim untested."
-    )
+    assert said.startswith("1 of 2 main models predicts no better than")
+    assert said.endswith("; gates on other models leave one claim untested.")
     said = numbers.sentence(table.assign(passed=True), ["gate: floor (c)"] * 2)
-    assert said.startswith("All models trained in full predict better than a bigram")
-    assert said.endswith(
-        "; gates on models with less training leave 2 claims untested."
-    )
+    assert said.startswith("All main models predict better than a bigram")
+    assert said.endswith("; gates on other models leave several claims untested.")
 
 
 def test_where_all_is_well_only_decoders_attend() -> None:
@@ -492,7 +487,7 @@ def test_words_where_all_is_well(world: MadeUp) -> None:
     text = dict(numbers.numbers(written(world)))
     assert text["gates.failed"] == ""
     assert text["gates.sentence"].startswith(
-        "All models trained in full predict better than a bigram"
+        "All main models predict better than a bigram"
     )
     assert text["gates.first_block"] == ""
 

@@ -136,13 +136,21 @@ def test_rates_of_their_own_are_told() -> None:
     overrides["baseline-4"] = {"learning_rate": 0.001}
     training = configuration["training"] | {"overrides": overrides}
     study = study_of(configuration | {"training": training}, budget=[wide])
-    due = "0.002 for baseline 4, width 64 and proposed 4, width 64; "
-    due += "and 0.001 for baseline 4"
+    due = "0.001 for baseline 4; and "
+    due += "0.002 for ``baseline 4, width 64'' and ``proposed 4, width 64''"
     assert study_numbers.own_rates(study).replace("~", " ") == due
-    # A budget may name its rate itself.
+    # A budget may name its rate itself; what it is a budget of has the common one.
     named = grid("baseline", 4, steps=[25, 50], lr=[0.002])
     study = study_of(configuration, budget=[named])
-    assert study_numbers.own_rates(study).replace("~", " ") == "0.002 for baseline 4"
+    due = "0.002 for ``baseline 4, steps 25'' and ``baseline 4, steps 50''"
+    assert study_numbers.own_rates(study).replace("~", " ") == due
+    # An override holds for all of a variant.
+    rates = {"three_matrices-4": {"learning_rate": 0.002}}
+    training = configuration["training"] | {"overrides": rates}
+    chains = grid("three_matrices", 4, ratio=[1.2, 4.0])
+    study = study_of(configuration | {"training": training}, ffn=[chains])
+    due = "0.002 for ``3W 4, ratio 1.2'' and 3W 4"
+    assert study_numbers.own_rates(study).replace("~", " ") == due
 
 
 def test_claims_without_models_take_no_rows(depth_alone: Results) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -243,10 +244,10 @@ def comparisons(study: Study) -> Iterator[Comparison]:
         baseline = str(ModelName("baseline", name.depth, name.options))
         if model != baseline and baseline in study.models:
             yield Comparison(model, baseline, family="head")
-    shallow, silu = study.depths[0], plain("silu", study.depths[0])
-    for part in PARTS:
-        if {plain(part, shallow), silu} <= study.models.keys():
-            yield Comparison(plain(part, shallow), silu, family="head")
+    for part, depth in product(PARTS, study.depths):
+        pair = plain(part, depth), plain("silu", depth)
+        if {*pair} <= study.models.keys():
+            yield Comparison(*pair, family="head")
     for scale, depths in (("study", study.depths), ("original", study.original.depths)):
         sides = plain("baseline", depths[-1]), plain("proposed", depths[0])
         for mode in ("compiled", "graph"):

@@ -9,7 +9,7 @@ from shallower.analysis.results import Results
 from shallower.models.registry import FFNS
 from shallower.reporting.latex import number, scientific
 from shallower.reporting.numbers.sentences import listed, measured, tally
-from shallower.reporting.tables.ffn import decoding_time
+from shallower.reporting.tables.ffn import decoding_time, timed_at_original
 from shallower.study.names import PAIR_BASELINES, ModelName, blocks
 
 TIMED = ("none", "three_matrices")  # at the original's size, beside the baseline
@@ -74,6 +74,7 @@ def _at_original(results: Results) -> Iterator[tuple[str, str]]:
     """What a smaller FFN saves in parameters, and times per token (us)."""
     deep = results.study.original.depths[-1]
     yield "ffn.original.depth", str(deep)
+    yield "ffn.original.timed", "yes" if timed_at_original(results) else ""
     for ffn in ("baseline", *TIMED):
         label = str(ModelName(ffn, deep))
         less = results.fact(f"ffn.original.{ffn}.less")

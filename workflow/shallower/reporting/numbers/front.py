@@ -15,7 +15,7 @@ from shallower.reporting.numbers.sentences import listed, spread
 
 
 def numbers(results: Results) -> Iterator[tuple[str, str]]:
-    """Who is on the front, how surely; who gains over fewer blocks, more training."""
+    """Who is on the front, and how surely; the sentences on gains are in `story`."""
     fact = results.fact
     for key in ("models", "depth"):
         yield f"front.{key}", number(fact(f"front.{key}"), 0)

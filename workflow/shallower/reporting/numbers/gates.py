@@ -54,7 +54,7 @@ def main_models(results: Results) -> pd.DataFrame:
     table, models = results.gates, results.study.models
     own = [not {*models[model].options} & {*BUDGET} for model in table["model"]]
     shown = [printed(models[model]) for model in table["model"]]
-    kind = "models" if all(own) else "models trained in full"
+    kind = "models" if all(own) else "main models"
     return table.assign(shown=shown, kind=kind)[np.array(own, bool)]
 
 
@@ -103,11 +103,11 @@ def _closes(table: pd.DataFrame, gate: str, note: str) -> bool:
 
 
 def _of_others(claims: int) -> str:
-    """That gates close claims, by models that were not trained in full."""
+    """That gates close claims by other models; the abstract has few numerals."""
     if not claims:
         return ""
-    said = "one claim" if claims == 1 else f"{claims} claims"
-    return f"; gates on models with less training leave {said} untested"
+    said = "one claim" if claims == 1 else "several claims"
+    return f"; gates on other models leave {said} untested"
 
 
 def sentence(table: pd.DataFrame, notes: list[str]) -> str:

@@ -68,7 +68,7 @@ EXPLAINED = {  # variants of the layer: what they have
 PARTS = {  # as they are named where their effects are told
     "linear": "the linear layers alone",
     "silu": "the SiLU alone",
-    "silu_even": "its even part alone",
+    "silu_even": "the SiLU's even part alone",
     "tanh": "a tanh alone",
     "value_bias_silu": "the SiLU with a bias",
     "proposed": "the proposed layer",
@@ -85,9 +85,11 @@ def numbers(results: Results) -> Pairs:
         yield f"{key}.text", _percent(results, f"heads.{key}")
     raised = results.fact("heads.bandwidth.raised") > 0
     yield "bandwidth.raised.there", "yes" if raised else ""
+    shares: list[float] = []
     for scale in SCALES:
         yield from _speed(results, scale)
-        yield from _roofline(results, scale)
+        yield from _roofline(results, scale, shares)
+    yield "weights.share.above", "yes" if any(one > 100 for one in shares) else ""
     largest = results.roofline["bytes_per_token"].idxmax()
     yield "bandwidth", number(results.roofline.loc[largest, "bandwidth_gb_s"], 1)
     study = results.study
@@ -168,10 +170,11 @@ def resolved(ratio: Estimate, same: Estimate) -> str:
     return "larger" if least > reach else "no larger"
 
 
-def _roofline(results: Results, scale: str) -> Pairs:
+def _roofline(results: Results, scale: str, shares: list[float]) -> Pairs:
     """Percent of a token's time, and of depth's extra time, that the weights take.
 
-    Of the workload that is measured in both modes, if there is one.
+    Of the workload that is measured in both modes, if there is one. The latter are
+    added to `shares`.
     """
     study, deep = results.study, _ends(results, scale)[0]
     depths = study.depths if scale == "study" else study.original.depths
@@ -184,8 +187,8 @@ def _roofline(results: Results, scale: str) -> Pairs:
         share = 100 * rows["share_of_floor"].iloc[0] if len(rows) else math.nan
         yield f"floor.share.{scale}{suffix}", number(share, 0)
         asked = Comparison(*sides, workload, WEIGHTS, "ratio", scale=scale, mode=mode)
-        share = 100 * results.estimate(asked).effect
-        yield f"weights.share.{scale}{suffix}", number(share, 0)
+        shares.append(100 * results.estimate(asked).effect)
+        yield f"weights.share.{scale}{suffix}", number(shares[-1], 0)
 
 
 def _parts(results: Results) -> Pairs:
@@ -239,6 +242,8 @@ def _search(results: Results) -> Pairs:
             )
     yield "search.best", listed(said)
     yield "search.starts", "yes" if table["init_std"].nunique() > 1 else ""
+    t5 = any(study.models[model].t5_size for model in table["model"])
+    yield "search.t5", "yes" if t5 else ""
     found = _at_best(results, table, groups["proposed"], groups["baseline"])
     yield from spread("envelope.proposed", found, 3)
     yield from _by_rate(results, usual, groups["proposed"], groups["baseline"])

@@ -14,7 +14,6 @@ from shallower.analysis.estimates import Comparison
 from shallower.analysis.gates import CLOSED
 from shallower.analysis.interventions import AXES
 from shallower.analysis.results import Results
-from shallower.analysis.roofline import WEIGHTS
 from shallower.analysis.verdicts import without_models
 from shallower.reporting.labels import contrasts_are_long
 from shallower.reporting.latex import number, significant
@@ -78,8 +77,13 @@ def _switches(results: Results) -> Pairs:
     yield "contrasts.wide", _switch(contrasts_are_long(study))
     yield "has.search", _switch(not results.learning_rates.empty)
     yield "has.budgets", _switch(bool(study.models_of("budget")))
+    shown = {*results.table("gain")["question"]} & {"silu", "linear"}
+    yield "budget.parts", _switch(bool(shown))
     yield "has.front", _switch(fact("front.models") > 1)
     yield "has.head", _switch(bool(study.models_of("head")))
+    before = {"teacher", "healed", "tuned"}
+    earlier = any({*name.options} & before for name in study.models.values())
+    yield "has.earlier", _switch(earlier)
     yield "has.diagnostics", _switch(bool(study.models_of("head")))
     yield "has.ffn.figure", _switch(fact("ffn.models") + fact("ffn.students") > 0)
     yield "seeds.single", _switch(fact("heads.seeds") == 1)
@@ -89,10 +93,6 @@ def _switches(results: Results) -> Pairs:
     ratio = results.estimate(Comparison(*sides, *TIME, "ratio", scale="original"))
     due = fact("heads.ratio.original.bound")
     yield "ratio.original.predicted", _switch(ratio.ci_low <= due <= ratio.ci_high)
-    printed_ones = {plain("baseline", max(d)) for d in (study.depths, ends)}
-    shares = results.estimates_of(metric=WEIGHTS, kind="ratio")
-    above = [one for one in shares if one.left in printed_ones and one.effect > 1]
-    yield "weights.share.above", _switch(bool(above))
 
 
 def _switch(on: bool) -> str:
@@ -208,9 +208,11 @@ def _bad_mode(results: Results) -> str:
     share = results.fact("heads.search.bad_mode")
     if math.isnan(share):
         return ""
+    diagnosed = results.learning_rates["bad_mode_share"].notna()
+    whose = "" if diagnosed.all() else "decoders' "
     if share == 0:
-        return "No run of the search ends in it."
-    return rf"Of the runs of the search, {number(share, 0)}\,\% end in it."
+        return f"No run of the {whose}search ends in it."
+    return rf"Of the runs of the {whose}search, {number(share, 0)}\,\% end in it."
 
 
 # --- speed ----------------------------------------------------------------------------
@@ -314,7 +316,8 @@ def _near(results: Results) -> str:
     ]
     if not said:
         return "No other model has a probability of 0.2 or more."
-    return f"Of the other models, {listed(said)} have a probability of 0.2 or more."
+    have = "has" if sum(count for count in near.values() if count > 0) == 1 else "have"
+    return f"Of the other models, {listed(said)} {have} a probability of 0.2 or more."
 
 
 def _interactions(results: Results, key: str) -> str:

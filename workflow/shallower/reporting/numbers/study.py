@@ -31,7 +31,7 @@ from shallower.reporting.numbers.sentences import (
     spanned,
 )
 from shallower.study.schema import Tokenizer
-from shallower.study.study import Study
+from shallower.study.study import SEARCHES, Study
 
 Pairs = Iterator[tuple[str, str]]
 BENCHMARKS = ROOT.parents[1] / "benchmarks" / "results"  # kept with the code
@@ -80,17 +80,26 @@ def numbers(results: Results) -> Pairs:
 
 
 def own_rates(study: Study) -> str:
-    """Which models have a learning rate of their own: `0.002 for A and B; and ...`."""
+    """Which decoders have a learning rate of their own: `0.002 for A and B; and ...`.
+
+    Schedules are named where a model has another rate with another one.
+    """
+    searched = {run for experiment in SEARCHES for run in study.runs_of(experiment)}
+    compared = dict.fromkeys(run[0] for run in study.runs if run not in searched)
+    rates: dict[str, dict[str, float]] = {}
+    for label in compared:
+        name = study.models[label]
+        if not name.t5_size and name.parent is None:
+            rate = study.spec(label, study.seeds_of(label)[0]).training.learning_rate
+            rates.setdefault(str(name.without("steps", "lr")), {})[label] = rate
     whose: dict[float, dict[str, None]] = {}
-    for model, changes in study.training.overrides.items():
-        if changes.learning_rate is not None:
-            name = printed(study.models[model].without("steps"))
-            whose.setdefault(changes.learning_rate, {})[name] = None
-    for model in study.models_of("budget"):
-        options = study.models[model].options
-        if "lr" in options:
-            name = printed(study.models[model].without("steps", "lr"))
-            whose.setdefault(float(options["lr"]), {})[name] = None
+    for own in rates.values():
+        left_out = ("steps", "lr") if len({*own.values()}) == 1 else ("lr",)
+        for label, rate in own.items():
+            if rate != study.training.learning_rate:
+                words = printed(study.models[label].without(*left_out))
+                words = f"``{words}''" if "," in words else words
+                whose.setdefault(rate, {})[words] = None
     return by_rate(whose)
 
 

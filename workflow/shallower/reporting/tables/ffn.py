@@ -38,14 +38,19 @@ def ffn(results: Results) -> str:
     header = ["model", "trained", "deployed", "MFLOPs", r"\textmu s"]
     header += [r"\textmu s at the original's size", "seeds", "CE (nats)"]
     header += ["difference", INTERVAL]
-    original = header.index(r"\textmu s at the original's size")
-    timed = any(row[original] != MISSING for row in rows)
+    timed = timed_at_original(results)
     if not timed:
         for row in (header, *rows):
-            del row[original]
+            del row[5]
     above = r"& \multicolumn{2}{c}{parameters (millions)}"
     above += rf" & \multicolumn{{{2 + timed}}}{{c}}{{per token}} & & & &  \\"
-    return tabular("lrrrrrrrrl"[not timed :], [above, header], rows)
+    return tabular("l" + "r" * (7 + timed) + "l", [above, header], rows)
+
+
+def timed_at_original(results: Results) -> bool:
+    """Whether any model of the table has a time at the original's size."""
+    labels = {label for pair in results.study.pairs["ffn"] for label in pair}
+    return any(_costs(results, label)[5] != MISSING for label in labels)
 
 
 def _costs(results: Results, label: str) -> list[str]:

@@ -208,7 +208,7 @@ def search(results: Results) -> str:
         rows.append(r"\midrule")
         for _, best in best_of_all.iterrows():
             at = f"{short(float(best['learning_rate']))} at {best['init_std']:g}"
-            cells = ["best", "", names[best["group"]]]
+            cells = ["best", number(best["steps"], 0), names[best["group"]]]
             cells += [*[""] * len(rates), at, "", "", ""]
             rows.append([*cells, _against_baseline(results, best_of_all, best)])
     header = [

@@ -65,6 +65,7 @@ def settings(results: Results) -> str:
     """What the original states, and this study's; sizes, training, evaluation."""
     study, model, training = results.study, results.study.model, results.study.training
     betas, start = training.betas, study.initialisation
+    relative = ", rates relative to each tensor" if training.scale_by_rms else ""
     schedule = f"warm-up {_percent(training.warmup_fraction)}, cosine to "
     schedule += _percent(training.final_fraction)
     rows = [
@@ -77,7 +78,7 @@ def settings(results: Results) -> str:
     if not study.models:
         return tabular("lll", [["", "original", "this study"]], rows)
     ours = {
-        "optimizer": f"AdamW, betas {betas[0]}, {betas[1]}",
+        "optimizer": f"AdamW{relative}, betas {betas[0]}, {betas[1]}",
         "peak learning rate": f"{training.learning_rate:g}",
         "schedule": schedule,
         "weight decay": f"{training.weight_decay:g} (matrices)",
