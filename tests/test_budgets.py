@@ -146,7 +146,10 @@ def test_no_search_is_an_empty_table(tmp_path: Path) -> None:
 def budgeted(folder: Path) -> MadeUp:
     parts = {
         "head": [grid("baseline silu", 2, seeds=[0, 1, 2])],
-        "learning_rate": [grid("baseline", 2, seeds=[7], steps=[100])],
+        "learning_rate": [  # scores validation text: no budgets of the paper
+            grid("baseline", 2, seeds=[7], steps=[50, 100]),
+            grid("baseline", 4, seeds=[7], steps=[50]),
+        ],
         "budget": [
             grid("baseline", [2, 4], seeds=[0, 1], steps=[400]),
             grid("baseline", 2, seeds=[0, 1], steps=[400], width=[64]),
@@ -213,6 +216,7 @@ def test_questions_at_every_budget(tmp_path: Path) -> None:
     assert effects == pytest.approx([0.5, -0.9995])
     found = budgets.depth_budgets(context.results)
     assert [budget.tokens_per_parameter for budget in found] == [0.1024, 0.4096]
+    assert budgets.tried(context.results) == [0.1024, 0.4096]
 
 
 def test_gain_table_by_hand(tmp_path: Path) -> None:

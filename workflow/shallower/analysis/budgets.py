@@ -101,18 +101,36 @@ def budget_table(results: Results) -> pd.DataFrame:
 
 
 def depth_budgets(results: Results) -> list[Budget]:
-    """Every budget of the plain baselines of both ends, by tokens per parameter."""
+    """Every budget at which both ends of the plain baselines were scored on the test
+    text, by tokens per parameter: a search scores validation text alone."""
     study = results.study
+    scored = {run[0] for run in study.runs if "text" in study.scored_on(*run)}
     shallow, deep = study.depths[0], study.depths[-1]
     budgets = []
     for label, name in study.models.items():
         other = str(ModelName("baseline", shallow, name.options))
         is_deep = (name.variant, name.depth) == ("baseline", deep)
-        if is_deep and set(name.options) <= OPTIONS and other in study.models:
+        if is_deep and set(name.options) <= OPTIONS and {label, other} <= scored:
             tokens = results.tokens_of(label)
             ratio = tokens / results.size(label, "parameters_trained")
             budgets.append(Budget(tokens, ratio, other, label))
     return sorted(budgets, key=lambda budget: budget.tokens_per_parameter)
+
+
+def tried(results: Results) -> list[float]:
+    """Tokens per parameter of the deepest baseline at every budget of a question.
+
+    Ascending; of models of the study's own width.
+    """
+    study = results.study
+    size = results.size(study.deepest_baseline, "parameters_trained")
+    tokens = {
+        results.tokens_of(asked.left)
+        for asked in comparisons(study)
+        if asked.family.removeprefix("budget ") in QUESTIONS
+        and "width" not in study.models[asked.left].options
+    }
+    return sorted(each / size for each in tokens)
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:

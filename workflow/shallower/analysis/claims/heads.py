@@ -277,7 +277,7 @@ def facts(context: Context) -> Iterator[Fact]:
     search = learning_rates.search_table(context.results)
     yield from learning_rates.facts(context, search)
     yield from roofline.facts(roofline.by_session(context.results))
-    ratios = [b.tokens_per_parameter for b in budgets.depth_budgets(context.results)]
+    ratios = budgets.tried(context.results) if context.study.models else []
     yield Fact("heads.budget.count", len(ratios))
     for key, values in (("smallest", ratios[:1]), ("largest", ratios[-1:])):
         for value in values:  # none where nothing is trained

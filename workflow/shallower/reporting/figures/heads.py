@@ -334,14 +334,18 @@ def _forest_labels(study: Study, found: list[Estimate]) -> list[str]:
     """Variants, with the depth or options where these differ."""
     names = [study.models[estimate.left] for estimate in found]
     if len({(name.depth, str(name.options)) for name in names}) == 1:
-        return [name.variant for name in names]
+        return [_kind(name) for name in names]
     return [
         ", ".join(
-            [f"{n.variant} ({n.depth} blocks)"]
+            [f"{_kind(n)} ({n.depth} blocks)"]
             + [f"{option} {short(value)}" for option, value in n.options.items()]
         )
         for n in names
     ]
+
+
+def _kind(name: ModelName) -> str:
+    return name.variant.replace("_", " ")
 
 
 FIGURES = {

@@ -145,7 +145,7 @@ def budget(results: Results) -> Figure:
     names = [study.models[model] for model in study.models_of("budget")]
     ends = study.depths[:1] + study.depths[-1:]
     plain = {(v, depth) for v in ("baseline", "proposed") for depth in ends}
-    chosen = {(name.variant, name.depth) for name in names} or plain
+    chosen = {(name.variant, name.depth) for name in names} | plain
     pairs = zip(table["variant"], table["depth"], strict=True)
     table = table[[pair in chosen for pair in pairs]]
     if table.empty:
