@@ -69,7 +69,9 @@ def learning_rate(results: Results) -> Figure:
         _end_labels(axes, results, part, variants)  # when the limits are known
     axes, rates = grid[-1, 0], sorted(table["learning_rate"].unique())
     axes.set_xscale("log")
-    axes.set_xticks(rates, [short(float(rate)) for rate in rates], fontsize=7)
+    turned = {"rotation": 45, "ha": "right"} if len(rates) > 5 else {}
+    names = [short(float(rate)) for rate in rates]
+    axes.set_xticks(rates, names, fontsize=7, **turned)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("peak learning rate")
     figure.supylabel("validation cross-entropy (nats)", fontsize=8)
