@@ -222,5 +222,4 @@ def test_the_paper_quotes_ratios_of_one_repeat(tmp_path: Path) -> None:
     )
     found = dict(study.benchmarks(tmp_path))
     assert found["benchmark.device"] == r"A \& B"
-    keys = [f"benchmark.original.8{end}" for end in ("", ".low", ".high")]
-    assert [found[key] for key in keys] == ["2.0", "1.5", "3.0"]
+    assert found["benchmark.original.8"] == "2.0"  # of 2, 1.5 and 3

@@ -216,7 +216,7 @@ def test_questions_at_every_budget(tmp_path: Path) -> None:
     assert effects == pytest.approx([0.5, -0.9995])
     found = budgets.depth_budgets(context.results)
     assert [budget.tokens_per_parameter for budget in found] == [0.1024, 0.4096]
-    assert budgets.tried(context.results) == [0.1024, 0.4096]
+    assert budgets.tried(context.results) == [100 * TOKENS, 400 * TOKENS]
 
 
 def test_gain_table_by_hand(tmp_path: Path) -> None:

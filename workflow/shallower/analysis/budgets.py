@@ -117,20 +117,16 @@ def depth_budgets(results: Results) -> list[Budget]:
     return sorted(budgets, key=lambda budget: budget.tokens_per_parameter)
 
 
-def tried(results: Results) -> list[float]:
-    """Tokens per parameter of the deepest baseline at every budget of a question.
-
-    Ascending; of models of the study's own width.
-    """
+def tried(results: Results) -> list[int]:
+    """Training tokens at which some question is asked, of the study's own width."""
     study = results.study
-    size = results.size(study.deepest_baseline, "parameters_trained")
     tokens = {
         results.tokens_of(asked.left)
         for asked in comparisons(study)
         if asked.family.removeprefix("budget ") in QUESTIONS
         and "width" not in study.models[asked.left].options
     }
-    return sorted(each / size for each in tokens)
+    return sorted(tokens)
 
 
 def comparisons(study: Study) -> Iterator[Comparison]:

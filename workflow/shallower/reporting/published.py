@@ -145,7 +145,7 @@ def block(folder: Path) -> str:
             "Intervals have 95 %; those of equivalence and non-inferiority, one-sided "
             f"tests at the 5 % level, 90 %{levels}.\n",
             rows,
-            "The front: models that no other model of the study beats in both "
+            "The front: models, as they are deployed, that no other one beats in both "
             "quality and time. The probability is the share of resampled studies in "
             "which that holds.\n",
             front_table(folder),

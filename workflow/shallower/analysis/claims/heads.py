@@ -277,11 +277,11 @@ def facts(context: Context) -> Iterator[Fact]:
     search = learning_rates.search_table(context.results)
     yield from learning_rates.facts(context, search)
     yield from roofline.facts(roofline.by_session(context.results))
-    ratios = budgets.tried(context.results) if context.study.models else []
-    yield Fact("heads.budget.count", len(ratios))
-    for key, values in (("smallest", ratios[:1]), ("largest", ratios[-1:])):
-        for value in values:  # none where nothing is trained
-            yield Fact(f"heads.budget.{key}", value, "tokens per parameter")
+    tried = budgets.tried(context.results)
+    yield Fact("heads.budget.count", len(tried))
+    for key, budget in (("smallest", tried[:1]), ("largest", tried[-1:])):
+        for tokens in budget:  # none where nothing is trained
+            yield Fact(f"heads.budget.{key}", tokens, "tokens")
     yield Fact("heads.margin", context.margin, "nats")
     if (worth := worth_of_tokens(context)) is not None:
         for end, value in (

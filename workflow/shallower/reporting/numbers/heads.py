@@ -309,7 +309,7 @@ def _budgets(results: Results) -> Pairs:
     seen = places("deep layer", lambda one: one.ci_high < 0 or one.ci_low > 0)
     yield "budget.deep_layer.seen", seen
     for end in ("smallest", "largest"):
-        yield f"budget.{end}", significant(fact(f"heads.budget.{end}"), 2)
+        yield f"budget.{end}", number(fact(f"heads.budget.{end}"), 0)
     for question, found in answers.items():
         last = found[-1] if found else Estimate.missing(Comparison("", ""))
         key = f"budget.{question.replace(' ', '_')}"

@@ -57,6 +57,7 @@ DIGITS = {  # by unit, of a claim; others are counts
     "ratio": 3,
     "percent": 2,
     "correlation": 2,
+    "points": 2,
 }
 
 
@@ -80,24 +81,27 @@ def numbers(results: Results) -> Pairs:
 
 
 def own_rates(study: Study) -> str:
-    """Which decoders have a learning rate of their own: `0.002 for A and B; and ...`.
+    """Which models have a learning rate of their own: `0.002 for A and B; and ...`.
 
     Schedules are named where a model has another rate with another one.
     """
+    usual = study.training.learning_rate
+    of_t5 = study.t5.pretraining.learning_rate or usual
     searched = {run for experiment in SEARCHES for run in study.runs_of(experiment)}
     compared = dict.fromkeys(run[0] for run in study.runs if run not in searched)
     rates: dict[str, dict[str, float]] = {}
     for label in compared:
         name = study.models[label]
-        if not name.t5_size and name.parent is None:
+        if name.parent is None:
             rate = study.spec(label, study.seeds_of(label)[0]).training.learning_rate
             rates.setdefault(str(name.without("steps", "lr")), {})[label] = rate
     whose: dict[float, dict[str, None]] = {}
     for own in rates.values():
         left_out = ("steps", "lr") if len({*own.values()}) == 1 else ("lr",)
         for label, rate in own.items():
-            if rate != study.training.learning_rate:
-                words = printed(study.models[label].without(*left_out))
+            name = study.models[label]
+            if rate != (of_t5 if name.t5_size else usual):
+                words = printed(name.without(*left_out))
                 words = f"``{words}''" if "," in words else words
                 whose.setdefault(rate, {})[words] = None
     return by_rate(whose)
