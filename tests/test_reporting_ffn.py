@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pandas as pd
+import pytest
 
 from made_up import default_configuration, grid, study_of
 from shallower.analysis.estimates import Comparison
@@ -164,8 +165,26 @@ def test_claims_without_models_take_no_rows(depth_alone: Results) -> None:
         written = [study_tables.TABLES[name](depth_alone) for name in names]
         rows = {row.replace("{-}", "-") for table in written for row in cells(table)}
         assert rows - {""} == {*others}
-    said = dict(story.numbers(depth_alone))["claims.absent.ids"]
+    found = dict(story.numbers(depth_alone))
+    said = found["claims.absent.ids"]
     assert said.replace(" and ", ", ").split(", ") == lacking
+    silent = [claim for claim in claims["id"] if not found[f"told.{claim}"]]
+    assert silent == lacking
+
+
+def test_a_column_that_nothing_is_in_is_left_out(
+    analysed: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert numbers(analysed)["ffn.original.timed"] == "yes"
+    whole = ffn.ffn(analysed)
+    monkeypatch.setattr(ffn, "timed_at_original", lambda _: False)
+    part = ffn.ffn(analysed)
+    for text, columns in ((whole, 10), (part, 9)):
+        assert rf"\begin{{tabular}}{{l{'r' * (columns - 2)}l}}" in text
+        rows = [row for row in text.splitlines() if row.count("&") > 5]
+        assert {row.count("&") for row in rows[1:]} == {columns - 1}
+    assert "original" in whole
+    assert "original" not in part
 
 
 def test_a_study_without_these_experiments(depth_alone: Results) -> None:
