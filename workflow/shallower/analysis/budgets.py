@@ -101,19 +101,13 @@ def budget_table(results: Results) -> pd.DataFrame:
 
 
 def depth_budgets(results: Results) -> list[Budget]:
-    """Every budget at which both ends of the plain baselines were scored on the test
-    text, by tokens per parameter: a search scores validation text alone."""
-    study = results.study
-    scored = {run[0] for run in study.runs if "text" in study.scored_on(*run)}
-    shallow, deep = study.depths[0], study.depths[-1]
+    """Every budget of the plain baselines of both ends, by tokens per parameter."""
     budgets = []
-    for label, name in study.models.items():
-        other = str(ModelName("baseline", shallow, name.options))
-        is_deep = (name.variant, name.depth) == ("baseline", deep)
-        if is_deep and set(name.options) <= OPTIONS and {label, other} <= scored:
-            tokens = results.tokens_of(label)
-            ratio = tokens / results.size(label, "parameters_trained")
-            budgets.append(Budget(tokens, ratio, other, label))
+    for asked in comparisons(results.study):
+        if asked.family == "budget depth":
+            tokens = results.tokens_of(asked.left)
+            ratio = tokens / results.size(asked.left, "parameters_trained")
+            budgets.append(Budget(tokens, ratio, asked.right, asked.left))
     return sorted(budgets, key=lambda budget: budget.tokens_per_parameter)
 
 

@@ -85,11 +85,14 @@ def numbers(results: Results) -> Pairs:
         yield f"{key}.text", _percent(results, f"heads.{key}")
     raised = results.fact("heads.bandwidth.raised") > 0
     yield "bandwidth.raised.there", "yes" if raised else ""
-    shares: list[float] = []
+    above = False
     for scale in SCALES:
         yield from _speed(results, scale)
-        yield from _roofline(results, scale, shares)
-    yield "weights.share.above", "yes" if any(one > 100 for one in shares) else ""
+        for suffix, floor, weights in _roofline(results, scale):
+            yield f"floor.share.{scale}{suffix}", number(floor, 0)
+            yield f"weights.share.{scale}{suffix}", number(weights, 0)
+            above = above or weights > 100
+    yield "weights.share.above", "yes" if above else ""
     largest = results.roofline["bytes_per_token"].idxmax()
     yield "bandwidth", number(results.roofline.loc[largest, "bandwidth_gb_s"], 1)
     study = results.study
@@ -170,11 +173,11 @@ def resolved(ratio: Estimate, same: Estimate) -> str:
     return "larger" if least > reach else "no larger"
 
 
-def _roofline(results: Results, scale: str, shares: list[float]) -> Pairs:
+def _roofline(results: Results, scale: str) -> Iterator[tuple[str, float, float]]:
     """Percent of a token's time, and of depth's extra time, that the weights take.
 
-    Of the workload that is measured in both modes, if there is one. The latter are
-    added to `shares`.
+    For each mode, by its suffix of a key. Of the workload that is measured in both
+    modes, if there is one.
     """
     study, deep = results.study, _ends(results, scale)[0]
     depths = study.depths if scale == "study" else study.original.depths
@@ -185,10 +188,8 @@ def _roofline(results: Results, scale: str, shares: list[float]) -> Pairs:
         workload = "decode" if "decode" in set(rows["workload"]) else "fixed"
         rows = rows[rows["workload"] == workload]
         share = 100 * rows["share_of_floor"].iloc[0] if len(rows) else math.nan
-        yield f"floor.share.{scale}{suffix}", number(share, 0)
         asked = Comparison(*sides, workload, WEIGHTS, "ratio", scale=scale, mode=mode)
-        shares.append(100 * results.estimate(asked).effect)
-        yield f"weights.share.{scale}{suffix}", number(shares[-1], 0)
+        yield suffix, share, 100 * results.estimate(asked).effect
 
 
 def _parts(results: Results) -> Pairs:
